@@ -1,0 +1,30 @@
+"""Canonical JSON: equal values, equal bytes.
+
+Sorted keys, no white space, UTF-8 without escapes, absent instead of null. Revisions, digests and
+entries are taken over these bytes, so the form is part of the contract.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def canonical_json(value: Mapping[str, Any]) -> str:
+    """Render a mapping of JSON values; None values at its top level are left out.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+        TypeError: a value is no JSON value.
+    """
+    present = {key: item for key, item in value.items() if item is not None}
+    return json.dumps(
+        present, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def sha256_hex(text: str) -> str:
+    """Return the sha256 of a text's UTF-8 bytes, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Names on the wire: API group, labels, annotations, ConfigMap names and keys.
+
+They are the contract's most expensive part to change, so each is spelled exactly once, here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+GROUP: Final = "trainedmodel.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "trainedmodel-operator"
+PARENT_LABEL: Final = f"{GROUP}/inference-service"
+SHARD_LABEL: Final = f"{GROUP}/shard"
+INJECT_LABEL: Final = f"{GROUP}/inject"
+INJECT_VALUE: Final = "enabled"
+
+#: On a pod, either label names its parent: KServe's own, or ours for any other workload.
+PARENT_POD_LABELS: Final = ("serving.kserve.io/inferenceservice", PARENT_LABEL)
+
+#: On a pod: the config digest that the operator last nudged for. A changed annotation makes the
+#: kubelet refresh the pod's volumes at once instead of after a minute.
+CONFIG_ANNOTATION: Final = f"{GROUP}/config-digest"
+
+#: Four ConfigMaps a parent are mounted into each pod; all are optional.
+SHARD_COUNT: Final = 4
+#: Bytes of keys and values a shard may hold. A ConfigMap's limit is 1 MiB of data; etcd's
+#: 1.5 MB counts managedFields too, which list every key (measured: 105 KB for 5,000 keys).
+SHARD_BUDGET_BYTES: Final = 900_000
+
+MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+#: An InferenceService's name, and the value of a label.
+PARENT_NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+PROFILE_NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+#: metadata.name of a TrainedModel: it makes a ConfigMap key (253 characters at most) and, unless
+#: spec.model.name says otherwise, a name in the model server's URLs.
+MAX_OBJECT_NAME: Final = 128
+
+_MODEL_NAME = re.compile(MODEL_NAME_PATTERN)
+_ENTRY_SUFFIX = ".json"
+_MANIFEST_PREFIX = "_shard-"
+
+
+def is_model_name(name: str) -> bool:
+    """Tell whether `name` is safe as a served name: one path segment, one URL segment.
+
+    Model servers do not agree on percent escapes (Triton decodes none), and a name with `/` or
+    `..` could leave the model folder, so only `[A-Za-z0-9_.-]` is let through, no leading `.` or
+    `-`, and no `..` anywhere.
+    """
+    return _MODEL_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def shard_name(parent: str, index: int) -> str:
+    """Name the ConfigMap of one shard of `parent`."""
+    return f"{parent}-models-{index}"
+
+
+def shard_names(parent: str) -> tuple[str, ...]:
+    """Name all shards of `parent`, in mount order."""
+    return tuple(shard_name(parent, index) for index in range(SHARD_COUNT))
+
+
+def entry_key(object_name: str) -> str:
+    """Name the ConfigMap key (and mounted file) of a TrainedModel's entry."""
+    return object_name + _ENTRY_SUFFIX
+
+
+def object_name(key: str) -> str | None:
+    """Return the TrainedModel's name that an entry key stands for, or None for any other key."""
+    if not key.endswith(_ENTRY_SUFFIX) or key.startswith(_MANIFEST_PREFIX):
+        return None
+    return key.removesuffix(_ENTRY_SUFFIX) or None
+
+
+def manifest_key(index: int) -> str:
+    """Name the ConfigMap key of a shard's manifest."""
+    return f"{_MANIFEST_PREFIX}{index}"
+
+
+def manifest_index(key: str) -> int | None:
+    """Return the shard index that a manifest key stands for, or None for any other key."""
+    digits = key.removeprefix(_MANIFEST_PREFIX)
+    if digits == key or not digits.isascii() or not digits.isdigit():
+        return None
+    index = int(digits)
+    return index if manifest_key(index) == key and index < SHARD_COUNT else None

@@ -1,0 +1,42 @@
+"""Kubernetes quantities, as far as memory needs them.
+
+The API server accepts `256Mi`, `1.5G`, `1e9`, `500m` and plain integers; the puller wants bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+#: The form that the API server's own parser takes, for the CRD.
+QUANTITY_PATTERN: Final = (
+    r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+)
+_QUANTITY = re.compile(QUANTITY_PATTERN)
+_BINARY: Final = {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
+_DECIMAL: Final = {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
+_FACTORS: Final = {**_BINARY, **_DECIMAL, "m": Decimal("0.001")}
+
+
+def parse_bytes(quantity: str | int) -> int:
+    """Return a quantity in bytes, rounded up.
+
+    Raises:
+        ValueError: the text is not a quantity; the message shows it.
+    """
+    if isinstance(quantity, int):
+        if quantity < 0:
+            raise ValueError(f"quantity {quantity} is negative")
+        return quantity
+    match = _QUANTITY.fullmatch(quantity)
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a quantity such as 256Mi or 1G")
+    number, suffix = match.groups()
+    if suffix is None:
+        value = Decimal(number)
+    elif suffix in _FACTORS:
+        value = Decimal(number) * _FACTORS[suffix]
+    else:
+        value = Decimal(number + suffix)
+    return int(value.to_integral_value(rounding=ROUND_CEILING))

@@ -1,0 +1,307 @@
+"""The TrainedModel kind: what a user writes, and the truth that comes back.
+
+The pydantic models are the single source; the CRD is generated from them. Field rules are stated
+once as JSON schema (pattern, length) and hold in both; rules that JSON schema cannot say are CEL
+in the CRD, and a validator here, which the operator runs again on what it reads: an object may be
+older than the schema.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from trainedmodel_contract import names
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.quantity import QUANTITY_PATTERN, parse_bytes
+from trainedmodel_contract.revision import compute_revision
+from trainedmodel_contract.uri import STORAGE_URI_PATTERN, parse_uri
+
+KIND: Final = "TrainedModel"
+PLURAL: Final = "trainedmodels"
+SINGULAR: Final = "trainedmodel"
+SHORT_NAME: Final = "tm"
+
+#: Copies that are not settled are listed one by one, up to this many.
+MAX_STATUS_PODS: Final = 10
+
+ACCEPTED: Final = "Accepted"
+AVAILABLE: Final = "Available"
+READY: Final = "Ready"
+
+
+class SpecError(ValueError):
+    """A TrainedModel cannot be used; the message names the field and the rule."""
+
+
+class ApiModel(BaseModel):
+    """Base of everything that lies in the Kubernetes API: camelCase there, snake_case here."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore"
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Dump as the API wants it: JSON values, camelCase, nothing that is absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+ParameterValue = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class ModelSpec(ApiModel):
+    """Which model, from where."""
+
+    storage_uri: str = Field(
+        pattern=STORAGE_URI_PATTERN,
+        max_length=2048,
+        description="Where the model is: s3://, gs://, http(s)://, hf://, az://, abfs(s)://, pvc:// or file://. "
+        "A path that ends in an object is that object; any other path is a folder. Without user info.",
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "!self.matches('^[^/]*//[^/?#]*:[^/?#]*@') && "
+                    "(self.matches('^(abfss?|az|wasbs?)://') || !self.matches('^[^/]*//[^/?#]*@'))",
+                    "message": "must not carry user info before '@': use spec.model.credentials instead",
+                },
+                {
+                    "rule": "!self.matches('/[.][.]?(/|[?]|$)') && !self.contains('#')",
+                    "message": "must not have '.' or '..' as a path segment, or a fragment",
+                },
+                {
+                    "rule": "!self.matches('^[^/]*//+([?].*)?$')",
+                    "message": "must name a bucket, host or path after '://'",
+                },
+            ]
+        },
+    )
+    framework: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[a-z0-9._-]*$",
+        description="sklearn, xgboost, lightgbm, tensorflow, pytorch, onnx, triton, lora, ... (open). "
+        "Lets a driver complete a model that lacks its server's settings file.",
+    )
+    memory: str | int | None = Field(
+        default=None,
+        description="Declared need, a quantity such as 256Mi; for admission only.",
+        json_schema_extra={"pattern": QUANTITY_PATTERN, "x-kubernetes-int-or-string": True},
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=names.MODEL_NAME_PATTERN,
+        max_length=128,
+        description="Served name, as in the model server's URLs; default metadata.name.",
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {"rule": "!self.contains('..')", "message": "must not contain '..'"}
+            ]
+        },
+    )
+    version: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Free text; a new value means fetch and load again.",
+    )
+    digest: str | None = Field(
+        default=None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        max_length=71,
+        description="sha256:<hex> of the object, or of the sorted manifest when storageUri is a folder.",
+    )
+    parameters: dict[str, ParameterValue] | None = Field(
+        default=None,
+        max_length=64,
+        description="Handed to the model server's load call.",
+    )
+    credentials: str | None = Field(
+        default=None,
+        pattern=names.PROFILE_NAME_PATTERN,
+        max_length=63,
+        description="Name of a credential profile that is mounted into the puller.",
+    )
+
+    @field_validator("storage_uri")
+    @classmethod
+    def _uri_is_whole(cls, uri: str) -> str:
+        parse_uri(uri)
+        return uri
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_quantity(cls, memory: str | int | None) -> str | int | None:
+        if memory is not None:
+            parse_bytes(memory)
+        return memory
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_segment(cls, name: str | None) -> str | None:
+        if name is not None and not names.is_model_name(name):
+            raise ValueError("must not contain '..'")
+        return name
+
+
+class TrainedModelSpec(ApiModel):
+    """This model, from this URI, in that running service."""
+
+    inference_service: str = Field(
+        pattern=names.PARENT_NAME_PATTERN,
+        max_length=63,
+        description="Name of the service (an InferenceService, or the value of the label "
+        "trainedmodel.dev/inference-service on any pods) in the same namespace. May change: the model moves.",
+    )
+    model: ModelSpec
+
+
+class Condition(ApiModel):
+    """A condition as in every Kubernetes API."""
+
+    type: str = Field(max_length=64)
+    status: Literal["True", "False", "Unknown"]
+    reason: str = Field(max_length=64)
+    message: str = Field(default="", max_length=32768)
+    observed_generation: int | None = None
+    last_transition_time: datetime
+
+
+class Copies(ApiModel):
+    """How many pods should serve the model, and how many do."""
+
+    desired: int = 0
+    ready: int = 0
+    failed: int = 0
+    summary: str = Field(default="0/0", description="ready/desired, for the table.")
+
+
+class LastFailure(ApiModel):
+    """The most recent failure of any copy."""
+
+    pod: str
+    reason: str
+    message: str = ""
+    time: datetime | None = None
+    attempt: int = 0
+    next_retry_time: datetime | None = None
+
+
+class PodCopy(ApiModel):
+    """One copy that is not settled."""
+
+    name: str
+    state: str
+    reason: str | None = None
+    message: str | None = None
+    revision: str | None = None
+    loaded_revision: str | None = None
+
+
+class TrainedModelStatus(ApiModel):
+    """What the operator saw."""
+
+    observed_generation: int | None = None
+    revision: str | None = Field(
+        default=None, description="Identity of what must be served; changes when a reload is due."
+    )
+    state: str | None = Field(default=None, description="State of the least advanced copy.")
+    reason: str | None = Field(default=None, description="Why, in a word; or progress.")
+    copies: Copies | None = None
+    conditions: list[Condition] | None = Field(
+        default=None,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    last_failure: LastFailure | None = None
+    pods: list[PodCopy] | None = Field(
+        default=None,
+        max_length=MAX_STATUS_PODS,
+        description="Copies that are not settled, at most 10.",
+    )
+    url: str | None = Field(
+        default=None, description="Where the model answers, when that is known."
+    )
+
+
+class ObjectMeta(ApiModel):
+    """The part of metadata that decisions need."""
+
+    name: str = Field(min_length=1, max_length=names.MAX_OBJECT_NAME)
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+
+
+class TrainedModel(ApiModel):
+    """A TrainedModel as read from the API."""
+
+    metadata: ObjectMeta
+    spec: TrainedModelSpec
+    status: TrainedModelStatus = TrainedModelStatus()
+
+    @model_validator(mode="after")
+    def _served_name_is_usable(self) -> TrainedModel:
+        if not names.is_model_name(self.served_name):
+            raise ValueError("metadata.name cannot be a served name: set spec.model.name")
+        return self
+
+    @property
+    def served_name(self) -> str:
+        """The name in the model server's URLs."""
+        return self.spec.model.name or self.metadata.name
+
+    def revision(self) -> str:
+        """Compute the identity of what must be served."""
+        model = self.spec.model
+        return compute_revision(
+            storage_uri=model.storage_uri,
+            name=self.served_name,
+            framework=model.framework,
+            version=model.version,
+            digest=model.digest,
+            parameters=model.parameters,
+        )
+
+    def to_entry(self, shard: int | None = None) -> Entry:
+        """Make the entry that tells the pods."""
+        model = self.spec.model
+        return Entry(
+            name=self.served_name,
+            storage_uri=model.storage_uri,
+            framework=model.framework,
+            revision=self.revision(),
+            generation=self.metadata.generation,
+            shard=shard,
+            memory=None if model.memory is None else parse_bytes(model.memory),
+            version=model.version or None,
+            digest=model.digest,
+            parameters=model.parameters or None,
+            credentials=model.credentials,
+        )
+
+
+def parse_trained_model(document: dict[str, Any]) -> TrainedModel:
+    """Read a TrainedModel from its API form.
+
+    Raises:
+        SpecError: a rule is broken; the message names the field.
+    """
+    try:
+        return TrainedModel.model_validate(document)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(to_camel(str(part)) for part in fault["loc"])
+        text = str(fault["msg"]).removeprefix("Value error, ")
+        raise SpecError(f"{where}: {text}" if where else text) from error
