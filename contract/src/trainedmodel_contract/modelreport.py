@@ -74,7 +74,7 @@ class ReportMeta(ApiModel):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
-    owner_references: list[OwnerReference] = []
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class ModelReport(ApiModel):
@@ -85,7 +85,7 @@ class ModelReport(ApiModel):
     config_digest: str | None = None
     config_problem: ReportedConfig | None = None
     server: ReportedServer | None = None
-    models: dict[str, ReportedModel] = {}
+    models: dict[str, ReportedModel] = Field(default_factory=dict)
 
     @property
     def pod_uid(self) -> str | None:

@@ -33,9 +33,9 @@ class ShardManifest(BaseModel):
 
 
 def entries_digest(entries: Mapping[str, str | bytes]) -> str:
-    """Return the digest of a shard's entries: sha256 over each key and its value's sha256.
+    r"""Return the digest of a shard's entries: sha256 over each key and its value's sha256.
 
-    Entries are taken in the order of their keys, each as `<key>\\n<sha256 hex of value>\\n`.
+    Entries are taken in the order of their keys, each as `<key>\n<sha256 hex of value>\n`.
     """
     whole = hashlib.sha256()
     for key in sorted(entries):

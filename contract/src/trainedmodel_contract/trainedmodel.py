@@ -66,14 +66,16 @@ class ModelSpec(ApiModel):
     storage_uri: str = Field(
         pattern=STORAGE_URI_PATTERN,
         max_length=2048,
-        description="Where the model is: s3://, gs://, http(s)://, hf://, az://, abfs(s)://, pvc:// or file://. "
-        "A path that ends in an object is that object; any other path is a folder. Without user info.",
+        description="Where the model is: s3://, gs://, http(s)://, hf://, az://, abfs(s)://, pvc:// "
+        "or file://. A path that names an object is that object, any other path is a folder. "
+        "Without user info.",
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "!self.matches('^[^/]*//[^/?#]*:[^/?#]*@') && "
                     "(self.matches('^(abfss?|az|wasbs?)://') || !self.matches('^[^/]*//[^/?#]*@'))",
-                    "message": "must not carry user info before '@': use spec.model.credentials instead",
+                    "message": "must not carry user info before '@': "
+                    "use spec.model.credentials instead",
                 },
                 {
                     "rule": "!self.matches('/[.][.]?(/|[?]|$)') && !self.contains('#')",
@@ -90,8 +92,8 @@ class ModelSpec(ApiModel):
         default="",
         max_length=64,
         pattern=r"^[a-z0-9._-]*$",
-        description="sklearn, xgboost, lightgbm, tensorflow, pytorch, onnx, triton, lora, ... (open). "
-        "Lets a driver complete a model that lacks its server's settings file.",
+        description="sklearn, xgboost, lightgbm, tensorflow, pytorch, onnx, triton, lora, ... "
+        "(open). Lets a driver complete a model that lacks its server's settings file.",
     )
     memory: str | int | None = Field(
         default=None,
@@ -118,7 +120,7 @@ class ModelSpec(ApiModel):
         default=None,
         pattern=r"^sha256:[0-9a-f]{64}$",
         max_length=71,
-        description="sha256:<hex> of the object, or of the sorted manifest when storageUri is a folder.",
+        description="sha256:<hex> of the object, or of the sorted manifest of a folder.",
     )
     parameters: dict[str, ParameterValue] | None = Field(
         default=None,
@@ -160,7 +162,8 @@ class TrainedModelSpec(ApiModel):
         pattern=names.PARENT_NAME_PATTERN,
         max_length=63,
         description="Name of the service (an InferenceService, or the value of the label "
-        "trainedmodel.dev/inference-service on any pods) in the same namespace. May change: the model moves.",
+        "trainedmodel.dev/inference-service on any pods) in the same namespace. "
+        "May change: the model moves.",
     )
     model: ModelSpec
 
