@@ -66,7 +66,7 @@ class ModelSpec(ApiModel):
     storage_uri: str = Field(
         pattern=STORAGE_URI_PATTERN,
         max_length=2048,
-        description="Where the model is: s3://, gs://, http(s)://, hf://, az://, abfs(s)://, pvc:// "
+        description="Where the model is: s3:// gs:// http(s):// hf:// az:// abfs(s):// pvc:// "
         "or file://. A path that names an object is that object, any other path is a folder. "
         "Without user info.",
         json_schema_extra={
