@@ -40,7 +40,7 @@ class Entry(BaseModel):
     name: str = Field(min_length=1, max_length=128)
     storage_uri: str = Field(min_length=1, max_length=2048)
     framework: str = Field(default="", max_length=64)
-    revision: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    revision: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     generation: int = Field(default=0, ge=0)
     shard: Annotated[int, Field(ge=0, lt=names.SHARD_COUNT)] | None = None
     memory: Annotated[int, Field(ge=0)] | None = None

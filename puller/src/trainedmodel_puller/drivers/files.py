@@ -1,0 +1,44 @@
+"""No server at all: files only (`--server none`).
+
+For servers that watch their folder by themselves, and for use as a plain synchroniser. A model
+counts as loaded once its files are published: there is nobody else to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from trainedmodel_contract.entry import Entry
+
+from trainedmodel_puller.core.state import ServerState
+
+
+class FilesOnly:
+    """The absence of a server."""
+
+    kind = "none"
+    url = ""
+    max_loads = 16
+
+    def __init__(self, model_dir: Path) -> None:
+        self._model_dir = model_dir
+
+    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
+        """Call ready what has a folder."""
+        return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
+
+    def prepare(self, tree: Path, entry: Entry) -> None:
+        """Accept any layout."""
+
+    def touch(self, tree: Path) -> None:
+        """Do nothing."""
+
+    async def load(self, name: str, entry: Entry | None) -> None:
+        """Do nothing: publishing was all."""
+
+    async def unload(self, name: str) -> None:
+        """Do nothing."""
+
+    async def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,171 @@
+"""The loop: read both sides, plan, act, report. Level-triggered: events only shorten the wait.
+
+One pass reads the configuration folder (when its signature changed), looks at the served folder
+(names only; a name that surprises is read whole), takes the last observation of the server, and
+plans. Between two passes lies at least a share of what the last one cost, so that a burst of
+events costs a bounded part of a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from trainedmodel_contract.modelreport import ReportedModel
+from trainedmodel_contract.reasons import State
+
+from trainedmodel_puller import metrics
+from trainedmodel_puller.core.plan import NOTHING, plan
+from trainedmodel_puller.core.report import report_models
+from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
+from trainedmodel_puller.core.state import Limits, Plan
+from trainedmodel_puller.errors import VolumeFault
+from trainedmodel_puller.executor import Executor
+from trainedmodel_puller.snapshot import Signature, read_folder, read_signature
+from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.volume import Volume
+
+log: Final = structlog.get_logger()
+
+#: The folder is read whole this often even when its signature says that nothing changed, seconds.
+_FULL_READ_S: Final = 60.0
+#: After a pass of n seconds the next one waits at least this many times n.
+_REST: Final = 2.0
+
+
+class Loop:
+    """Drives the puller.
+
+    Attributes:
+        models: What was last reported of each model, by metadata.name.
+        is_settled: Every model of the first configuration was loaded or has failed once.
+        passed: Set after each pass.
+    """
+
+    def __init__(
+        self,
+        config_dir: Path,
+        state: LiveState,
+        volume: Volume,
+        limits: Limits,
+        period_s: float,
+    ) -> None:
+        self._config_dir = config_dir
+        self._state = state
+        self._volume = volume
+        self._limits = limits
+        self._period_s = period_s
+        self._held = Held()
+        self._signature: Signature | None = None
+        self._read_at = float("-inf")
+        self._first: set[str] | None = None
+        self.models: dict[str, ReportedModel] = {}
+        self.is_settled = False
+        self.last_pass = time.monotonic()
+        self.on_pass: list[Callable[[], None]] = []
+
+    async def restore(self) -> None:
+        """Remember what an earlier life knew: the disk, and the last good configuration."""
+        self._held = parse_held(await asyncio.to_thread(self._volume.read_held))
+        self._state.disk = await asyncio.to_thread(self._volume.scan)
+
+    async def run(self, executor: Executor, stop: asyncio.Event) -> None:
+        """Pass after pass, until `stop` is set."""
+        while not stop.is_set():
+            self._state.bell.clear()
+            began = time.monotonic()
+            try:
+                made = await self.make_pass()
+            except VolumeFault as fault:
+                log.warning("pass_failed", why=str(fault))
+                made = Plan()
+            executor.carry_out(made)
+            self._report(made)
+            cost = time.monotonic() - began
+            metrics.PASS_SECONDS.observe(cost)
+            self.last_pass = time.monotonic()
+            await self._rest(cost, made, stop)
+
+    async def _rest(self, cost: float, made: Plan, stop: asyncio.Event) -> None:
+        await asyncio.sleep(min(cost * _REST, 1.0))
+        wait_s = self._period_s
+        if made.wake_at is not None:
+            wait_s = min(wait_s, max(made.wake_at - time.monotonic(), 0.0))
+        waiter = asyncio.ensure_future(self._state.bell.wait())
+        stopper = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait(
+                {waiter, stopper}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            waiter.cancel()
+            stopper.cancel()
+
+    async def make_pass(self) -> Plan:
+        """Read everything that may have changed, and plan."""
+        await self._read_config()
+        await self._look_at_disk()
+        self._state.forget_settled_failures()
+        return plan(self._state.desired, self._state.observed(), self._limits, time.monotonic())
+
+    async def _read_config(self) -> None:
+        signature = await asyncio.to_thread(read_signature, self._config_dir)
+        now = time.monotonic()
+        is_due = now - self._read_at > _FULL_READ_S
+        if signature is not None and signature == self._signature and not is_due:
+            return
+        files, why = await asyncio.to_thread(read_folder, self._config_dir)
+        owners = {name: disk.id for name, disk in self._state.disk.items()}
+        desired, held = resolve_snapshot(files, self._held, owners, why)
+        if held != self._held:
+            await asyncio.to_thread(self._volume.write_held, held.to_json())
+        if desired.problem and desired.problem != self._state.desired.problem:
+            log.warning("config_in_doubt", why=desired.problem)
+        metrics.CONFIG_IN_DOUBT.set(desired.problem is not None)
+        if desired != self._state.desired:
+            log.info("config_read", models=len(desired.models), faults=len(desired.faults))
+        self._state.desired, self._held = desired, held
+        # read again at the next pass while in doubt, whatever the signature says
+        self._signature = signature if desired.problem is None else None
+        self._read_at = now
+
+    async def _look_at_disk(self) -> None:
+        seen = await asyncio.to_thread(self._volume.listed_names)
+        known = {
+            name
+            for name, disk in self._state.disk.items()
+            if disk.published is not None or disk.is_foreign
+        }
+        for name in seen ^ known:
+            if name in self._state.server_actions or name in self._state.removals:
+                continue
+            if name not in self._state.desired.models and name not in self._state.disk:
+                continue
+            found = await asyncio.to_thread(self._volume.scan_one, name)
+            if found != self._state.disk.get(name, NOTHING):
+                log.warning("folder_changed", model=name, published=found.published)
+                self._state.set_disk(name, found)
+
+    def _report(self, made: Plan) -> None:
+        self.models = report_models(self._state.desired, self._state.observed(), made.deferred)
+        if not self.is_settled:
+            self._settle()
+        for listener in self.on_pass:
+            listener()
+
+    def _settle(self) -> None:
+        desired = self._state.desired
+        if not desired.is_known:
+            return
+        if self._first is None:
+            self._first = set(self.models)
+        unsettled = {
+            model_id
+            for model_id in self._first & self.models.keys()
+            if self.models[model_id].state not in {State.LOADED, State.FAILED, State.BLOCKED}
+        }
+        self.is_settled = not unsettled and self._state.server.is_known

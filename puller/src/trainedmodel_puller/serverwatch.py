@@ -1,0 +1,105 @@
+"""Looks at the model server, period by period, and says what may be planned on.
+
+Refused connections mean that the process is down: nothing is known from then on until it answers
+again, and all that it had is gone. No answer in time means nothing (some servers are silent while
+they load): the last truth stands for reports, and no load or unload is planned on it (P2). A look
+that takes long is made less often, so that a server with thousands of models, which reads its
+index from disk, is not kept busy by being watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from trainedmodel_puller.core.state import ServerView
+from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
+from trainedmodel_puller.state import LiveState
+
+log: Final = structlog.get_logger()
+
+#: Share of the time that may be spent looking at the server: a look of 20 ms, one a second.
+_WATCH_SHARE: Final = 0.02
+#: A server that is down is asked this often, in seconds: its return is what everybody waits for.
+_DOWN_PERIOD_S: Final = 0.2
+#: Doubts in a row after which the server is reported as not answering.
+_DOUBTS: Final = 3
+
+
+class ServerWatch:
+    """Keeps `LiveState.server` true.
+
+    Attributes:
+        is_reachable: What reports say; slower to turn than what plans are made on.
+        since: Seconds since the epoch at which `is_reachable` last turned.
+    """
+
+    def __init__(self, server: ModelServer, state: LiveState, period_s: float) -> None:
+        self._server = server
+        self._state = state
+        self._period_s = period_s
+        self._doubts = 0
+        self.is_reachable = False
+        self.since = time.time()
+        self.message = "not asked yet"
+        self.looked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            took_s = await self.look()
+            pause_s = max(self._period_s, took_s / _WATCH_SHARE)
+            if not self._state.server.is_known:
+                pause_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
+            await asyncio.sleep(pause_s)
+
+    async def look(self) -> float:
+        """Look once; return how long it took, in seconds."""
+        began = time.monotonic()
+        of_interest = [
+            name for name, disk in self._state.disk.items() if disk.loaded or disk.published
+        ]
+        try:
+            models = await self._server.observe(of_interest)
+        except ServerGone as error:
+            self._doubts = 0
+            self._state.server_models = {}
+            self._judge(False, str(error))
+            self._conclude(ServerView(False, {}, str(error)))
+        except ServerInDoubt as error:
+            self._doubts += 1
+            # silent while one of our own loads is under way: that is how some servers load
+            if self._doubts >= _DOUBTS and not self._state.server_actions:
+                self._judge(False, str(error))
+            self._conclude(ServerView(False, self._state.server_models, str(error)))
+        else:
+            self._doubts = 0
+            merged = dict(models)
+            for name, marked in list(self._state.server_marks.items()):
+                if marked < began:
+                    del self._state.server_marks[name]
+                elif name in self._state.server_models:
+                    merged[name] = self._state.server_models[name]
+                else:
+                    merged.pop(name, None)
+            self._state.server_models = merged
+            self._judge(True, "")
+            self._conclude(ServerView(True, merged))
+        self.looked.set()
+        return time.monotonic() - began
+
+    def _judge(self, is_reachable: bool, message: str) -> None:
+        self.message = message
+        if is_reachable == self.is_reachable:
+            return
+        self.is_reachable = is_reachable
+        self.since = time.time()
+        log.info("server_up" if is_reachable else "server_down", url=self._server.url, why=message)
+
+    def _conclude(self, view: ServerView) -> None:
+        if view != self._state.server:
+            self._state.bell.set()
+        self._state.server = view

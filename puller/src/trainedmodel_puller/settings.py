@@ -1,0 +1,64 @@
+"""Everything that can be set, with its unit, default and reason.
+
+Flags and environment variables are declared in `__main__`; this is what they become.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """Who this puller is in Kubernetes: what its report is named after.
+
+    Attributes:
+        service: Name of the parent (spec.inferenceService of its models).
+        account_dir: Folder with the service account's `token` and `ca.crt`.
+    """
+
+    pod_name: str
+    pod_uid: str
+    namespace: str
+    service: str
+    account_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one puller was told.
+
+    Attributes:
+        config_dir: Mounted entries.
+        model_dir: What the model server serves from.
+        state_dir: The puller's own folder, on the same file system as `model_dir`.
+        server: Kind of model server.
+        server_url: Where it listens.
+        port: The puller's own HTTP port; 9081 belongs to the agent of KServe in the same pod.
+        period_s: How often everything is looked at without being woken.
+        max_downloads: Models being downloaded at once.
+        max_connections: Connections to stores at once, over all models.
+        max_loads: Loads at once; 0 means as many as the server bears.
+        load_timeout_s: How long a load may take before it is reported as failed.
+        stall_timeout_s: How long a store may send nothing.
+        file_roots: Folders that file:// may read from.
+        identity: None outside Kubernetes: nothing is reported there.
+        has_watch: Whether changes of `config_dir` wake the loop.
+    """
+
+    config_dir: Path
+    model_dir: Path
+    state_dir: Path
+    server: str
+    server_url: str
+    port: int
+    period_s: float
+    max_downloads: int
+    max_connections: int
+    max_loads: int
+    load_timeout_s: float
+    stall_timeout_s: float
+    file_roots: tuple[Path, ...]
+    identity: PodIdentity | None
+    has_watch: bool

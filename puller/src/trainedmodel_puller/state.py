@@ -1,0 +1,126 @@
+"""The puller's live state: what the shell knows, in the shapes that decisions take.
+
+One object, changed only on the event loop's thread, between awaits. Tasks change the part that
+they own (a download its transfer, a load its server action) and ring the bell; nobody waits on
+state, everybody re-reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.backoff import backoff_s
+from trainedmodel_puller.core.state import (
+    DesiredState,
+    DiskModel,
+    Failure,
+    FailureKey,
+    ObservedState,
+    ServerState,
+    ServerView,
+    Stage,
+    Transfer,
+)
+
+
+@dataclass
+class LiveState:
+    """Everything that is known now.
+
+    Attributes:
+        bell: Set when something changed; the loop clears it and looks at everything.
+        chance: Source of the backoff's jitter, in [0, 1).
+        server_marks: When our own actions last changed what the server has, by name: an
+            observation that began before that is stale for the name.
+    """
+
+    chance: Callable[[], float]
+    desired: DesiredState = field(default_factory=DesiredState)
+    disk: dict[str, DiskModel] = field(default_factory=dict)
+    server: ServerView = field(default_factory=ServerView)
+    server_models: dict[str, ServerState] = field(default_factory=dict)
+    server_marks: dict[str, float] = field(default_factory=dict)
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    server_actions: dict[str, Stage] = field(default_factory=dict)
+    removals: set[str] = field(default_factory=set)
+    failures: dict[FailureKey, Failure] = field(default_factory=dict)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def observed(self) -> ObservedState:
+        """Return the live state as decisions take it: views, not copies."""
+        return ObservedState(
+            disk=self.disk,
+            server=self.server,
+            transfers=self.transfers,
+            server_actions=self.server_actions,
+            removals=self.removals,
+            failures=self.failures,
+        )
+
+    def fail(
+        self,
+        key: FailureKey,
+        stage: Stage,
+        entry: Entry | None,
+        reason: Reason,
+        message: str,
+    ) -> Failure:
+        """Count one more failure and say when the next try is due."""
+        previous = self.failures.get(key)
+        same = previous is not None and previous.entry == entry
+        count = previous.count + 1 if previous is not None and same else 1
+        delay = backoff_s(count, self.chance())
+        failure = Failure(
+            stage=stage,
+            reason=reason,
+            message=message,
+            count=count,
+            until=time.monotonic() + delay,
+            failed_time=time.time(),
+            next_retry_time=time.time() + delay,
+            entry=entry,
+        )
+        self.failures[key] = failure
+        return failure
+
+    def recheck(self, key: FailureKey) -> None:
+        """Remember that the source was listed again after a failed load."""
+        failure = self.failures.get(key)
+        if failure is not None:
+            self.failures[key] = replace(failure, is_rechecked=True)
+
+    def set_disk(self, name: str, disk: DiskModel) -> None:
+        """Take note of what the volume holds of a name now."""
+        if disk == DiskModel():
+            self.disk.pop(name, None)
+        else:
+            self.disk[name] = disk
+
+    def set_server_model(self, name: str, state: ServerState) -> None:
+        """Take note of what the server confirmed to one of our own actions."""
+        self.server_marks[name] = time.monotonic()
+        if state is ServerState.ABSENT:
+            self.server_models.pop(name, None)
+        else:
+            self.server_models[name] = state
+
+    def forget_settled_failures(self) -> None:
+        """Drop failures that nothing refers to any more: of revisions no longer wanted."""
+        for key in list(self.failures):
+            name, revision = key
+            wanted = self.desired.models.get(name)
+            disk = self.disk.get(name)
+            if revision == "":
+                is_current = wanted is None and disk is not None
+            else:
+                is_wanted = wanted is not None and wanted.entry.revision == revision
+                is_kept = disk is not None and disk.loaded == revision
+                is_current = is_wanted or is_kept
+            if not is_current:
+                del self.failures[key]

@@ -1,0 +1,353 @@
+"""Promises of the plan: it converges, it is safe on doubt, it never acts twice on a name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller.core.plan import plan
+from trainedmodel_puller.core.state import (
+    DesiredState,
+    DiskModel,
+    Download,
+    Failure,
+    Limits,
+    Load,
+    ObservedState,
+    Plan,
+    Remove,
+    ServerState,
+    ServerView,
+    Stage,
+    Transfer,
+    Unload,
+    WantedModel,
+)
+
+NOW = 1000.0
+LIMITS = Limits(max_downloads=4, max_loads=2)
+
+
+def entry(name: str, revision: str, credentials: str | None = None) -> Entry:
+    return Entry(
+        name=name, storage_uri=f"s3://b/{name}", revision=revision, credentials=credentials
+    )
+
+
+def desire(**revisions: str) -> DesiredState:
+    models = {name: WantedModel(name, entry(name, rev)) for name, rev in revisions.items()}
+    return DesiredState(models=models, is_known=True)
+
+
+def server(**states: ServerState) -> ServerView:
+    return ServerView(is_known=True, models=states)
+
+
+def failure(revision: str, stage: Stage, until: float, *, rechecked: bool = False) -> Failure:
+    return Failure(
+        stage=stage,
+        reason=Reason.LOAD_FAILED,
+        message="no",
+        count=1,
+        until=until,
+        failed_time=0,
+        next_retry_time=0,
+        entry=entry("a", revision),
+        is_rechecked=rechecked,
+    )
+
+
+LOADED_A1 = DiskModel(id="a", published="1", loaded="1")
+
+
+def decide(desired: DesiredState, observed: ObservedState, limits: Limits = LIMITS) -> Plan:
+    return plan(desired, observed, limits, NOW)
+
+
+class TestFirstLoad:
+    def test_an_absent_model_is_downloaded(self) -> None:
+        made = decide(desire(a="1"), ObservedState({}, server()))
+        assert [type(action) for action in made.actions] == [Download]
+
+    def test_a_sealed_version_is_loaded(self) -> None:
+        disk = {"a": DiskModel(versions=frozenset({"1"}))}
+        made = decide(desire(a="1"), ObservedState(disk, server()))
+        assert made.actions == (Load("a", "a", "1", entry("a", "1"), "wanted"),)
+
+    def test_a_settled_model_needs_nothing(self) -> None:
+        observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
+        assert decide(desire(a="1"), observed).is_empty
+
+    def test_leftover_versions_of_a_settled_model_are_removed(self) -> None:
+        disk = {"a": replace(LOADED_A1, versions=frozenset({"0"}))}
+        made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
+        assert made.actions == (Remove("a", "0"),)
+
+    def test_p5_a_ready_server_is_not_believed_for_a_revision_that_it_never_confirmed(self) -> None:
+        disk = {"a": DiskModel(published="1", loaded=None)}
+        made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
+        assert [type(action) for action in made.actions] == [Load]
+
+
+class TestDoubt:
+    def test_p1_nothing_is_unwanted_before_a_configuration_was_read(self) -> None:
+        observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
+        assert decide(DesiredState(), observed).is_empty
+
+    def test_p2_no_load_and_no_unload_while_the_server_is_unknown(self) -> None:
+        disk = {"a": DiskModel(versions=frozenset({"1"})), "gone": LOADED_A1}
+        made = decide(desire(a="1", b="1"), ObservedState(disk, ServerView(message="silent")))
+        assert [type(action) for action in made.actions] == [Download]
+        reasons = {item.name: item.reason for item in made.deferred}
+        assert reasons["a"] is reasons["gone"] is Reason.SERVER_UNREACHABLE
+
+    def test_p2_downloads_go_on_while_the_server_is_unknown(self) -> None:
+        made = decide(desire(a="1"), ObservedState({}, ServerView()))
+        assert [type(action) for action in made.actions] == [Download]
+
+    def test_a_server_that_is_loading_by_itself_is_left_alone(self) -> None:
+        disk = {"a": DiskModel(published="1")}
+        made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.LOADING)))
+        assert not made.actions
+        assert made.wake_at is not None
+        assert made.wake_at > NOW
+
+    def test_a_foreign_folder_is_never_touched(self) -> None:
+        disk = {"a": DiskModel(is_foreign=True), "b": DiskModel(is_foreign=True)}
+        made = decide(desire(a="1"), ObservedState(disk, server()))
+        assert not made.actions
+        assert [item.reason for item in made.deferred] == [Reason.FOLDER_NOT_OURS]
+
+
+class TestUpdate:
+    def test_an_update_downloads_while_the_old_revision_serves(self) -> None:
+        observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
+        made = decide(desire(a="2"), observed)
+        assert [type(action) for action in made.actions] == [Download]
+
+    def test_a_failed_update_backs_off_and_says_until_when(self) -> None:
+        failures = {("a", "2"): failure("2", Stage.LOAD, NOW + 5)}
+        observed = ObservedState(
+            {"a": replace(LOADED_A1, versions=frozenset({"2"}))},
+            server(a=ServerState.READY),
+            failures=failures,
+        )
+        made = decide(desire(a="2"), observed)
+        assert not made.actions
+        assert made.wake_at == NOW + 5
+
+    def test_after_a_failed_load_the_source_is_looked_at_again_before_the_next_try(self) -> None:
+        failures = {("a", "2"): failure("2", Stage.LOAD, NOW - 1)}
+        disk = {"a": replace(LOADED_A1, versions=frozenset({"2"}))}
+        observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
+        made = decide(desire(a="2"), observed)
+        assert [type(action) for action in made.actions] == [Download]
+
+    def test_p6_it_is_loaded_again_once_the_source_was_rechecked(self) -> None:
+        failures = {("a", "2"): failure("2", Stage.LOAD, NOW - 1, rechecked=True)}
+        disk = {"a": replace(LOADED_A1, versions=frozenset({"2"}))}
+        observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
+        made = decide(desire(a="2"), observed)
+        assert [type(action) for action in made.actions] == [Load]
+
+    def test_p6_a_change_of_the_entry_resets_the_backoff(self) -> None:
+        failures = {("a", "2"): failure("2", Stage.DOWNLOAD, NOW + 100)}
+        wanted = WantedModel("a", entry("a", "2", credentials="other"))
+        desired = DesiredState(models={"a": wanted}, is_known=True)
+        made = decide(desired, ObservedState({}, server(), failures=failures))
+        assert [type(action) for action in made.actions] == [Download]
+
+    def test_a_b_a_cancels_the_download_of_b(self) -> None:
+        observed = ObservedState(
+            {"a": LOADED_A1}, server(a=ServerState.READY), transfers={"a": Transfer("2")}
+        )
+        made = decide(desire(a="1"), observed)
+        assert made.cancelled == ("a",)
+        assert not made.actions
+
+
+class TestRestart:
+    def test_p10_a_server_that_came_back_empty_gets_everything_again(self) -> None:
+        made = decide(desire(a="1"), ObservedState({"a": LOADED_A1}, server()))
+        assert [type(action) for action in made.actions] == [Load]
+
+    def test_p10_it_gets_the_old_revision_while_the_new_one_still_downloads(self) -> None:
+        observed = ObservedState({"a": LOADED_A1}, server(), transfers={"a": Transfer("2")})
+        made = decide(desire(a="2"), observed)
+        assert made.actions == (Load("a", "a", "1", None, "restore"),)
+
+    def test_p10_it_gets_the_old_revision_while_the_new_one_keeps_failing(self) -> None:
+        failures = {("a", "2"): failure("2", Stage.DOWNLOAD, NOW + 60)}
+        observed = ObservedState({"a": LOADED_A1}, server(), failures=failures)
+        made = decide(desire(a="2"), observed)
+        assert made.actions == (Load("a", "a", "1", None, "restore"),)
+
+
+class TestRemoval:
+    def test_p3_an_unwanted_model_is_unloaded_before_anything_is_deleted(self) -> None:
+        observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
+        assert decide(desire(), observed).actions == (Unload("a"),)
+
+    def test_p3_a_marker_alone_is_reason_enough_to_unload_first(self) -> None:
+        assert decide(desire(), ObservedState({"a": LOADED_A1}, server())).actions == (Unload("a"),)
+
+    def test_files_are_deleted_once_the_server_let_go(self) -> None:
+        observed = ObservedState({"a": replace(LOADED_A1, loaded=None)}, server())
+        assert decide(desire(), observed).actions == (Remove("a"),)
+
+    def test_a_transfer_of_an_unwanted_model_is_cancelled_first(self) -> None:
+        observed = ObservedState({}, server(), transfers={"a": Transfer("1")})
+        made = decide(desire(), observed)
+        assert made.cancelled == ("a",)
+
+
+class TestLimits:
+    def test_p12_models_that_failed_before_get_slots_last(self) -> None:
+        revisions = {f"m{i}": "1" for i in range(4)}
+        failures = {
+            ("m0", "1"): replace(
+                failure("1", Stage.DOWNLOAD, NOW - 1), count=3, entry=entry("m0", "1")
+            )
+        }
+        made = decide(
+            desire(**revisions),
+            ObservedState({}, server(), failures=failures),
+            Limits(max_downloads=3, max_loads=1),
+        )
+        started = [action.name for action in made.actions]
+        assert started == ["m1", "m2", "m3"]
+        assert [item.name for item in made.deferred] == ["m0"]
+
+    def test_no_more_loads_than_the_server_bears(self) -> None:
+        revisions = {f"m{i}": "1" for i in range(10)}
+        disk = {name: DiskModel(versions=frozenset({"1"})) for name in revisions}
+        made = decide(desire(**revisions), ObservedState(disk, server()))
+        assert len(made.actions) == LIMITS.max_loads
+        assert {item.reason for item in made.deferred} == {Reason.QUEUED}
+
+
+# -- properties -----------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "c"])
+REVISIONS = st.sampled_from(["1", "2"])
+DISKS = st.builds(
+    DiskModel,
+    id=st.none(),
+    published=st.none() | REVISIONS,
+    versions=st.frozensets(REVISIONS, max_size=2),
+    loaded=st.none() | REVISIONS,
+    is_foreign=st.just(False),
+)
+VIEWS = st.builds(
+    ServerView,
+    is_known=st.booleans(),
+    models=st.dictionaries(NAMES, st.sampled_from(list(ServerState))),
+)
+DESIRES = st.builds(
+    lambda revisions, known: replace(desire(**revisions), is_known=known),
+    st.dictionaries(NAMES, REVISIONS),
+    st.booleans(),
+)
+OBSERVATIONS = st.builds(
+    ObservedState,
+    disk=st.dictionaries(NAMES, DISKS),
+    server=VIEWS,
+    transfers=st.dictionaries(NAMES, st.builds(Transfer, revision=REVISIONS)),
+    server_actions=st.dictionaries(NAMES, st.sampled_from([Stage.LOAD, Stage.UNLOAD])),
+    removals=st.frozensets(NAMES),
+)
+
+
+def apply_plan(made: Plan, observed: ObservedState) -> ObservedState:
+    """Be a world in which each action succeeds at once."""
+    disk, models = dict(observed.disk), dict(observed.server.models)
+    for action in made.actions:
+        old = disk.get(action.name, DiskModel())
+        match action:
+            case Download():
+                disk[action.name] = replace(old, versions=old.versions | {action.entry.revision})
+            case Load():
+                left = (old.versions | {old.published}) - {action.revision, None}
+                disk[action.name] = replace(
+                    old,
+                    published=action.revision,
+                    loaded=action.revision,
+                    versions=frozenset(str(version) for version in left),
+                )
+                models[action.name] = ServerState.READY
+            case Unload():
+                disk[action.name] = replace(old, loaded=None)
+                models.pop(action.name, None)
+            case Remove():
+                if action.version is None:
+                    disk.pop(action.name, None)
+                else:
+                    disk[action.name] = replace(old, versions=old.versions - {action.version})
+    return ObservedState(disk, replace(observed.server, models=models))
+
+
+@given(DESIRES, OBSERVATIONS)
+@settings(max_examples=500)
+def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
+    desired: DesiredState, observed: ObservedState
+) -> None:
+    made = decide(desired, observed)
+    for action in made.actions:
+        if isinstance(action, Load | Unload):
+            assert observed.server.is_known
+            assert action.name not in observed.server_actions
+            assert action.name not in observed.removals
+        if isinstance(action, Download):
+            assert action.name not in observed.transfers
+        if isinstance(action, Remove):
+            assert action.name not in observed.removals
+            if action.version is None:
+                assert desired.is_known
+                assert observed.server.is_known
+                assert observed.server.state_of(action.name) is ServerState.ABSENT
+                assert observed.disk[action.name].loaded is None
+    names = [(type(action), action.name, getattr(action, "version", 0)) for action in made.actions]
+    assert len(names) == len(set(names))
+
+
+@given(DESIRES, OBSERVATIONS, st.randoms(use_true_random=False))
+def test_the_order_of_the_input_does_not_matter(
+    desired: DesiredState, observed: ObservedState, chance: object
+) -> None:
+    def turned(mapping: object) -> dict[str, object]:
+        items = list(dict(mapping).items())  # type: ignore[call-overload]
+        chance.shuffle(items)  # type: ignore[attr-defined]
+        return dict(items)
+
+    other = decide(
+        replace(desired, models=turned(desired.models)),
+        replace(observed, disk=turned(observed.disk)),
+    )
+    made = decide(desired, observed)
+    assert sorted(map(repr, made.actions)) == sorted(map(repr, other.actions))
+    assert set(made.cancelled) == set(other.cancelled)
+
+
+@given(DESIRES, OBSERVATIONS)
+@settings(max_examples=500)
+def test_p7_from_any_state_a_few_passes_reach_the_empty_plan(
+    desired: DesiredState, observed: ObservedState
+) -> None:
+    calm = {
+        name: ServerState.READY if state is ServerState.READY else ServerState.ABSENT
+        for name, state in observed.server.models.items()
+    }
+    observed = ObservedState(observed.disk, ServerView(True, calm))
+    for _ in range(24):
+        made = decide(desired, observed)
+        if made.is_empty:
+            break
+        observed = apply_plan(made, observed)
+    assert decide(desired, observed).is_empty
+    for name, wanted in desired.models.items():
+        assert observed.disk[name].loaded == wanted.entry.revision
+    if desired.is_known:
+        assert observed.disk.keys() == desired.models.keys()
