@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from random import Random
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,12 +137,17 @@ class TestUris:
 BASE = {"storage_uri": "s3://b/x", "name": "x", "framework": "sklearn"}
 
 
+def revision(**change: Any) -> str:
+    arguments: dict[str, Any] = {**BASE, **change}
+    return compute_revision(**arguments)
+
+
 class TestRevisions:
     def test_the_value_is_part_of_the_contract(self) -> None:
-        assert compute_revision(**BASE) == "a941e6dabba6550a"
+        assert revision() == "a941e6dabba6550a"
 
     def test_absent_and_empty_are_one(self) -> None:
-        assert compute_revision(**BASE, version="", parameters={}) == compute_revision(**BASE)
+        assert revision(version="", parameters={}) == revision()
 
     @pytest.mark.parametrize(
         "change",
@@ -153,17 +161,15 @@ class TestRevisions:
         ],
     )
     def test_each_of_the_six_changes_it(self, change: dict[str, object]) -> None:
-        assert compute_revision(**{**BASE, **change}) != compute_revision(**BASE)  # type: ignore[arg-type]
+        assert revision(**change) != revision()
 
     @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=5), st.randoms())
     def test_o2_the_order_of_parameters_does_not_matter(
-        self, parameters: dict[str, str], chance: object
+        self, parameters: dict[str, str], chance: Random
     ) -> None:
         turned = list(parameters.items())
-        chance.shuffle(turned)  # type: ignore[attr-defined]
-        assert compute_revision(**BASE, parameters=parameters) == compute_revision(
-            **BASE, parameters=dict(turned)
-        )
+        chance.shuffle(turned)
+        assert revision(parameters=parameters) == revision(parameters=dict(turned))
 
 
 class TestEntries:

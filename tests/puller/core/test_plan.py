@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from random import Random
+from typing import TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +31,7 @@ from trainedmodel_puller.core.state import (
 )
 
 NOW = 1000.0
+Value = TypeVar("Value")
 LIMITS = Limits(max_downloads=4, max_loads=2)
 
 
@@ -315,11 +319,11 @@ def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
 
 @given(DESIRES, OBSERVATIONS, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
-    desired: DesiredState, observed: ObservedState, chance: object
+    desired: DesiredState, observed: ObservedState, chance: Random
 ) -> None:
-    def turned(mapping: object) -> dict[str, object]:
-        items = list(dict(mapping).items())  # type: ignore[call-overload]
-        chance.shuffle(items)  # type: ignore[attr-defined]
+    def turned(mapping: Mapping[str, Value]) -> dict[str, Value]:
+        items = list(mapping.items())
+        chance.shuffle(items)
         return dict(items)
 
     other = decide(
