@@ -1,0 +1,56 @@
+"""Command line of the development kit: `python -m trainedmodel_devkit`."""
+
+import signal
+from types import FrameType
+
+import click
+
+from trainedmodel_devkit.binaries import control_plane_binaries, versitygw_binary
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.errors import DevkitError
+from trainedmodel_devkit.models import train_all
+from trainedmodel_devkit.progress import say
+from trainedmodel_devkit.servers import MLServer, Triton
+
+
+@click.group()
+def main() -> None:
+    """Real parts for tests and the demo: control plane, S3 store, model servers."""
+
+
+@main.command()
+def prepare() -> None:
+    """Compile and install everything that is not in the cache yet."""
+    try:
+        control_plane_binaries()
+        versitygw_binary()
+        Triton().ensure()
+        MLServer().ensure()
+        train_all()
+    except DevkitError as error:
+        raise click.ClickException(str(error)) from error
+    say("everything is in place")
+
+
+@main.command()
+@click.option("--audit-log", is_flag=True, help="Keep a log of every request.")
+def up(audit_log: bool) -> None:
+    """Run a control plane until Ctrl-C; prints the line that points kubectl to it."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with ControlPlane(audit_log=audit_log) as control_plane:
+            click.echo(f"export KUBECONFIG={control_plane.kubeconfig}")
+            say(f"{control_plane.server} runs until Ctrl-C")
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopped")
+    except DevkitError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainedmodel_devkit")

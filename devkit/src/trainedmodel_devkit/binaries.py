@@ -1,0 +1,150 @@
+"""The programs of the control plane and the S3 server, compiled once from their Go modules.
+
+Versions have one source, the `go.mod` files under `devkit/go`; the checksums beside them make the
+builds reproducible. Nothing is downloaded as a binary, and no container engine is needed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainedmodel_devkit.cache import building, cache_folder, locked
+from trainedmodel_devkit.environments import checkout
+from trainedmodel_devkit.errors import BuildFailed, MissingTool
+from trainedmodel_devkit.progress import step
+
+_ASSETS = "KUBEBUILDER_ASSETS"
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """Where the programs of the control plane are."""
+
+    etcd: Path
+    kube_apiserver: Path
+    kube_controller_manager: Path
+    kubectl: Path
+
+
+@dataclass(frozen=True)
+class _Program:
+    name: str
+    package: str
+    expected_s: float
+    """Build time on two cores, in the order below: the first compiles what the others share."""
+
+
+_KUBERNETES = (
+    _Program("etcd", "go.etcd.io/etcd/server/v3", 40),
+    _Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 260),
+    _Program("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 60),
+    _Program("kubectl", "k8s.io/kubernetes/cmd/kubectl", 25),
+)
+_VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", 80)
+
+
+def control_plane_binaries() -> Binaries:
+    """Return the control plane's programs, those of `KUBEBUILDER_ASSETS` first, then the cache's.
+
+    What is in neither is compiled.
+
+    Raises:
+        MissingTool: `KUBEBUILDER_ASSETS` is incomplete, or a compiler is needed and missing or too
+        old.
+    """
+    assets = os.environ.get(_ASSETS)
+    given = _from_assets(Path(assets)) if assets else {}
+    found = {
+        program.name: given.get(program.name) or _cached(program, "kubernetes", "k8s.io/kubernetes")
+        for program in _KUBERNETES
+    }
+    return Binaries(
+        etcd=found["etcd"],
+        kube_apiserver=found["kube-apiserver"],
+        kube_controller_manager=found["kube-controller-manager"],
+        kubectl=found["kubectl"],
+    )
+
+
+def versitygw_binary() -> Path:
+    """Return the S3 server's program, compiled at first use."""
+    return _cached(_VERSITYGW, "versitygw", "github.com/versity/versitygw")
+
+
+def _from_assets(folder: Path) -> dict[str, Path]:
+    found = {p.name: folder / p.name for p in _KUBERNETES if os.access(folder / p.name, os.X_OK)}
+    missing = {"etcd", "kube-apiserver", "kubectl"} - found.keys()
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise MissingTool(
+            f"{_ASSETS}={folder} has no {names}: complete the folder or unset {_ASSETS}"
+        )
+    return found
+
+
+def _cached(program: _Program, module: str, dependency: str) -> Path:
+    source = checkout() / "devkit" / "go" / module
+    version = _required_version(source, dependency)
+    name = f"{module}-{version}"
+    target = cache_folder() / name / program.name
+    if target.exists():
+        return target
+    with locked(name):
+        if not target.exists():
+            _compile(program, source, version, target)
+    return target
+
+
+def _required_version(source: Path, dependency: str) -> str:
+    text = (source / "go.mod").read_text()
+    match = re.search(rf"(?:^|\s){re.escape(dependency)} (v\S+)", text)
+    if match is None:
+        raise MissingTool(f"{source.name}/go.mod requires no {dependency}")
+    return match[1]
+
+
+def _compile(program: _Program, source: Path, version: str, target: Path) -> None:
+    go = _go(source)
+    component = "k8s.io/component-base/version"
+    major, minor = version.removeprefix("v").split(".")[:2]
+    # Without these a Kubernetes program calls itself v0.0.0, and clients refuse features.
+    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    flags = "-s -w " + " ".join(f"-X {component}.{key}={value}" for key, value in stamps.items())
+    with step(f"compiling {program.name} {version}", program.expected_s), building(target) as draft:
+        result = subprocess.run(
+            [go, "build", "-ldflags", flags, "-o", draft, program.package],
+            cwd=source,
+            env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise BuildFailed(f"go build {program.package}:\n{result.stderr[-4000:]}")
+
+
+def _go(source: Path) -> str:
+    """Return the Go compiler, checked against what the module asks for."""
+    match = re.search(r"^go (\d+)\.(\d+)", (source / "go.mod").read_text(), re.MULTILINE)
+    wanted = (int(match[1]), int(match[2])) if match else (0, 0)
+    advice = (
+        f"install Go {wanted[0]}.{wanted[1]} or newer and put it on PATH, or set {_ASSETS} "
+        "to a folder with etcd, kube-apiserver, kube-controller-manager and kubectl"
+    )
+    go = shutil.which("go")
+    if go is None:
+        raise MissingTool(f"no Go compiler found: {advice}")
+    said = subprocess.run(
+        [go, "env", "GOVERSION"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+    ).stdout
+    have = re.match(r"go(\d+)\.(\d+)", said)
+    if have is None or (int(have[1]), int(have[2])) < wanted:
+        raise MissingTool(f"{said.strip() or go} is too old: {advice}")
+    return go

@@ -1,0 +1,152 @@
+"""Processes that this process started: their start, their log, their end.
+
+Each runs in a process group of its own, known to the guard, so that its helpers (Triton's Python
+stubs) end with it. A signal goes only to a process that is still our unreaped child, so never to a
+stranger that got its number.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainedmodel_devkit import guard
+from trainedmodel_devkit.errors import StartFailed
+
+
+class ManagedProcess:
+    """One program: started, logged to a file, stopped; may be started again."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log_file = log
+        self._env = None if env is None else dict(env)
+        self._cwd = cwd
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number while it runs."""
+        return self._child.pid if self._child is not None and self.poll() is None else None
+
+    def start(self) -> None:
+        """Start the program; its output is appended to the log."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            child = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        guard.watch_group(child.pid)
+        self._child = child
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs (or was never started)."""
+        with self._lock:
+            child = self._child
+            if child is None:
+                return None
+            if child.returncode is None and _has_ended(child.pid):
+                # Not reaped yet, so the group's number is still ours: what the leader left behind
+                # ends here.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                guard.forget_group(child.pid)
+            return child.returncode
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal: SIGKILL to the whole group, as when a container dies, else its leader."""
+        with self._lock:
+            child = self._child
+            if child is None or child.returncode is not None:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                if number == signal.SIGKILL:
+                    os.killpg(child.pid, number)
+                else:
+                    os.kill(child.pid, number)
+
+    def stop(self, grace_s: float = 10) -> int | None:
+        """End the program: SIGTERM, and SIGKILL if it is still there after the grace period."""
+        if self._child is None:
+            return None
+        self.kill(signal.SIGTERM)
+        if not self._gone_within(grace_s):
+            self.kill(signal.SIGKILL)
+            self._gone_within(10)
+        return self.poll()
+
+    def log(self) -> str:
+        """Return what the program said so far, all its lives together."""
+        try:
+            return self.log_file.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def check_alive(self) -> None:
+        """Raise if the program has ended.
+
+        Raises:
+            StartFailed: with the end of its log.
+        """
+        status = self.poll()
+        if status is not None:
+            raise StartFailed(f"{self.name} ended with status {status}:\n{self.log()[-3000:]}")
+
+    async def exited(self) -> int:
+        """Wait for the end of the program without blocking the event loop."""
+        child = self._child
+        if child is None:
+            raise RuntimeError(f"{self.name} was never started")
+        with contextlib.suppress(ProcessLookupError):
+            await _readable(os.pidfd_open(child.pid))
+        status = await asyncio.to_thread(self.poll)
+        if status is None:
+            raise RuntimeError(f"{self.name} was started again while its end was awaited")
+        return status
+
+    def _gone_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+
+def _has_ended(pid: int) -> bool:
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is not None
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until a descriptor can be read (a pidfd: until the process has ended), then close it."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The cache: one builder at a time, and nothing half built is ever found."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trainedmodel_devkit.binaries import control_plane_binaries
+from trainedmodel_devkit.cache import building, cache_folder, locked
+from trainedmodel_devkit.errors import MissingTool
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRAINEDMODEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_cache_folder_follows_the_environment(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_folder() == cache
+    monkeypatch.delenv("TRAINEDMODEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert cache_folder() == cache / "trainedmodel"
+
+
+def test_a_build_that_fails_leaves_nothing(cache: Path) -> None:
+    def fail() -> None:
+        with building(cache / "thing" / "program") as draft:
+            draft.write_text("half")
+            raise RuntimeError("the compiler died")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list((cache / "thing").iterdir()) == []
+
+
+def test_the_leftover_of_a_killed_build_goes_with_the_next(cache: Path) -> None:
+    leftover = cache / ".program.building-abc"
+    leftover.mkdir(parents=True)
+
+    with building(cache / "program") as draft:
+        draft.write_text("whole")
+
+    assert (cache / "program").read_text() == "whole"
+    assert not leftover.exists()
+
+
+def test_a_second_process_waits_for_the_lock(tmp_path: Path) -> None:
+    script = "from trainedmodel_devkit.cache import locked\nwith locked('x'): print('mine')"
+    with locked("x"):
+        second = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        time.sleep(0.5)
+        assert second.poll() is None
+    assert second.communicate(timeout=10)[0] == b"mine\n"
+
+
+def test_incomplete_assets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etcd").touch(mode=0o755)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+
+    with pytest.raises(MissingTool, match=r"has no kube-apiserver, kubectl: .*KUBEBUILDER_ASSETS"):
+        control_plane_binaries()
+
+
+def test_without_go_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(MissingTool, match=r"install Go 1\.\d+ or newer .*KUBEBUILDER_ASSETS"):
+        control_plane_binaries()
+
+
+def test_a_go_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\necho go1.19.8\n")
+    go.chmod(0o755)
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    with pytest.raises(MissingTool, match=r"go1\.19\.8 is too old"):
+        control_plane_binaries()
