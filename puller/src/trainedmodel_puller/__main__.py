@@ -15,6 +15,7 @@ from trainedmodel_puller.app import run
 from trainedmodel_puller.drivers.factory import SERVER_KINDS
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.settings import PodIdentity, Settings
+from trainedmodel_puller.storage.settings import StorageSettings
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _SECRETS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -139,7 +140,21 @@ _SECRETS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     multiple=True,
     envvar="TRAINEDMODEL_FILE_ROOT",
     show_envvar=True,
-    help="Folder that file:// and pvc:// may read from; may be given more than once.",
+    help="Folder that file:// may read from; may be given more than once.",
+)
+@click.option(
+    "--pvc-root",
+    type=_FOLDER,
+    envvar="TRAINEDMODEL_PVC_ROOT",
+    show_envvar=True,
+    help="Folder in which volume claims are mounted by name, for pvc://<claim>/<path>.",
+)
+@click.option(
+    "--credentials-dir",
+    type=_FOLDER,
+    envvar="TRAINEDMODEL_CREDENTIALS_DIR",
+    show_envvar=True,
+    help="Folder of credential profiles: one folder each, one file a variable (mounted Secrets).",
 )
 @click.option(
     "--watch/--no-watch",
@@ -215,7 +230,12 @@ def make_settings(flags: dict[str, Any]) -> Settings:
         max_loads=flags["max_loads"],
         load_timeout_s=flags["load_timeout"],
         stall_timeout_s=flags["stall_timeout"],
-        file_roots=flags["file_roots"],
+        storage=StorageSettings(
+            file_roots=flags["file_roots"],
+            pvc_root=flags["pvc_root"],
+            profiles_dir=flags["credentials_dir"],
+            answer_timeout_s=flags["stall_timeout"],
+        ),
         identity=identity,
         has_watch=flags["has_watch"],
     )

@@ -29,7 +29,7 @@ from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import Settings
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
-from trainedmodel_puller.storage.registry import StorageRegistry, StorageSettings
+from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.volume import Volume
 from trainedmodel_puller.watch import watch_folder
 
@@ -56,7 +56,7 @@ async def run(settings: Settings) -> None:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
-        registry = StorageRegistry(StorageSettings(file_roots=settings.file_roots))
+        registry = StorageRegistry(settings.storage)
         stack.push_async_callback(registry.close)
         downloader = Downloader(
             registry,
@@ -65,6 +65,7 @@ async def run(settings: Settings) -> None:
                 stall_timeout_s=settings.stall_timeout_s,
             ),
         )
+        stack.push_async_callback(downloader.close)
         await _run_parts(settings, volume, server, downloader, stop)
     log.info("stopped")
 

@@ -154,7 +154,7 @@ class Executor:
             uri = parse_uri(entry.storage_uri)
         except ValueError as error:
             raise SourceFault(Reason.INVALID_URI, str(error)) from error
-        listing = await self._downloader.list(uri)
+        listing = await self._downloader.list(uri, credentials=entry.credentials)
         fingerprint = listing.fingerprint()
         known = await asyncio.to_thread(self._volume.sealed_identity, name, entry.revision)
         if known.get("fingerprint") == fingerprint:
@@ -163,7 +163,7 @@ class Executor:
         self._progress(name, entry.revision, total=listing.total_bytes)
         folder = await asyncio.to_thread(self._volume.staging, name, entry.revision)
         progress = self._progress_meter(name, entry.revision)
-        await self._downloader.fetch(uri, listing, folder, progress)
+        await self._downloader.fetch(uri, listing, folder, progress, credentials=entry.credentials)
         self._state.transfers[name] = replace(self._state.transfers[name], stage=Stage.VERIFY)
         if entry.digest is not None:
             await verify(folder, listing, entry.digest)

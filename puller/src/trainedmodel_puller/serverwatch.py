@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
-from trainedmodel_puller.core.state import ServerView
+from trainedmodel_puller.core.state import ServerState, ServerView
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
 from trainedmodel_puller.state import LiveState
 
@@ -27,6 +28,8 @@ _WATCH_SHARE: Final = 0.02
 _DOWN_PERIOD_S: Final = 0.2
 #: Doubts in a row after which the server is reported as not answering.
 _DOUBTS: Final = 3
+#: The same while a load of ours is under way: some servers are silent while they load (60 s seen).
+_LOADING_PATIENCE_S: Final = 60.0
 
 
 class ServerWatch:
@@ -42,6 +45,7 @@ class ServerWatch:
         self._state = state
         self._period_s = period_s
         self._doubts = 0
+        self._silent_since = 0.0
         self.is_reachable = False
         self.since = time.time()
         self.message = "not asked yet"
@@ -63,7 +67,7 @@ class ServerWatch:
             name for name, disk in self._state.disk.items() if disk.loaded or disk.published
         ]
         try:
-            models = await self._server.observe(of_interest)
+            models = await self._observe(of_interest)
         except ServerGone as error:
             self._doubts = 0
             self._state.server_models = {}
@@ -71,8 +75,10 @@ class ServerWatch:
             self._conclude(ServerView(False, {}, str(error)))
         except ServerInDoubt as error:
             self._doubts += 1
-            # silent while one of our own loads is under way: that is how some servers load
-            if self._doubts >= _DOUBTS and not self._state.server_actions:
+            if self._doubts == 1:
+                self._silent_since = began
+            is_loading = bool(self._state.server_actions)
+            if self._doubts >= _DOUBTS and (not is_loading or began > self._patience_ends()):
                 self._judge(False, str(error))
             self._conclude(ServerView(False, self._state.server_models, str(error)))
         else:
@@ -90,6 +96,18 @@ class ServerWatch:
             self._conclude(ServerView(True, merged))
         self.looked.set()
         return time.monotonic() - began
+
+    async def _observe(self, names: list[str]) -> Mapping[str, ServerState]:
+        try:
+            return await self._server.observe(names)
+        except (ServerGone, ServerInDoubt):
+            raise
+        except Exception as error:  # a driver's own fault is one more way of not knowing
+            log.exception("observe_crashed", server=self._server.kind)
+            raise ServerInDoubt(f"{type(error).__name__}: {error}") from error
+
+    def _patience_ends(self) -> float:
+        return self._silent_since + _LOADING_PATIENCE_S
 
     def _judge(self, is_reachable: bool, message: str) -> None:
         self.message = message

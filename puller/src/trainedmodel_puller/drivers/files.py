@@ -6,6 +6,7 @@ counts as loaded once its files are published: there is nobody else to ask.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class FilesOnly:
 
     async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
         """Call ready what has a folder."""
+        return await asyncio.to_thread(self._look, tuple(names))
+
+    def _look(self, names: Collection[str]) -> Mapping[str, ServerState]:
         return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
 
     def prepare(self, tree: Path, entry: Entry) -> None:

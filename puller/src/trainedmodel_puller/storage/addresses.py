@@ -1,0 +1,82 @@
+"""Which addresses `http(s)://` may connect to.
+
+A model's URI is written by whoever may create a TrainedModel, and a redirect by whoever runs the
+server it names; neither may make the puller read the node's metadata service. Names are checked
+where they become addresses, inside the client's resolver, so the address checked is the address
+connected to: a name that resolves to something else a moment later gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import ThreadedResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+#: IPv6 prefixes that carry an IPv4 address in their last 32 bits.
+_CARRIERS: Final = (
+    ipaddress.IPv6Network("::/96"),
+    ipaddress.IPv6Network("::ffff:0:0/96"),
+    ipaddress.IPv6Network("64:ff9b::/96"),
+)
+
+
+class DeniedAddressError(OSError):
+    """A name resolves to, or a URI names, an address that is not to be connected to."""
+
+
+class AddressRule:
+    """Says which addresses are denied."""
+
+    def __init__(self, denied_networks: Iterable[str]) -> None:
+        self._denied = tuple(ipaddress.ip_network(network) for network in denied_networks)
+
+    def check_host(self, host: str) -> None:
+        """Check a host that may be an address; a name passes, the resolver checks it later."""
+        try:
+            address = ipaddress.ip_address(host.strip("[]").split("%", 1)[0])
+        except ValueError:
+            return
+        self.check(address)
+
+    def check(self, address: IPAddress) -> None:
+        """Check one address.
+
+        Raises:
+            DeniedAddressError: it lies in a denied network, as itself or carried in IPv6.
+        """
+        for form in _forms(address):
+            if any(form.version == net.version and form in net for net in self._denied):
+                raise DeniedAddressError(f"{address} is not an address that models come from")
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves names like the system, and refuses a name with any denied address."""
+
+    def __init__(self, rule: AddressRule) -> None:
+        self._rule = rule
+        self._system = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Resolve one name."""
+        found = await self._system.resolve(host, port, family)
+        for result in found:
+            self._rule.check_host(result["host"])
+        return found
+
+    async def close(self) -> None:
+        """Close the system's resolver."""
+        await self._system.close()
+
+
+def _forms(address: IPAddress) -> list[IPAddress]:
+    forms: list[IPAddress] = [address]
+    if isinstance(address, ipaddress.IPv6Address) and any(address in net for net in _CARRIERS):
+        forms.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return forms

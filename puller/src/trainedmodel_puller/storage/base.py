@@ -1,0 +1,103 @@
+"""What every storage back end is: a listing of objects, and a way to read bytes of one.
+
+The protocol is small on purpose. A back end neither writes files nor retries nor watches for
+stalls: it translates one store's words, and its errors into a SourceFault with the right reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from trainedmodel_contract.uri import StorageUri
+from typing_extensions import Buffer
+
+#: Size of an object whose store does not tell; as the end of a read: up to the object's end.
+UNKNOWN_SIZE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of a model, as its store lists it.
+
+    Attributes:
+        path: Posix path relative to the model's root; the base name if the URI names one object.
+        size: In bytes; UNKNOWN_SIZE if the store does not say.
+        etag: The store's name for this content, quotes and all; None if it has none.
+        last_modified: In whatever form the store gives; only ever compared for equality.
+        is_ranged: Whether the store serves parts of the object.
+        key: The store's own name of it, for the back end alone. A path and a URI do not give it:
+            `m` of the URI `s3://b/m` may be the object `m` or the object `m/m`.
+    """
+
+    path: str
+    size: int
+    etag: str | None = None
+    last_modified: str | None = None
+    is_ranged: bool = True
+    key: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str] | None:
+        """What tells this content from another of the same size; None if the store has nothing."""
+        if self.etag is not None:
+            return ("etag", self.etag)
+        return ("modified", self.last_modified) if self.last_modified is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The objects of a model, sorted by path.
+
+    Attributes:
+        objects: At least one.
+        is_single: The URI names one object, not a folder.
+    """
+
+    objects: tuple[SourceObject, ...]
+    is_single: bool
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the known sizes."""
+        return sum(max(item.size, 0) for item in self.objects)
+
+    def fingerprint(self) -> str:
+        """Name the content as far as the store tells: equal fingerprint, same content.
+
+        It covers path, size and etag (last_modified where there is no etag), not the order of
+        listing. It is no digest of the bytes: a store that has neither hides a change that keeps
+        the size.
+        """
+        digest = hashlib.sha256(b"single" if self.is_single else b"folder")
+        for item in sorted(self.objects, key=lambda item: item.path):
+            kind, value = item.identity or ("none", "")
+            for field in (item.path, str(item.size), kind, value):
+                raw = field.encode()
+                digest.update(b"%d:%b" % (len(raw), raw))
+        return digest.hexdigest()
+
+
+class Storage(Protocol):
+    """One way to list and read models. Raises SourceFault and nothing else on purpose."""
+
+    async def list(self, uri: StorageUri) -> Listing:
+        """List the objects of a model: paths checked, sizes known, nothing read."""
+        ...
+
+    def read(
+        self, uri: StorageUri, item: SourceObject, start: int, end: int
+    ) -> AsyncGenerator[Buffer, None]:
+        """Read bytes [start, end) of a listed object, to its end if `end` is UNKNOWN_SIZE.
+
+        Conditional on the listed etag where the store can. Chunks come as they arrive; an empty
+        one is a sign of life. Closing the generator closes the connection. What the store sends
+        is passed on, be it more or less than asked for: the caller counts.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...

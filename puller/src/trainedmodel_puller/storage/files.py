@@ -1,0 +1,209 @@
+"""Writing fetched bytes: threads for every system call, bounded buffers, faults of the volume.
+
+All writing goes through one small pool for all models: the event loop never waits for a disk (P8),
+and no more threads wait for one than the pool has. A job that is under way when its task is
+cancelled is waited for before the cancellation goes on: nothing writes to a folder after its
+fetch has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from trainedmodel_contract.reasons import Reason
+from typing_extensions import Buffer
+
+from trainedmodel_puller.errors import ModelFault, VolumeFault
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+FILE_MODE: Final = 0o644
+FOLDER_MODE: Final = 0o755
+MAX_BATCH_BYTES: Final = 1024 * 1024
+#: The kernel takes at most 1,024 buffers in one call.
+_BATCH_BUFFERS: Final = 512
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FilePool:
+    """Runs blocking file work in a few threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="volume")
+
+    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Start a job; its OSErrors come out as VolumeFaults."""
+        job = partial(_as_volume_fault, partial(call, *args, **kwargs))
+        return asyncio.get_running_loop().run_in_executor(self._threads, job)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a job and wait for its end, even if cancelled meanwhile."""
+        return await finished(self.submit(call, *args, **kwargs))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+
+
+async def finished(job: asyncio.Future[T]) -> T:
+    """Wait for a job; a cancellation is passed on only after the job has ended."""
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await settled(job)
+        raise
+
+
+async def settled(job: asyncio.Future[T]) -> None:
+    """Wait for a job whatever comes; its result or error is dropped."""
+    while not job.done():
+        try:
+            await asyncio.wait([job])
+        except asyncio.CancelledError:
+            continue
+    if not job.cancelled():
+        job.exception()
+
+
+def first_fault(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Pick what to report of several streams' errors: a known fault rather than a surprise."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending += error.exceptions
+        else:
+            leaves.append(error)
+    surprises = [leaf for leaf in leaves if not isinstance(leaf, ModelFault)]
+    return surprises[0] if surprises else leaves[0]
+
+
+class SpanWriter:
+    """Writes one stream's chunks to one file from an offset on.
+
+    While one batch is being written the next is gathered, and no more: that bounds the memory of
+    a stream to two batches. Call `finish` at the end, `abandon` instead if anything failed.
+    """
+
+    def __init__(
+        self,
+        pool: FilePool,
+        path: Path,
+        offset: int,
+        written: Callable[[int], None],
+        *,
+        is_new: bool,
+        batch_bytes: int = MAX_BATCH_BYTES,
+    ) -> None:
+        self._pool = pool
+        self._path = path
+        self._offset = offset
+        self._written = written
+        self._flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        if is_new:
+            self._flags |= os.O_CREAT | os.O_TRUNC
+        self._batch_limit = batch_bytes
+        self._fd: int | None = None
+        self._batch: list[Buffer] = []
+        self._batch_bytes = 0
+        self._job: asyncio.Future[int] | None = None
+
+    async def write(self, chunk: Buffer, size: int) -> None:
+        """Take a chunk; waits if the batch before the last is not on the volume yet."""
+        self._batch.append(chunk)
+        self._batch_bytes += size
+        if self._batch_bytes >= self._batch_limit or len(self._batch) >= _BATCH_BUFFERS:
+            await self._await_job()
+            self._start_job()
+
+    async def finish(self, *, sync: bool) -> None:
+        """Write what is left, sync if asked, close."""
+        await self._await_job()
+        self._start_job(is_last=True, sync=sync)
+        await self._await_job()
+
+    async def abandon(self) -> None:
+        """Close after a failure; what was written stays."""
+        if self._job is not None:
+            await settled(self._job)
+            self._job = None
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            await settled(self._pool.submit(os.close, fd))
+
+    def _start_job(self, *, is_last: bool = False, sync: bool = False) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        self._job = self._pool.submit(self._write, batch, is_last=is_last, sync=sync)
+        # Counted when it is written, not when the next batch comes: a stream may be slow.
+        self._job.add_done_callback(self._count)
+
+    def _count(self, job: asyncio.Future[int]) -> None:
+        if not job.cancelled() and job.exception() is None:
+            self._written(job.result())
+
+    async def _await_job(self) -> None:
+        if self._job is None:
+            return
+        await finished(self._job)
+        self._job = None
+
+    def _write(self, batch: Sequence[Buffer], *, is_last: bool, sync: bool) -> int:
+        if self._fd is None:
+            self._fd = os.open(self._path, self._flags, FILE_MODE)
+            if self._flags & os.O_CREAT:
+                os.fchmod(self._fd, FILE_MODE)  # the umask of the process is not ours to trust
+        count = write_all(self._fd, batch, self._offset)
+        self._offset += count
+        if is_last:
+            if sync:
+                os.fsync(self._fd)
+            fd, self._fd = self._fd, None
+            os.close(fd)
+        return count
+
+
+def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+    """Write all buffers one after the other from an offset on, and return how many bytes."""
+    left = [memoryview(buffer).cast("B") for buffer in buffers]
+    start = offset
+    while left:
+        count = os.pwritev(fd, left, offset)
+        offset += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if left and count:
+            left[0] = left[0][count:]
+    return offset - start
+
+
+def sync_path(path: Path) -> None:
+    """Force a file's data, or a folder's names, to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def volume_fault(error: OSError) -> VolumeFault:
+    """Turn an error of our own file work into the fault that users see."""
+    if error.errno in _NO_ROOM:
+        return VolumeFault(Reason.INSUFFICIENT_DISK, f"the volume is full: {error.strerror}")
+    where = Path(os.fsdecode(error.filename)).name if error.filename else "the model volume"
+    return VolumeFault(Reason.VOLUME_ERROR, f"{where!a:.200}: {error.strerror or error}")
+
+
+def _as_volume_fault(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except OSError as error:
+        raise volume_fault(error) from error

@@ -1,0 +1,200 @@
+"""Every scheme that the installed fsspec knows and no back end of ours serves: `hf`, `hdfs`, ...
+
+fsspec's file systems block, or run a loop of their own in a thread; here each call runs in a
+thread of a small pool of this back end, so that one that hangs holds up no other scheme. Objects
+are read in ranges, never with `get()`, which holds the whole object in memory. A thread cannot be
+cancelled: an abandoned read ends with its current range, and its bytes are dropped.
+
+File systems that reach the pod's own files, or wrap another URI, are refused: they would walk
+round the rules of `local` and `addresses`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_contract.uri import StorageUri
+from typing_extensions import Buffer
+
+from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
+from trainedmodel_puller.storage.paths import make_listing
+
+T = TypeVar("T")
+
+REFUSED_SCHEMES: Final = frozenset(
+    {
+        *("file", "local", "asynclocal", "git", "data", "root"),
+        *("dir", "generic", "async_wrapper", "asyncwrapper", "reference", "pyscript"),
+        *("cached", "blockcache", "filecache", "simplecache", "zip", "tar", "libarchive"),
+        *("http", "https", "dask", "jupyter", "jlab", "gist"),
+    }
+)
+_THREADS: Final = 16
+_CHUNK_BYTES: Final = 2 * 1024 * 1024
+_ETAG_KEYS: Final = ("ETag", "etag", "e_tag", "md5Hash", "md5", "blob_id", "checksum", "uid")
+_TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
+
+
+class FsspecStorage:
+    """Models behind one fsspec scheme."""
+
+    def __init__(self, scheme: str, answer_timeout_s: float, native: frozenset[str]) -> None:
+        """Take a scheme; whether anything serves it is found out at the first listing.
+
+        Args:
+            scheme: As in the URI.
+            answer_timeout_s: Limit on a listing.
+            native: What other back ends serve, to be named when this scheme is not known.
+        """
+        self._scheme = scheme
+        self._answer_timeout_s = answer_timeout_s
+        self._native = native
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"fsspec-{scheme}")
+        self._system: Any = None
+
+    async def list(self, uri: StorageUri) -> Listing:
+        """List the object or folder at a URI; a name that is both is the object."""
+        return await self._call(uri, self._list, uri)
+
+    async def read(
+        self, uri: StorageUri, item: SourceObject, start: int, end: int
+    ) -> AsyncGenerator[Buffer, None]:
+        """Read bytes of one object, range by range; fsspec knows no conditions."""
+        at = start
+        while end == UNKNOWN_SIZE or at < end:
+            upto = at + _CHUNK_BYTES if end == UNKNOWN_SIZE else min(at + _CHUNK_BYTES, end)
+            chunk: bytes = await self._call(
+                uri, functools.partial(self._read, item.key, at, upto), has_limit=False
+            )
+            if not chunk:
+                return
+            at += len(chunk)
+            yield chunk
+
+    async def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _list(self, uri: StorageUri) -> Listing:
+        system = self._open_system()
+        path: str = system._strip_protocol(f"{uri.scheme}://{uri.authority}{uri.path}")
+        top = system.info(path)
+        if top.get("type") != "directory":
+            item = _source_object(path.rstrip("/").rsplit("/", 1)[-1], path, top)
+            return make_listing([item], is_single=True, where=uri)
+        prefix = path.rstrip("/") + "/"
+        found = [
+            _source_object(name.removeprefix(prefix), name, entry)
+            for name, entry in system.find(path, detail=True).items()
+            if entry.get("type") != "directory" and name.startswith(prefix) and name[-1] != "/"
+        ]
+        return make_listing(found, is_single=False, where=uri)
+
+    def _read(self, key: str, start: int, end: int) -> bytes:
+        content: bytes = self._open_system().cat_file(key, start=start, end=end)
+        return content
+
+    def _open_system(self) -> Any:
+        if self._system is None:
+            kind = find_class(self._scheme, self._native)
+            # Listings are asked for to learn what is new: a cached one would hide it.
+            self._system = kind(use_listings_cache=False, skip_instance_cache=True)
+        return self._system
+
+    async def _call(
+        self, uri: StorageUri, call: Callable[..., T], *args: object, has_limit: bool = True
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._answer_timeout_s if has_limit else None):
+                return await loop.run_in_executor(self._threads, functools.partial(call, *args))
+        except SourceFault:
+            raise
+        except FileNotFoundError:
+            raise SourceFault(Reason.OBJECT_NOT_FOUND, f"{uri}: no such object or folder") from None
+        except PermissionError:
+            raise SourceFault(Reason.ACCESS_DENIED, f"{uri}: the store refused access") from None
+        except TimeoutError:
+            raise SourceFault(
+                Reason.SOURCE_UNREACHABLE, f"{uri}: the store did not answer in time"
+            ) from None
+        except OSError as error:
+            raise SourceFault(
+                Reason.SOURCE_UNREACHABLE, f"{uri}: the store cannot be reached: {_kind(error)}"
+            ) from None
+        except Exception as error:
+            raise SourceFault(
+                Reason.SOURCE_ERROR, f"{uri}: the {self._scheme} back end failed: {_kind(error)}"
+            ) from None
+
+
+def find_class(scheme: str, native: frozenset[str]) -> Any:
+    """Return fsspec's class for a scheme; imports it, which blocks.
+
+    Raises:
+        SourceFault: UnsupportedScheme, with what would be supported or what to install.
+    """
+    if scheme not in known_implementations or scheme in REFUSED_SCHEMES:
+        raise SourceFault(
+            Reason.UNSUPPORTED_SCHEME,
+            f"scheme {scheme!a:.40} is not supported; these are: "
+            + ", ".join(sorted(native | _usable_schemes())),
+        )
+    try:
+        kind = fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        package = known_implementations[scheme]["class"].split(".", 1)[0]
+        advice = known_implementations[scheme].get("err") or f"install {package}"
+        raise SourceFault(
+            Reason.UNSUPPORTED_SCHEME,
+            f"scheme {scheme!a} needs the package {package}, which this image lacks: {advice}",
+        ) from None
+    if issubclass(kind, LocalFileSystem):
+        raise SourceFault(
+            Reason.UNSUPPORTED_SCHEME, f"scheme {scheme!a} reads local files: use file"
+        )
+    return kind
+
+
+@functools.cache
+def _usable_schemes() -> frozenset[str]:
+    usable: set[str] = set()
+    for scheme, entry in known_implementations.items():
+        if scheme not in REFUSED_SCHEMES:
+            package = entry["class"].split(".", 1)[0]
+            if package == "fsspec" or importlib.util.find_spec(package) is not None:
+                usable.add(scheme)
+    return frozenset(usable)
+
+
+def _source_object(path: str, key: str, entry: Mapping[str, Any]) -> SourceObject:
+    size = entry.get("size")
+    etag = _first(entry, _ETAG_KEYS)
+    return SourceObject(
+        path,
+        UNKNOWN_SIZE if size is None else int(size),
+        etag,
+        _first(entry, _TIME_KEYS),
+        is_ranged=size is not None,
+        key=key,
+    )
+
+
+def _first(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    return next((str(entry[key]) for key in keys if entry.get(key) is not None), None)
+
+
+def _kind(error: Exception) -> str:
+    """Name an error without its text, which may hold a signed address or a token."""
+    strerror = getattr(error, "strerror", None)
+    return f"{type(error).__name__}" + (f": {strerror}" if isinstance(strerror, str) else "")

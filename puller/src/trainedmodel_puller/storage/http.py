@@ -1,0 +1,275 @@
+"""One object at an `http(s)://` address, through aiohttp.
+
+Redirects are followed by hand, because each hop is a new address to check and a query to keep out
+of sight. Nothing ambient goes along: no cookies, no netrc, no proxy variables, no credentials.
+
+Servers differ in what they tell. Size and etag come from a HEAD, and from a GET of one byte where
+a HEAD is refused (links signed for GET) or silent on ranges. Without ranges the object is one
+stream; without a size it is read to its end. Whether the object is still the listed one is asked
+of the server (If-Match, or If-Unmodified-Since) and checked in each answer as well, since many
+servers ignore what they are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Final
+from urllib.parse import unquote
+
+import aiohttp
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_contract.uri import StorageUri
+from typing_extensions import Buffer
+from yarl import URL
+
+from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.addresses import AddressRule, CheckedResolver, DeniedAddressError
+from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
+from trainedmodel_puller.storage.paths import make_listing, path_fault
+from trainedmodel_puller.storage.settings import StorageSettings
+
+_MAX_REDIRECTS: Final = 5
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_BUFFER_BYTES: Final = 256 * 1024
+_CONTENT_RANGE: Final = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
+_REASONS: Final = {
+    401: Reason.ACCESS_DENIED,
+    403: Reason.ACCESS_DENIED,
+    407: Reason.ACCESS_DENIED,
+    404: Reason.OBJECT_NOT_FOUND,
+    410: Reason.OBJECT_NOT_FOUND,
+    412: Reason.SOURCE_CHANGED,
+    416: Reason.SIZE_MISMATCH,
+}
+
+
+class HttpStorage:
+    """Models at http addresses, one object each."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._settings = settings
+        self._rule = AddressRule(settings.denied_networks)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def list(self, uri: StorageUri) -> Listing:
+        """Learn size and etag of the object; its name is the last segment of the URI's path."""
+        name = unquote(uri.path.rsplit("/", 1)[-1])
+        if not name:
+            raise SourceFault(Reason.INVALID_URI, f"{uri}: must name a file, not end with '/'")
+        if "/" in name or path_fault(name):
+            raise SourceFault(Reason.UNSAFE_PATH, f"{uri}: {name!a:.200} is no usable file name")
+        item = await self._head(uri, name)
+        if item is None or (not item.is_ranged and item.size != 0):
+            item = await self._probe(uri, name)
+        return make_listing([item], is_single=True, where=uri)
+
+    async def read(
+        self, uri: StorageUri, item: SourceObject, start: int, end: int
+    ) -> AsyncGenerator[Buffer, None]:
+        """Read bytes of the object.
+
+        A server that listed ranges and then sends all is read from the start, and what was not
+        asked for is thrown away: slow, but it comes to an end.
+        """
+        is_whole = start == 0 and end in {item.size, UNKNOWN_SIZE}
+        headers = _conditions(item)
+        if not is_whole:
+            headers["Range"] = f"bytes={start}-{end - 1}"
+        async with self._follow("GET", uri, headers) as answer:
+            _check_answer(uri, answer.status, frozenset({200, 206}))
+            _check_same(uri, item, answer)
+            at = _first_byte(uri, answer, start)
+            try:
+                async for chunk in answer.content.iter_any():
+                    begin = min(max(start - at, 0), len(chunk))
+                    at += len(chunk)
+                    if not is_whole and at >= end:
+                        yield chunk[begin : len(chunk) - (at - end)]
+                        return
+                    yield chunk[begin:]
+            except aiohttp.ClientPayloadError:
+                raise SourceFault(
+                    Reason.SOURCE_UNREACHABLE, f"{uri}: the connection broke after {at} bytes"
+                ) from None
+            except TimeoutError:
+                raise SourceFault(Reason.SOURCE_STALLED, f"{uri}: stopped sending") from None
+            except (aiohttp.ClientError, OSError) as error:
+                raise _network_fault(uri, error) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _head(self, uri: StorageUri, name: str) -> SourceObject | None:
+        async with self._follow("HEAD", uri, {}) as answer:
+            if answer.status != 200:
+                return None
+            length = answer.headers.get("Content-Length", "")
+            is_ranged = answer.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
+            size = int(length) if length.isdecimal() else UNKNOWN_SIZE
+            return _source_object(name, size, answer, is_ranged=is_ranged and size >= 0)
+
+    async def _probe(self, uri: StorageUri, name: str) -> SourceObject:
+        """Ask for one byte: a partial answer tells the size and that there are ranges."""
+        async with self._follow("GET", uri, {"Range": "bytes=0-0"}) as answer:
+            if answer.status == 416 and answer.headers.get("Content-Range") == "bytes */0":
+                return _source_object(name, 0, answer, is_ranged=False)
+            _check_answer(uri, answer.status, frozenset({200, 206}))
+            size, is_ranged = answer.content_length, False
+            if answer.status == 206:
+                match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+                total = match["total"] if match else "*"
+                size, is_ranged = (int(total), True) if total != "*" else (None, False)
+            answer.close()  # the body, if it is all of it, is not wanted
+            known = UNKNOWN_SIZE if size is None else size
+            return _source_object(name, known, answer, is_ranged=is_ranged)
+
+    @contextlib.asynccontextmanager
+    async def _follow(
+        self, method: str, uri: StorageUri, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = _url(uri, f"{uri.scheme}://{uri.authority}{uri.path}{uri.query}")
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = await self._send(method, uri, url, headers)
+            try:
+                if answer.status not in _REDIRECTS:
+                    yield answer
+                    return
+                url = _next_hop(uri, url, answer.headers.get("Location", ""))
+            finally:
+                # A response whose body was read to its end has given its connection back already.
+                answer.close()
+        raise SourceFault(Reason.SOURCE_ERROR, f"{uri}: more than {_MAX_REDIRECTS} redirects")
+
+    async def _send(
+        self, method: str, uri: StorageUri, url: URL, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        try:
+            self._rule.check_host(url.raw_host or "")
+            return await self._client().request(method, url, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _network_fault(uri, error) from None
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            limits = self._settings
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=CheckedResolver(self._rule), use_dns_cache=False, limit=0
+                ),
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=limits.connect_timeout_s,
+                    sock_read=limits.answer_timeout_s,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # sizes and etags are of the bytes as stored
+                headers={"Accept-Encoding": "identity", "User-Agent": "trainedmodel-puller"},
+                read_bufsize=_BUFFER_BYTES,
+                trust_env=False,
+            )
+        return self._session
+
+
+def _url(uri: StorageUri, text: str) -> URL:
+    try:
+        url = URL(text, encoded=True)
+        host = url.host
+    except ValueError:
+        host = None
+    if not host:
+        raise SourceFault(Reason.INVALID_URI, f"{uri}: is, or leads to, no usable address")
+    return url
+
+
+def _next_hop(uri: StorageUri, url: URL, location: str) -> URL:
+    hop = _url(uri, str(url.join(_url_reference(uri, location))))
+    if hop.scheme not in {"http", "https"} or (url.scheme == "https" and hop.scheme == "http"):
+        raise SourceFault(
+            Reason.ACCESS_DENIED, f"{uri}: a redirect from {url.scheme} to {hop.scheme} is refused"
+        )
+    if hop.raw_user or hop.raw_password:
+        raise SourceFault(Reason.ACCESS_DENIED, f"{uri}: a redirect with user info is refused")
+    return hop
+
+
+def _url_reference(uri: StorageUri, location: str) -> URL:
+    try:
+        return URL(location, encoded=True)
+    except ValueError:
+        raise SourceFault(Reason.SOURCE_ERROR, f"{uri}: redirects to no usable address") from None
+
+
+def _source_object(
+    name: str, size: int, answer: aiohttp.ClientResponse, *, is_ranged: bool
+) -> SourceObject:
+    headers = answer.headers
+    return SourceObject(
+        name, size, headers.get("ETag"), headers.get("Last-Modified"), is_ranged=is_ranged
+    )
+
+
+def _conditions(item: SourceObject) -> dict[str, str]:
+    if item.etag is not None:
+        # A weak etag never matches by the book; the answer's own is compared instead.
+        return {} if item.etag.startswith("W/") else {"If-Match": item.etag}
+    return {"If-Unmodified-Since": item.last_modified} if item.last_modified else {}
+
+
+def _check_answer(uri: StorageUri, status: int, wanted: frozenset[int]) -> None:
+    if status not in wanted:
+        reason = _REASONS.get(status, Reason.SOURCE_ERROR)
+        raise SourceFault(reason, f"{uri}: the server answered {status}")
+
+
+def _check_same(uri: StorageUri, item: SourceObject, answer: aiohttp.ClientResponse) -> None:
+    etag, modified = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
+    if item.etag is not None:
+        is_other = etag is not None and etag.removeprefix("W/") != item.etag.removeprefix("W/")
+    else:
+        is_other = item.last_modified is not None and modified not in {None, item.last_modified}
+    if is_other:
+        raise SourceFault(Reason.SOURCE_CHANGED, f"{uri}: has changed since it was listed")
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    total = match["total"] if match else "*"
+    size = answer.content_length if answer.status == 200 else None
+    size = int(total) if total != "*" else size
+    if item.size >= 0 and size is not None and size != item.size:
+        raise SourceFault(
+            Reason.SIZE_MISMATCH, f"{uri}: has {size} bytes, was listed with {item.size}"
+        )
+
+
+def _first_byte(uri: StorageUri, answer: aiohttp.ClientResponse, wanted: int) -> int:
+    """Return where the answer's body begins within the object."""
+    if answer.status == 200:
+        return 0
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if match is None or int(match["start"]) != wanted:
+        raise SourceFault(Reason.SOURCE_ERROR, f"{uri}: the server sent another range than asked")
+    return wanted
+
+
+def _network_fault(uri: StorageUri, error: Exception) -> SourceFault:
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, DeniedAddressError):
+        return SourceFault(Reason.ACCESS_DENIED, f"{uri}: {cause}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return SourceFault(Reason.INVALID_URI, f"{uri}: is, or leads to, no usable address")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        words = "its name does not resolve"
+    elif isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch):
+        words = "its TLS certificate was not accepted"
+    elif isinstance(error, asyncio.TimeoutError):
+        words = "it did not answer in time"
+    elif isinstance(error, aiohttp.ClientResponseError):
+        return SourceFault(Reason.SOURCE_ERROR, f"{uri}: the server did not answer in HTTP")
+    elif isinstance(cause, OSError) and cause.strerror:
+        words = cause.strerror
+    else:
+        words = "the connection broke"
+    return SourceFault(Reason.SOURCE_UNREACHABLE, f"{uri}: the server cannot be reached: {words}")

@@ -1,0 +1,70 @@
+"""One limit on connections, shared fairly by all models.
+
+A plain semaphore serves in order of asking: a model with 5,000 objects that asks first keeps all
+others waiting until its last object has started. Here a free slot goes to the waiting model that
+holds the fewest, so a newcomer gets its first slot as soon as any transfer ends (P12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class FairLimiter:
+    """At most `limit` slots at once; the next free one goes to who holds the fewest."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._held: Counter[object] = Counter()
+        # The order of the keys is the order of asking: it decides between equals.
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def slot(self, key: object) -> AsyncIterator[None]:
+        """Hold one slot on behalf of `key`."""
+        await self._acquire(key)
+        try:
+            yield
+        finally:
+            self._release(key)
+
+    async def _acquire(self, key: object) -> None:
+        if self._free > 0 and not self._waiting:
+            self._take(key)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = self._waiting.setdefault(key, deque())
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release(key)  # given in the same moment: hand it on
+            elif turn in queue:
+                queue.remove(turn)
+                if not queue and self._waiting.get(key) is queue:
+                    del self._waiting[key]
+            raise
+
+    def _take(self, key: object) -> None:
+        self._free -= 1
+        self._held[key] += 1
+
+    def _release(self, key: object) -> None:
+        self._free += 1
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+        while self._free > 0 and self._waiting:
+            poorest = min(self._waiting, key=lambda waiting: self._held[waiting])
+            # Counter leaves no zero behind on reading; a key that waits again goes to the back.
+            queue = self._waiting.pop(poorest)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[poorest] = queue
+            if not turn.done():
+                self._take(poorest)
+                turn.set_result(None)

@@ -1,0 +1,74 @@
+"""Which object names may become file names.
+
+A listing is input from outside: a name that climbs out of the folder, or two names that need the
+same place, must stop the model before a byte is written (P9). Nothing is renamed or repaired: a
+model with half its files under other names is worse than one that says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.base import Listing, SourceObject
+
+#: The puller's own file in a published folder; a source's file of that name is never fetched.
+RESERVED_NAME: Final = ".trainedmodel.json"
+_CONTROL: Final = frozenset({"Cc", "Cs"})
+_MAX_SEGMENT_BYTES: Final = 255
+
+
+def make_listing(found: Iterable[SourceObject], *, is_single: bool, where: object) -> Listing:
+    """Check and sort what a store listed.
+
+    Raises:
+        SourceFault: nothing is left to fetch (ObjectNotFound), or a name is unusable (UnsafePath).
+    """
+    objects = sorted(
+        (item for item in found if item.path != RESERVED_NAME), key=lambda item: item.path
+    )
+    if not objects:
+        raise SourceFault(Reason.OBJECT_NOT_FOUND, f"no object at {where}, and none below it")
+    names: set[str] = set()
+    for item in objects:
+        if fault := path_fault(item.path):
+            raise SourceFault(Reason.UNSAFE_PATH, f"object name {item.path!a:.200} {fault}")
+        if item.path in names:
+            raise SourceFault(Reason.UNSAFE_PATH, f"object name {item.path!a:.200} is listed twice")
+        names.add(item.path)
+    for item in objects:
+        for folder in parent_folders(item.path):
+            if folder in names:
+                raise SourceFault(
+                    Reason.UNSAFE_PATH,
+                    f"{folder!a:.200} is an object and also a folder with objects in it",
+                )
+    return Listing(tuple(objects), is_single)
+
+
+def path_fault(path: str) -> str | None:
+    """Say what is wrong with a relative path, or None."""
+    if path.startswith("/"):
+        return "is absolute"
+    segments = path.split("/")
+    if "" in segments:
+        return "has an empty segment"
+    if "." in segments or ".." in segments:
+        return "has '.' or '..' as a segment"
+    if any(unicodedata.category(char) in _CONTROL for char in path):
+        return "has a control character, or bytes that are not UTF-8"
+    if any(len(segment.encode()) > _MAX_SEGMENT_BYTES for segment in segments):
+        return f"has a segment of more than {_MAX_SEGMENT_BYTES} bytes"
+    return None
+
+
+def parent_folders(path: str) -> Iterable[str]:
+    """Yield `a`, `a/b` for `a/b/c`."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)

@@ -1,0 +1,53 @@
+"""How many streams a large object is read with.
+
+Distant stores give a connection 50 to 100 MB/s, so eight are far better than one. A store in the
+same node or rack fills the machine with two, and more only cost processor time that the model
+server wants. Nothing tells the one from the other but the rate, so two streams start at once and
+another joins while those that run are slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+_AT_ONCE: Final = 2
+_STEP_S: Final = 0.06
+_LONGEST_STEP_S: Final = 1.0
+#: A stream of this rate needs no company.
+_ENOUGH_BYTES_PER_S: Final = 100_000_000
+
+
+class StreamRamp:
+    """Lets the streams of one fetch join one after the other, as long as they are needed."""
+
+    def __init__(self) -> None:
+        self._moved = 0
+        self._running = 0
+
+    def count(self, moved: int) -> None:
+        """Note bytes that the streams have moved."""
+        self._moved += moved
+
+    async def join(self, rank: int, is_needed: Callable[[], bool]) -> bool:
+        """Wait for a stream's turn; False if it is not needed any more.
+
+        The first look is after a time that grows with the rank, and each further one watches for
+        twice as long, so that one slow moment does not bring in everybody.
+        """
+        step_s = _STEP_S
+        if rank >= _AT_ONCE:
+            await asyncio.sleep(_STEP_S * (rank - _AT_ONCE))
+        while rank >= _AT_ONCE:
+            moved, began = self._moved, time.monotonic()
+            await asyncio.sleep(step_s)
+            if not is_needed():
+                return False
+            rate = (self._moved - moved) / (time.monotonic() - began)
+            if rate < _ENOUGH_BYTES_PER_S * self._running:
+                break
+            step_s = min(2 * step_s, _LONGEST_STEP_S)
+        self._running += 1
+        return True

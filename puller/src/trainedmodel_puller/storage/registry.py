@@ -1,0 +1,98 @@
+"""Which back end serves which URI; made at first use, kept, closed at the end.
+
+One back end a scheme family and credential profile: connections and tokens are shared by all
+models of a store, and a profile's never serve another's.
+"""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+from typing import Final, Self
+
+from trainedmodel_contract.names import PROFILE_NAME_PATTERN
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_contract.uri import StorageUri
+
+from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.base import Storage
+from trainedmodel_puller.storage.fsspec_store import FsspecStorage
+from trainedmodel_puller.storage.http import HttpStorage
+from trainedmodel_puller.storage.local import LocalStorage
+from trainedmodel_puller.storage.object_clients import PROVIDERS
+from trainedmodel_puller.storage.object_store import ObjectStorage
+from trainedmodel_puller.storage.settings import StorageSettings
+
+#: Before a scheme, so that none can pass for a family: fsspec has a scheme `local`.
+_FSSPEC: Final = "fsspec+"
+_FAMILIES: Final = {
+    **dict.fromkeys(PROVIDERS, "object"),
+    **dict.fromkeys(("http", "https"), "http"),
+    **dict.fromkeys(("file", "pvc"), "local"),
+}
+
+
+class StorageRegistry:
+    """All storage back ends of one puller; an async context manager."""
+
+    def __init__(self, settings: StorageSettings | None = None) -> None:
+        self._settings = settings or StorageSettings()
+        self._open: dict[tuple[str, str | None], Storage] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def for_uri(self, uri: StorageUri, credentials: str | None = None) -> Storage:
+        """Return the back end of a URI, with the rights of a credential profile if one is named.
+
+        Raises:
+            SourceFault: the profile cannot be used with this scheme.
+        """
+        family = _FAMILIES.get(uri.scheme, _FSSPEC + uri.scheme)
+        if uri.scheme in self._settings.fsspec_schemes:
+            family = _FSSPEC + uri.scheme
+        if credentials is not None and family != "object":
+            raise SourceFault(
+                Reason.ACCESS_DENIED,
+                f"{uri}: credential profiles serve object stores only; remove model.credentials",
+            )
+        known = self._open.get((family, credentials))
+        if known is None:
+            known = self._make(family, credentials)
+            self._open[family, credentials] = known
+        return known
+
+    async def close(self) -> None:
+        """Close all back ends."""
+        while self._open:
+            _, storage = self._open.popitem()
+            await storage.close()
+
+    def _make(self, family: str, credentials: str | None) -> Storage:
+        settings = self._settings
+        if family == "http":
+            return HttpStorage(settings)
+        if family == "local":
+            return LocalStorage(settings.file_roots, settings.pvc_root)
+        if family.startswith(_FSSPEC):
+            native = frozenset(_FAMILIES) - settings.fsspec_schemes
+            scheme = family.removeprefix(_FSSPEC)
+            return FsspecStorage(scheme, settings.answer_timeout_s, native)
+        if credentials is None:
+            return ObjectStorage(settings)
+        folder = settings.profiles_dir
+        # The name becomes a path: an entry that was not written by the operator is not trusted.
+        if folder is None or re.fullmatch(PROFILE_NAME_PATTERN, credentials) is None:
+            raise SourceFault(
+                Reason.ACCESS_DENIED,
+                f"credential profile {credentials!a:.80} is not mounted into this pod",
+            )
+        return ObjectStorage(settings, folder / credentials)
