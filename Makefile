@@ -13,9 +13,10 @@ COOLDOWN ?= 2026-11-16
 PINS := requirements/tools.txt requirements/dev.txt requirements/operator.txt requirements/puller.txt requirements/mlserver.txt requirements/triton.txt
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	--exclude-newer $(COOLDOWN) --no-emit-package trainedmodel-contract
-SOURCES := contract/src operator/src puller/src devkit/src tests benchmarks
+SOURCES := contract operator puller devkit tests benchmarks
+TYPED := contract/src operator/src puller/src devkit/src tests benchmarks
 
-.PHONY: help setup lock generate verify lint format type layers check test unit integration demo bench-propagation bench-puller clean
+.PHONY: help setup prepare lock generate verify lint format type layers check test unit integration demo bench-propagation clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -40,3 +41,48 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 	$(COMPILE) requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) requirements/mlserver.in -o requirements/mlserver.txt
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.txt
+
+prepare: setup ## Build the control plane and install the model servers (once; minutes)
+	@$(BIN)/python -m trainedmodel_devkit prepare
+
+generate: setup ## Write crds/ from the contract
+	@$(BIN)/python -m trainedmodel_contract.crd crds
+
+verify: setup ## Fail if what is generated is not what is committed
+	@rm -rf .verify && mkdir .verify && $(BIN)/python -m trainedmodel_contract.crd .verify
+	@diff -r crds .verify && rm -rf .verify && echo "generated files are current" \
+		|| { rm -rf .verify; echo "crds/ is stale: run 'make generate'" >&2; exit 1; }
+
+lint: setup ## Format check and lint
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+
+format: setup ## Format and fix what can be fixed
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+type: setup ## Types, strict, tests included
+	@$(BIN)/mypy $(TYPED)
+
+layers: setup ## Prove who imports whom
+	@$(BIN)/lint-imports
+
+check: lint type layers verify ## All checks that run nothing
+
+unit: setup ## The fast tests: no cluster, no server, no network
+	@$(BIN)/pytest -m "not integration"
+
+integration: prepare ## The tests on real parts
+	@$(BIN)/pytest -m integration
+
+test: prepare ## All tests
+	@$(BIN)/pytest
+
+demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)
+	@$(BIN)/python -m trainedmodel_devkit demo $(if $(ONCE),--once)
+
+bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
+	@$(BIN)/python benchmarks/propagation.py
+
+clean: ## Remove what make made in this folder (not the cache folder)
+	@rm -rf $(VENV) $(TOOLS) .verify .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

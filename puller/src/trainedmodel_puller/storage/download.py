@@ -121,7 +121,7 @@ class Downloader:
 
         Args:
             uri: Where the listing came from.
-            listing: What to fetch.
+            listing: As `list` gave it.
             folder: Made if missing; everything else in it is removed.
             progress: Called in the event loop with the bytes that have come into place since the
                 last call; the first call counts what was there already.
@@ -129,8 +129,7 @@ class Downloader:
             credentials: Name of a credential profile.
 
         Raises:
-            SourceFault: the store failed or broke the listing's promise.
-            VolumeFault: the folder cannot take the files.
+            ModelFault: of the source, which failed or broke its promise, or of the volume.
         """
         journal = await self._files.run(prepare, folder, listing, self._limits.part_bytes)
         transfer = _Transfer(
@@ -246,10 +245,11 @@ class _Transfer:
                 part += 1
 
     async def _work_large(self, spans: deque[_Span], rank: int) -> None:
-        if not await self._ramp.join(rank, lambda: bool(spans)):
+        if not await self._ramp.join(rank):
             return
         while spans:
             await self._fetch_span(spans.popleft())
+        self._ramp.end()
 
     async def _work_small(self, records: Iterator[FileRecord]) -> None:
         for record in records:

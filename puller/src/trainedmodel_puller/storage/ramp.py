@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Final
 
 _AT_ONCE: Final = 2
@@ -26,24 +25,28 @@ class StreamRamp:
     def __init__(self) -> None:
         self._moved = 0
         self._running = 0
+        self._ended = asyncio.Event()
 
     def count(self, moved: int) -> None:
         """Note bytes that the streams have moved."""
         self._moved += moved
 
-    async def join(self, rank: int, is_needed: Callable[[], bool]) -> bool:
-        """Wait for a stream's turn; False if it is not needed any more.
+    def end(self) -> None:
+        """Let nobody join any more: there is nothing left to read."""
+        self._ended.set()
+
+    async def join(self, rank: int) -> bool:
+        """Wait for a stream's turn; False if there is nothing left to read.
 
         The first look is after a time that grows with the rank, and each further one watches for
         twice as long, so that one slow moment does not bring in everybody.
         """
         step_s = _STEP_S
-        if rank >= _AT_ONCE:
-            await asyncio.sleep(_STEP_S * (rank - _AT_ONCE))
+        if rank >= _AT_ONCE and await self._ends_within(_STEP_S * (rank - _AT_ONCE)):
+            return False
         while rank >= _AT_ONCE:
             moved, began = self._moved, time.monotonic()
-            await asyncio.sleep(step_s)
-            if not is_needed():
+            if await self._ends_within(step_s):
                 return False
             rate = (self._moved - moved) / (time.monotonic() - began)
             if rate < _ENOUGH_BYTES_PER_S * self._running:
@@ -51,3 +54,10 @@ class StreamRamp:
             step_s = min(2 * step_s, _LONGEST_STEP_S)
         self._running += 1
         return True
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ended.wait()
+        except TimeoutError:
+            return False

@@ -1,0 +1,95 @@
+"""The command line: `trainedmodel-operator`, or `python -m trainedmodel_operator`.
+
+Needs no argument. Every option has an environment variable, shown by `--help`; the option wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import structlog
+
+from trainedmodel_operator.app import run
+from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.logs import configure_logs
+from trainedmodel_operator.settings import Settings
+
+_DEFAULTS = Settings()
+
+log = structlog.get_logger()
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "TRAINEDMODEL_OPERATOR",
+        "show_default": True,
+        "max_content_width": 100,
+    }
+)
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    envvar="TRAINEDMODEL_OPERATOR_NAMESPACE",
+    show_envvar=True,
+    show_default="all namespaces",
+    help="Serve this namespace only; may be given more than once (the variable: with spaces).",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=_DEFAULTS.metrics_port,
+    show_envvar=True,
+    help="Port of the Prometheus metrics; 0 for none.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    default=_DEFAULTS.health_port,
+    show_envvar=True,
+    help="Port of the liveness probe (/healthz); 0 for none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "console"]),
+    default=_DEFAULTS.log_format,
+    show_envvar=True,
+    help="One JSON object a line, or text for people.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default=_DEFAULTS.log_level,
+    show_envvar=True,
+    help="The least level that is written.",
+)
+@click.option(
+    "--resync-s",
+    type=click.FloatRange(min=0.1),
+    default=_DEFAULTS.resync_s,
+    hidden=True,
+    help="Seconds between two looks at everything.",
+)
+def main(**options: Any) -> None:
+    """Turn TrainedModels into ConfigMap entries, and report back the truth.
+
+    Reaches the cluster by KUBECONFIG, by the pod's service account, or by ~/.kube/config.
+    """
+    settings = Settings(**options)
+    configure_logs(settings)
+    try:
+        asyncio.run(run(settings))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        log.exception("operator failed")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

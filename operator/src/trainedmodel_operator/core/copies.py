@@ -1,0 +1,182 @@
+"""Copies: what one pod's report proves about one model.
+
+The server is the witness: a copy counts as ready only if its own pod's report says that the server
+answers and serves the current revision. Everything less is told as what it is, with the pod's name
+and the reason, and never guessed at.
+
+`CHAIN` is the decision, read from the top: the first rule that has something to say about a copy is
+what people are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from trainedmodel_contract.modelreport import ModelReport, ReportedModel
+from trainedmodel_contract.reasons import SENTENCES, STATE_ORDER, Reason, State
+
+from trainedmodel_operator.core.state import PodView
+
+ADVANCE: Final = {state: position for position, state in enumerate(STATE_ORDER)}
+FAILED_STATES: Final = frozenset({State.FAILED, State.BLOCKED})
+_STATES: Final = {state.value: state for state in State}
+#: Under way without the server: told as they are even while the server does not answer.
+_WITHOUT_SERVER: Final = frozenset({State.DOWNLOADING, State.VERIFYING}) | FAILED_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One pod's copy of one model.
+
+    Attributes:
+        ready: The pod's server serves the current revision, and says so.
+        available: The pod's server serves the model, in some revision.
+        reported: The pod's own words, if it has any about this model.
+    """
+
+    pod: str
+    state: State
+    reason: str
+    message: str = ""
+    ready: bool = False
+    available: bool = False
+    reported: ReportedModel | None = None
+
+    @property
+    def advance(self) -> tuple[int, str]:
+        """Sort key: the least advanced first, equals by the pod's name."""
+        return (ADVANCE[self.state], self.pod)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one copy before it is judged."""
+
+    pod: PodView
+    report: ModelReport | None
+    reported: ReportedModel | None
+    revision: str | None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the pod's server answered its puller."""
+        server = None if self.report is None else self.report.server
+        return server is not None and server.reachable
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the pod's server serves the model in some revision."""
+        said = self.reported
+        return (
+            self.is_reachable
+            and said is not None
+            and (said.state == State.LOADED or said.loaded_revision is not None)
+        )
+
+    def copy(self, state: State, reason: str, message: str, *, ready: bool = False) -> Copy:
+        """Make the verdict on this copy."""
+        return Copy(
+            pod=self.pod.name,
+            state=state,
+            reason=reason,
+            message=message,
+            ready=ready,
+            available=self.is_available,
+            reported=self.reported,
+        )
+
+
+Rule = Callable[[Evidence], Copy | None]
+
+
+def report_is_missing(given: Evidence) -> Copy | None:
+    """No report is owned by this very pod (an old pod of the same name proves nothing)."""
+    if given.report is not None:
+        return None
+    return given.copy(State.WAITING, Reason.REPORT_MISSING, SENTENCES[Reason.REPORT_MISSING])
+
+
+def revision_is_unseen(given: Evidence) -> Copy | None:
+    """The pod speaks of another revision, or not of this model at all."""
+    said = given.reported
+    if said is not None and given.revision is not None and said.revision == given.revision:
+        return None
+    problem = None if given.report is None else given.report.config_problem
+    if problem is not None:
+        message = problem.message or SENTENCES[Reason.CONFIG_UNREADABLE]
+        return given.copy(State.WAITING, Reason.CONFIG_UNREADABLE, message)
+    return given.copy(State.WAITING, Reason.CONFIG_NOT_SEEN, SENTENCES[Reason.CONFIG_NOT_SEEN])
+
+
+def server_is_silent(given: Evidence) -> Copy | None:
+    """The server does not answer, and what the copy waits for needs it."""
+    if given.is_reachable or _state(given) in _WITHOUT_SERVER:
+        return None
+    server = None if given.report is None else given.report.server
+    message = (server.message if server is not None else None) or (
+        SENTENCES[Reason.SERVER_UNREACHABLE]
+    )
+    return given.copy(State.WAITING, Reason.SERVER_UNREACHABLE, message)
+
+
+def server_serves_it(given: Evidence) -> Copy | None:
+    """Loaded, in the current revision."""
+    said = given.reported
+    if said is None or _state(given) is not State.LOADED:
+        return None
+    if said.loaded_revision not in {None, given.revision}:
+        return None
+    return given.copy(State.LOADED, "", "", ready=True)
+
+
+def pod_says_so(given: Evidence) -> Copy | None:
+    """Whatever else the pod says, in its own words."""
+    said = given.reported
+    if said is None:
+        return None
+    state = _state(given)
+    if state is None:
+        message = f"The pod reports the state {said.state}, which this operator does not know."
+        return given.copy(State.WAITING, Reason.INTERNAL_ERROR, message)
+    if state is State.LOADED:  # of another revision than it was told to load
+        return given.copy(
+            State.LOADING, Reason.IN_PROGRESS, f"The server still serves {said.loaded_revision}."
+        )
+    return given.copy(state, said.reason or Reason.IN_PROGRESS, said.message or "")
+
+
+CHAIN: Final[Sequence[Rule]] = (
+    report_is_missing,
+    revision_is_unseen,
+    server_is_silent,
+    server_serves_it,
+    pod_says_so,
+)
+
+
+def judge(given: Evidence) -> Copy:
+    """Judge one copy: the first rule that has something to say."""
+    return next(copy for copy in (rule(given) for rule in CHAIN) if copy is not None)
+
+
+def judge_copies(
+    name: str,
+    revision: str | None,
+    pods: Sequence[PodView],
+    reports: Mapping[str, ModelReport],
+) -> list[Copy]:
+    """Judge the model's copy in each pod that is meant to serve, the least advanced first."""
+    copies = []
+    for pod in pods:
+        if not pod.is_desired:
+            continue
+        report = reports.get(pod.uid)
+        reported = None if report is None else report.models.get(name)
+        copies.append(judge(Evidence(pod, report, reported, revision)))
+    return sorted(copies, key=lambda copy: copy.advance)
+
+
+def _state(given: Evidence) -> State | None:
+    return None if given.reported is None else _STATES.get(given.reported.state)

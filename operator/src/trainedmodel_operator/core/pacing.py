@@ -1,0 +1,197 @@
+"""Pacing: when a parent may be looked at, when its shards and statuses may be written.
+
+A burst must not become a write for each of its objects, and a single change must not wait. Both
+come from one rule: *the first change after quiet runs at once, the next ones wait a window that
+grows while they keep coming*. All times are seconds of one monotonic clock, handed in.
+
+Shard window: 0.5 s after the first write, doubled by each write that follows as soon as it may, up
+to 2 s. When it opens in the middle of a burst (the last bell less than `SETTLE_S` ago), the write
+waits for the burst to settle, at most `HOLD_S` more. So a burst of 5 s costs three writes and one of
+13 s five, the last change of a burst is written a quarter of a second after it came, and none waits
+longer than 4 s. A window is never shorter than four times what the last pass took: the operator
+spends at most a fifth of its time on one parent. It falls back to nothing once it lay open for as
+long as the longest window.
+
+Bells: that a *model* changed may open a pass as soon as the shard window allows. That a *report*
+changed (far more frequent) waits a short window of its own, and its pass writes shards only if
+their window is open; else it tells statuses only, and the shards come when their window opens.
+
+Statuses: what a person waits for is *urgent* (the first word about a generation, Accepted or Ready
+change, a failure comes or goes) and written at once. All else (progress, copies, Available) waits
+until 5 s after the model's last write, and after a write of that sort 15 s: a model that is ready
+within 20 s costs three writes, whatever its pods report on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import inf
+from typing import Any, Final
+
+from trainedmodel_contract.trainedmodel import ACCEPTED, READY
+
+FIRST_WINDOW_S: Final = 0.5
+LONGEST_WINDOW_S: Final = 2.0
+SETTLE_S: Final = 0.25
+HOLD_S: Final = 2.0
+COST_FACTOR: Final = 4.0
+LONGEST_COST_WINDOW_S: Final = 15.0
+REPORT_WINDOW_S: Final = 0.5
+#: Even passes that write nothing leave the loop to others for a moment.
+BREATH_S: Final = 0.05
+
+#: A timer may fire a moment early, by its clock's resolution: what is due so soon is due.
+SLACK_S: Final = 0.001
+
+FIRST_BACKOFF_S: Final = 1.0
+LONGEST_BACKOFF_S: Final = 60.0
+
+AFTER_URGENT_S: Final = 5.0
+BETWEEN_LAZY_S: Final = 15.0
+
+
+class Bell(StrEnum):
+    """Why a parent is to be looked at."""
+
+    MODEL = "model"
+    REPORT = "report"
+    RESYNC = "resync"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The pace of one parent; each method returns the next one.
+
+    Attributes:
+        model_rung: A model changed since the last pass began, or a pass was held back from
+            writing shards.
+        report_rung: A report changed (or a resync is due) since the last pass began.
+        deferred_until: When a pass asked to be made again.
+        shards_open_at: When shards may be written again.
+        settled_at: When the burst that is under way will have settled.
+        window: The shard window that led to `shards_open_at`.
+        model_open_at: Earliest next pass for a model bell.
+        report_open_at: Earliest next pass for a report bell.
+        failures: Failed passes in a row.
+        retry_at: Earliest next pass after a failure.
+    """
+
+    model_rung: bool = False
+    report_rung: bool = False
+    deferred_until: float = inf
+    shards_open_at: float = -inf
+    settled_at: float = -inf
+    window: float = 0.0
+    model_open_at: float = -inf
+    report_open_at: float = -inf
+    failures: int = 0
+    retry_at: float = -inf
+
+    def rung(self, bell: Bell, now: float) -> Pace:
+        """Note that a bell rang."""
+        if bell is not Bell.MODEL:
+            return replace(self, report_rung=True)
+        is_burst = now < self.shards_open_at + LONGEST_WINDOW_S
+        return replace(
+            self, model_rung=True, settled_at=now + SETTLE_S if is_burst else self.settled_at
+        )
+
+    def due(self) -> float:
+        """Return when the next pass is to begin; infinity when nothing asks for one."""
+        wishes = [self.deferred_until]
+        if self.model_rung:
+            wishes.append(max(self._shards_due(), self.model_open_at))
+        if self.report_rung:
+            wishes.append(self.report_open_at)
+        return max(min(wishes), self.retry_at)
+
+    def may_write_shards(self, now: float) -> bool:
+        """Tell whether a pass that begins now may write shards; to be asked before `begun`."""
+        return now >= (self._shards_due() if self.model_rung else self.shards_open_at)
+
+    def _shards_due(self) -> float:
+        return max(self.shards_open_at, min(self.settled_at, self.shards_open_at + HOLD_S))
+
+    def begun(self) -> Pace:
+        """Note that a pass begins: it sees everything that rang before."""
+        return replace(self, model_rung=False, report_rung=False, deferred_until=inf)
+
+    def finished(
+        self,
+        began: float,
+        now: float,
+        *,
+        wrote: bool = False,
+        held_back: bool = False,
+        again_at: float = inf,
+    ) -> Pace:
+        """Note that a pass succeeded; one that was held back left shards to be written."""
+        cost = min(COST_FACTOR * (now - began), LONGEST_COST_WINDOW_S)
+        after = replace(
+            self,
+            model_rung=self.model_rung or held_back,
+            deferred_until=min(self.deferred_until, again_at),
+            model_open_at=now + BREATH_S,
+            report_open_at=now + max(REPORT_WINDOW_S, cost),
+            failures=0,
+            retry_at=-inf,
+        )
+        if not wrote:
+            return after
+        if began > self.shards_open_at + LONGEST_WINDOW_S:
+            window = FIRST_WINDOW_S
+        else:
+            window = min(self.window * 2, LONGEST_WINDOW_S)
+        return replace(after, window=window, shards_open_at=now + max(window, cost))
+
+    def failed(self, now: float, jitter: float) -> Pace:
+        """Note that a pass failed, what it was for stays due; `jitter` is between 0 and 1."""
+        longest = min(FIRST_BACKOFF_S * 2**self.failures, LONGEST_BACKOFF_S)
+        return replace(
+            self,
+            report_rung=True,
+            failures=min(self.failures + 1, 16),
+            retry_at=now + longest * (0.5 + jitter / 2),
+        )
+
+    def forgettable_at(self) -> float:
+        """Return when this pace says no more than that of a parent never seen."""
+        return max(self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at)
+
+
+@dataclass(frozen=True, slots=True)
+class LastWrite:
+    """The last status write of a model, as far as pacing cares."""
+
+    at: float
+    was_urgent: bool
+
+
+def is_urgent(told: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Tell whether somebody waits for what `status` says and `told` did not."""
+    if told.get("observedGeneration") != status.get("observedGeneration"):
+        return True
+    for kind in (ACCEPTED, READY):
+        if _condition(told, kind) != _condition(status, kind):
+            return True
+    return _has_failure(told) != _has_failure(status)
+
+
+def status_due(last: LastWrite | None, urgent: bool, now: float) -> float:
+    """Return when a status may be written: at once if urgent, else in its turn."""
+    if urgent or last is None:
+        return now
+    return max(now, last.at + (AFTER_URGENT_S if last.was_urgent else BETWEEN_LAZY_S))
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> object:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == kind:
+            return condition.get("status")
+    return None
+
+
+def _has_failure(status: Mapping[str, Any]) -> bool:
+    return status.get("lastFailure") is not None

@@ -1,0 +1,210 @@
+"""The plan of one pass: everything that is decided about one parent, in order.
+
+`plan` is total and deterministic: the same two sides and the same instant give the same plan, and a
+plan that has been carried out gives an empty one. The rules, in the order in which they run:
+
+1. `place` (`placement`): which shard holds which entry, and which model is refused, and why.
+2. `_shard_writes`: the ConfigMaps that differ, as the smallest writes; none while the shard window
+   is closed. A shard that lost its last model becomes empty, and is deleted only when its parent
+   has neither models nor pods (O8). What is not ours is never touched (O5).
+3. `_nudges`: pods whose own report shows that they have not seen the shards as they are after these
+   writes. A changed annotation makes their kubelet refresh the volume at once.
+4. `_statuses`: what each model's status shall be; only of models whose entry lies where it shall,
+   so that `Accepted` never runs ahead of the ConfigMap.
+5. `deferred`: when to look again without being asked, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trainedmodel_contract import names
+
+from trainedmodel_operator.core import placement, shards, status
+from trainedmodel_operator.core.placement import MOVE_GRACE, Placement
+from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.state import DesiredModel, Gathered, PodView
+
+#: A nudge that shows no effect is repeated after this long, then after twice, and so on.
+NUDGE_AGAIN = timedelta(seconds=3)
+LONGEST_NUDGE_PAUSE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """An annotation that makes a pod's kubelet refresh its volumes."""
+
+    pod: str
+    uid: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWrite:
+    """The status that a model shall have."""
+
+    name: str
+    uid: str
+    told: Mapping[str, object]
+    status: status.Status
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Something to be looked at again. `until` None: as soon as the shard window opens."""
+
+    until: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one pass does.
+
+    Attributes:
+        behind: Uids of the pods that have not seen the shards yet; the next pass remembers them.
+        moving: Models that lie in two shards; the next pass remembers them.
+    """
+
+    shard_writes: tuple[ShardWrite, ...] = ()
+    nudges: tuple[Nudge, ...] = ()
+    statuses: tuple[StatusWrite, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
+    behind: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do now."""
+        return not (self.shard_writes or self.nudges or self.statuses)
+
+
+Contents = dict[int, Mapping[str, str]]
+
+
+def plan(gathered: Gathered, now: datetime) -> Plan:
+    """Decide what one pass does; the rules are listed at the top of this module."""
+    present: Contents = {view.index: view.data for view in gathered.shards if view.is_ours}
+    seen = not _behind(gathered, shards.seen_digest(present.items()))
+    placed = placement.place(gathered, seen, now)
+    due, after = _shard_writes(gathered, placed)
+    held_back = bool(due) and not gathered.may_write_shards
+    writes, contents = ((), present) if held_back else (due, after)
+    digest = shards.seen_digest(contents.items())
+    nudges, waits = _nudges(gathered, digest, now)
+    if held_back:
+        waits.append(Deferred(None, "the shard window is closed"))
+    if placed.moving:
+        waits.append(_move_wait(gathered, placed, now))
+    return Plan(
+        shard_writes=writes,
+        nudges=nudges,
+        statuses=_statuses(gathered, placed, contents, now),
+        deferred=tuple(waits),
+        behind=frozenset(pod.uid for pod in _behind(gathered, digest)),
+        moving=placed.moving,
+    )
+
+
+def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWrite, ...], Contents]:
+    """Return the writes that are due, and what the shards hold after them."""
+    key = gathered.key
+    ours = {view.index: view for view in gathered.shards if view.is_ours}
+    writes: list[ShardWrite] = []
+    after: Contents = {}
+    is_abandoned = not gathered.models and not gathered.pods
+    for index, entries in sorted(placed.entries.items()):
+        view = ours.get(index)
+        wanted = shards.render_shard(index, entries)
+        name = names.shard_name(key.parent, index)
+        if view is None:
+            if entries:
+                body = shards.new_shard(key, index, wanted)
+                words = f"+{len(entries)} entries"
+                writes.append(ShardWrite(WriteKind.CREATE, index, name, body, words))
+                after[index] = wanted
+            continue
+        if is_abandoned:
+            body = {"preconditions": {"resourceVersion": view.resource_version}}
+            words = "the service has neither models nor pods"
+            writes.append(ShardWrite(WriteKind.DELETE, index, name, body, words))
+            continue
+        after[index] = wanted
+        patch = shards.diff_shard(key, view, wanted)
+        if patch is not None:
+            words = shards.describe(view, wanted)
+            writes.append(ShardWrite(WriteKind.PATCH, index, name, patch, words))
+    return tuple(writes), after
+
+
+def _behind(gathered: Gathered, digest: str) -> list[PodView]:
+    """Return the live pods whose own report shows another configuration, in order."""
+    nothing = shards.seen_digest(())
+    found = []
+    for pod in sorted(gathered.pods, key=lambda pod: pod.name):
+        report = gathered.reports.get(pod.uid)
+        if pod.is_desired and report is not None and (report.config_digest or nothing) != digest:
+            found.append(pod)
+    return found
+
+
+def _nudges(
+    gathered: Gathered, digest: str, now: datetime
+) -> tuple[tuple[Nudge, ...], list[Deferred]]:
+    """Nudge each pod that is behind: once for each digest, again if that shows no effect."""
+    nudges: list[Nudge] = []
+    waits: list[Deferred] = []
+    for pod in _behind(gathered, digest):
+        base, count = _last_nudge(pod)
+        if base != digest:
+            nudges.append(Nudge(pod.name, pod.uid, digest, "the pod has not seen the shards"))
+            waits.append(Deferred(now + NUDGE_AGAIN, f"{pod.name} was nudged"))
+            continue
+        pause = min(NUDGE_AGAIN * 2 ** min(count - 1, 8), LONGEST_NUDGE_PAUSE)
+        due = gathered.memory.nudged.get(pod.uid, now) + pause
+        if due <= now:
+            value = f"{digest}/{count + 1}"
+            nudges.append(Nudge(pod.name, pod.uid, value, f"nudge {count} showed no effect"))
+            following = min(pause * 2, LONGEST_NUDGE_PAUSE)
+            waits.append(Deferred(now + following, f"{pod.name} was nudged"))
+        else:
+            waits.append(Deferred(due, f"{pod.name} was nudged"))
+    return tuple(nudges), waits
+
+
+def _last_nudge(pod: PodView) -> tuple[str, int]:
+    """Return the digest that the pod was last nudged for, and how often."""
+    base, _, counter = pod.annotations.get(names.CONFIG_ANNOTATION, "").partition("/")
+    return base, int(counter) if counter.isascii() and counter.isdigit() else 1
+
+
+def _move_wait(gathered: Gathered, placed: Placement, now: datetime) -> Deferred:
+    since = [gathered.memory.doubled.get(name, now) for name in placed.moving]
+    return Deferred(
+        max(min(since) + MOVE_GRACE, now + NUDGE_AGAIN),
+        "a moved entry waits for the pods to see its new shard",
+    )
+
+
+def _statuses(
+    gathered: Gathered, placed: Placement, contents: Contents, now: datetime
+) -> tuple[StatusWrite, ...]:
+    """Return the statuses that differ, of models whose entry lies where it shall."""
+    writes = []
+    for model in sorted(gathered.models, key=lambda model: model.name):
+        verdict = placed.verdicts[model.name]
+        if verdict.accepted and not _is_written(model, placed, contents):
+            continue
+        wanted = status.model_status(model, verdict, gathered.pods, gathered.reports, now)
+        if not status.is_same(model.status, wanted):
+            writes.append(StatusWrite(model.name, model.uid, model.status, wanted))
+    return tuple(writes)
+
+
+def _is_written(model: DesiredModel, placed: Placement, contents: Contents) -> bool:
+    home = placed.homes[model.name]
+    there = contents.get(home, {}).get(names.entry_key(model.name))
+    return there == placed.entries[home][model.name]

@@ -1,0 +1,125 @@
+"""Shards: from a decided placement to bytes, and from two sides to the smallest write.
+
+Owned here: what a shard ConfigMap looks like, and the difference between what lies there and what
+shall. A write is a merge patch of the differing keys only, always with the manifest beside them, so
+that no reader ever finds entries without the manifest that proves them whole. It carries the
+resourceVersion that was read: whoever wrote in between turns it into a conflict, and the pass is
+made again from what is there then.
+
+Equal input gives equal bytes (O2): entries and manifest are canonical JSON, keys are written in
+order, and a shard that is as it shall be gives no write at all. Two operators that see the same
+write the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from trainedmodel_contract import names
+from trainedmodel_contract.entry import EntryError
+from trainedmodel_contract.shard import config_digest, make_manifest, parse_manifest
+
+from trainedmodel_operator.core.state import ParentKey, ShardView
+
+Patch = dict[str, Any]
+
+
+class WriteKind(StrEnum):
+    """How a shard is written."""
+
+    CREATE = "create"
+    PATCH = "patch"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWrite:
+    """One write of one ConfigMap.
+
+    Attributes:
+        body: The whole object to create, the merge patch, or the preconditions of the deletion.
+        reason: What changes, for the log.
+    """
+
+    kind: WriteKind
+    index: int
+    name: str
+    body: Mapping[str, Any]
+    reason: str
+
+
+def shard_labels(key: ParentKey, index: int) -> dict[str, str]:
+    """Return the labels that make a ConfigMap a shard of ours."""
+    return {
+        names.MANAGED_BY_LABEL: names.MANAGED_BY,
+        names.PARENT_LABEL: key.parent,
+        names.SHARD_LABEL: str(index),
+    }
+
+
+def render_shard(index: int, entries: Mapping[str, str]) -> dict[str, str]:
+    """Render a shard's data: its manifest, and each entry (by object name) under its key."""
+    keyed = {names.entry_key(name): entries[name] for name in sorted(entries)}
+    return {names.manifest_key(index): make_manifest(index, keyed).to_json(), **keyed}
+
+
+def new_shard(key: ParentKey, index: int, data: Mapping[str, str]) -> dict[str, Any]:
+    """Make the ConfigMap of a shard that does not exist yet."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": names.shard_name(key.parent, index),
+            "namespace": key.namespace,
+            "labels": shard_labels(key, index),
+        },
+        "data": dict(data),
+    }
+
+
+def diff_shard(key: ParentKey, view: ShardView, wanted: Mapping[str, str]) -> Patch | None:
+    """Return the merge patch that makes a shard what it shall be; None if it is."""
+    data: dict[str, str | None] = {
+        name: wanted.get(name)
+        for name in sorted(set(wanted) | set(view.data))
+        if wanted.get(name) != view.data.get(name)
+    }
+    labels = {
+        name: value
+        for name, value in shard_labels(key, view.index).items()
+        if view.labels.get(name) != value
+    }
+    if not data and not labels:
+        return None
+    patch: Patch = {"metadata": {"resourceVersion": view.resource_version}}
+    if labels:
+        patch["metadata"]["labels"] = labels
+    if data:
+        manifest = names.manifest_key(view.index)
+        patch["data"] = {manifest: wanted[manifest], **data}
+    return patch
+
+
+def describe(view: ShardView, wanted: Mapping[str, str]) -> str:
+    """Say in a few words how a shard changes, for the log."""
+    before = {key for key in view.data if names.object_name(key) is not None}
+    after = {key for key in wanted if names.object_name(key) is not None}
+    changed = sum(1 for key in before & after if view.data[key] != wanted[key])
+    return f"+{len(after - before)} ~{changed} -{len(before - after)} entries"
+
+
+def seen_digest(shards: Iterable[tuple[int, Mapping[str, str]]]) -> str:
+    """Return the digest that a pod reports when it has seen these shards (index and data)."""
+    digests: dict[int, str] = {}
+    for index, data in shards:
+        text = data.get(names.manifest_key(index))
+        if text is None:
+            continue
+        try:
+            digests[index] = parse_manifest(text).digest
+        except EntryError:
+            continue
+    return config_digest(digests)

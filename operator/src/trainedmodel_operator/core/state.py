@@ -1,0 +1,190 @@
+"""What one pass looks at: both sides of one parent, read once and frozen.
+
+The shell reads documents from the API and turns them into these values; decisions see nothing
+else. A TrainedModel that breaks a rule is still a value here (`fault` says what is wrong), because
+one bad object must neither stop the pass nor lose the entry that it may already have (O4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from trainedmodel_contract import names
+from trainedmodel_contract.modelreport import ModelReport
+from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_trained_model
+
+Document = Mapping[str, Any]
+
+#: Phases in which a pod serves nobody any more.
+FINISHED_PHASES = frozenset({"Succeeded", "Failed"})
+
+
+class ParentKey(NamedTuple):
+    """The unit of work: a running service, by name; it need not exist."""
+
+    namespace: str
+    parent: str
+
+    def __str__(self) -> str:
+        """Show the key as people write it."""
+        return f"{self.namespace}/{self.parent}"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """A TrainedModel that is to be served.
+
+    Attributes:
+        created: RFC 3339, as the API gives it: sorts by time as text.
+        model: The parsed object, None when it breaks a rule.
+        fault: The rule that it breaks, None when it breaks none.
+        status: The status as the API (or a later write of ours) has it.
+    """
+
+    name: str
+    uid: str
+    generation: int
+    created: str
+    model: TrainedModel | None
+    fault: str | None
+    status: Document = field(default_factory=dict)
+
+    @property
+    def seniority(self) -> tuple[str, str]:
+        """Sort key: the older first, equals by name."""
+        return (self.created, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """A ConfigMap with a shard's name, as it lies there.
+
+    Attributes:
+        is_ours: It carries our managed-by label and its parent's name. If not, it is somebody
+            else's that happens to have the name, and is never written.
+        labels: All its labels: a lost one is put back.
+    """
+
+    index: int
+    name: str
+    data: Mapping[str, str]
+    resource_version: str
+    is_ours: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod of the parent."""
+
+    name: str
+    uid: str
+    terminating: bool = False
+    phase: str = "Running"
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_desired(self) -> bool:
+        """Whether the pod is meant to serve: one that ends or has ended is not a copy."""
+        return not self.terminating and self.phase not in FINISHED_PHASES
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What earlier passes remember. Losing it (a restart) costs a delay, never correctness.
+
+    Attributes:
+        nudged: When each pod (by uid) was last nudged, or first seen behind.
+        doubled: Since when a model's entry is known to lie in two shards.
+    """
+
+    nudged: Mapping[str, datetime] = field(default_factory=dict)
+    doubled: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """One parent, whole: nothing in it comes from a list that failed in part (O1).
+
+    Attributes:
+        shards: The ConfigMaps that exist with a shard's name, ours or not.
+        reports: By the uid of the pod that each report is owned by.
+        may_write_shards: False while the shard window is closed: the pass then tells statuses
+            only.
+    """
+
+    key: ParentKey
+    models: tuple[DesiredModel, ...] = ()
+    shards: tuple[ShardView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    reports: Mapping[str, ModelReport] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    may_write_shards: bool = True
+
+
+def read_models(
+    documents: Iterable[Document], statuses: Mapping[str, Document] | None = None
+) -> tuple[DesiredModel, ...]:
+    """Read the TrainedModels that are to be served; one under deletion is not.
+
+    `statuses` (by uid) takes the place of what the documents say, where a write of ours is newer.
+    """
+    newer = statuses or {}
+    desired = (_read_model(document, newer) for document in documents)
+    return tuple(sorted((one for one in desired if one is not None), key=lambda one: one.name))
+
+
+def _read_model(document: Document, newer: Mapping[str, Document]) -> DesiredModel | None:
+    metadata = document["metadata"]
+    if metadata.get("deletionTimestamp") is not None:
+        return None
+    model: TrainedModel | None = None
+    fault: str | None = None
+    try:
+        # The status is our own word: only the spec is judged.
+        model = parse_trained_model({"metadata": metadata, "spec": document.get("spec")})
+    except SpecError as error:
+        fault = str(error)
+    uid = metadata.get("uid", "")
+    return DesiredModel(
+        name=metadata["name"],
+        uid=uid,
+        generation=metadata.get("generation", 0),
+        created=metadata.get("creationTimestamp") or "",
+        model=model,
+        fault=fault,
+        status=newer.get(uid) or document.get("status") or {},
+    )
+
+
+def read_shard(key: ParentKey, document: Document) -> ShardView | None:
+    """Read a ConfigMap as a shard of `key`; None if its name is not a shard's."""
+    metadata = document["metadata"]
+    shards = names.shard_names(key.parent)
+    if metadata["name"] not in shards:
+        return None
+    labels = metadata.get("labels") or {}
+    return ShardView(
+        index=shards.index(metadata["name"]),
+        name=metadata["name"],
+        data=document.get("data") or {},
+        resource_version=metadata.get("resourceVersion", ""),
+        is_ours=labels.get(names.MANAGED_BY_LABEL) == names.MANAGED_BY
+        and labels.get(names.PARENT_LABEL) == key.parent,
+        labels=labels,
+    )
+
+
+def read_pod(document: Document) -> PodView:
+    """Read a pod."""
+    metadata = document["metadata"]
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        terminating=metadata.get("deletionTimestamp") is not None,
+        phase=(document.get("status") or {}).get("phase", ""),
+        annotations=metadata.get("annotations") or {},
+    )

@@ -1,0 +1,90 @@
+"""Event handlers: doorbells, and nothing that must be right.
+
+kopf watches TrainedModels and ModelReports and calls these for each event. They do no I/O, cannot
+fail in a way that matters, and keep nothing that a pass relies on: an event that is lost costs at
+most one resync period. kopf does not retry them, tells nobody that its first list is complete, and
+never reports a deletion that happened while its watch was broken, so nothing else may live here.
+
+What `Bells` does remember, by uid, is which parent a model last named, so that a model that moves
+rings at its old service too; and which generation was rung for, so that our own status writes ring
+nothing.
+
+The registry is private: kopf's global one would be shared with whatever else is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import kopf
+from trainedmodel_contract import modelreport, names, trainedmodel
+
+from trainedmodel_operator.core.pacing import Bell
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.reports import ReportCache
+
+Event = Mapping[str, Any]
+Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
+
+
+class Bells:
+    """Turns watch events into bells."""
+
+    def __init__(self, ring: Callable[[ParentKey, Bell], None], reports: ReportCache) -> None:
+        self._ring = ring
+        self._reports = reports
+        self._seen: dict[str, tuple[str | None, int, bool]] = {}
+
+    def model_event(self, event: Event) -> None:
+        """Ring at the model's service, and at the one that it left."""
+        metadata = event["object"]["metadata"]
+        parent = event["object"].get("spec", {}).get("inferenceService")
+        uid = metadata["uid"]
+        now = (parent, metadata.get("generation", 0), "deletionTimestamp" in metadata)
+        before = self._seen.get(uid)
+        if event["type"] == "DELETED":
+            self._seen.pop(uid, None)
+        elif before == now:
+            return
+        else:
+            self._seen[uid] = now
+        for one in sorted({parent, before[0] if before else None} - {None}):
+            self._ring(ParentKey(metadata["namespace"], one), Bell.MODEL)
+
+    def report_event(self, event: Event) -> None:
+        """Keep the report for the next pass, and ring at its service."""
+        document = event["object"]
+        if event["type"] == "DELETED":
+            self._reports.forget(document["metadata"]["uid"])
+        else:
+            self._reports.offer(document)
+        parent = document.get("inferenceService")
+        if parent:
+            self._ring(ParentKey(document["metadata"]["namespace"], parent), Bell.REPORT)
+
+
+def make_registry(
+    bells: Bells, login: Login, stop: Callable[[], Awaitable[None]]
+) -> kopf.OperatorRegistry:
+    """Make the registry: two bells, the login, and the clean-up that ends our own tasks."""
+    registry = kopf.OperatorRegistry()
+
+    async def ring_for_model(event: Event, **_: Any) -> None:
+        bells.model_event(event)
+
+    async def ring_for_report(event: Event, **_: Any) -> None:
+        bells.report_event(event)
+
+    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+        return await login()
+
+    async def clean_up(**_: Any) -> None:
+        await stop()
+
+    group, version = names.GROUP, names.VERSION
+    kopf.on.event(group, version, trainedmodel.PLURAL, registry=registry)(ring_for_model)
+    kopf.on.event(group, version, modelreport.PLURAL, registry=registry)(ring_for_report)
+    kopf.on.login(registry=registry)(log_in)
+    kopf.on.cleanup(registry=registry)(clean_up)
+    return registry

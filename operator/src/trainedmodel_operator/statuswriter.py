@@ -1,0 +1,236 @@
+"""The status writer: its own queue, so that a flood of statuses never delays a shard.
+
+A pass hands over what each model's status shall be and goes on. What waits here is merged by model:
+a newer status takes the place of an older one that was not sent yet, so whatever is sent is the
+latest; and a status that has become what lies there already is taken back. When each may be sent is
+decided by `core.pacing` (urgent at once, all else in its turn). At most `IN_FLIGHT` writes run at
+once.
+
+The writer knows what it sent last, and lends it to passes (`newer_than`): a list that was read
+while a write was under way shows an older status, and comparing with that would write twice and
+move transition times.
+
+A write that fails is made again with back-off; one for an object that is gone is dropped; one that
+the API refuses is logged and dropped, and the model left alone for a minute. A write replaces the
+whole status, so it never depends on what lies there, and names the object's uid, so it never
+reaches a later object of the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+import structlog
+
+from trainedmodel_operator.core.pacing import (
+    BETWEEN_LAZY_S,
+    FIRST_BACKOFF_S,
+    LONGEST_BACKOFF_S,
+    SLACK_S,
+    LastWrite,
+    is_urgent,
+    status_due,
+)
+from trainedmodel_operator.core.plan import StatusWrite
+from trainedmodel_operator.core.status import Status
+from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
+from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.metrics import Metrics
+
+IN_FLIGHT: Final = 16
+FORGET_AFTER_S: Final = 4 * BETWEEN_LAZY_S
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Pending:
+    name: str
+    namespace: str
+    status: Status
+    is_urgent: bool
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One model.
+
+    Attributes:
+        sent: The status that was sent last, be it answered or not.
+        answered_at: When its answer came; infinity while it is under way.
+    """
+
+    pending: _Pending | None = None
+    due: float = inf
+    sent: Status | None = None
+    answered_at: float = -inf
+    last: LastWrite | None = None
+    failures: int = 0
+    retry_at: float = -inf
+
+    @property
+    def in_flight(self) -> bool:
+        return self.answered_at == inf
+
+
+class StatusWriter:
+    """Writes statuses, the latest of each model, as often as pacing allows."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        metrics: Metrics,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._jitter = jitter
+        self._slots: dict[str, _Slot] = {}
+        self._queue: list[tuple[float, str]] = []
+        self._waiting: set[str] = set()
+        self._forget_at = -inf
+        self._bell = asyncio.Event()
+
+    def newer_than(self, began: float, uids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Return the statuses sent that a list begun at `began` may not show, by uid."""
+        newer: dict[str, Mapping[str, Any]] = {}
+        for uid in uids:
+            slot = self._slots.get(uid)
+            if slot is not None and slot.sent is not None and slot.answered_at >= began:
+                newer[uid] = slot.sent
+        return newer
+
+    def submit(self, namespace: str, uids: Sequence[str], writes: Iterable[StatusWrite]) -> None:
+        """Take over what a pass decided about `uids`; those without a write are right."""
+        wanted = {write.uid: write for write in writes}
+        now = asyncio.get_running_loop().time()
+        for uid in uids:
+            slot = self._slots.get(uid)
+            write = wanted.get(uid)
+            if write is None:
+                if slot is not None:
+                    slot.pending, slot.due = None, inf
+                    self._waiting.discard(uid)
+                continue
+            if slot is None:
+                slot = self._slots[uid] = _Slot()
+            urgent = is_urgent(write.told, write.status)
+            slot.pending = _Pending(write.name, namespace, write.status, urgent)
+            self._waiting.add(uid)
+            self._schedule(uid, slot, now)
+        self._metrics.set_depth("statuses", len(self._waiting))
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        clock = asyncio.get_running_loop().time
+        free = asyncio.Semaphore(IN_FLIGHT)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                uid = self._next_due(clock() + SLACK_S)
+                if uid is not None:
+                    await free.acquire()
+                    group.create_task(self._send(uid, free))
+                    await asyncio.sleep(0)  # the task takes the write before the next is looked for
+                    continue
+                self._bell.clear()
+                self._forget(clock())
+                until = self._queue[0][0] if self._queue else clock() + FORGET_AFTER_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await self._bell.wait()
+
+    def _schedule(self, uid: str, slot: _Slot, now: float) -> None:
+        if slot.pending is None or slot.in_flight:
+            return
+        due = max(status_due(slot.last, slot.pending.is_urgent, now), slot.retry_at)
+        if due != slot.due:
+            slot.due = due
+            heapq.heappush(self._queue, (due, uid))
+
+    def _next_due(self, now: float) -> str | None:
+        """Take the next model whose status may be sent; skip what was rescheduled since."""
+        while self._queue:
+            due, uid = self._queue[0]
+            slot = self._slots.get(uid)
+            is_current = slot is not None and slot.due == due and not slot.in_flight
+            if is_current and due > now:
+                return None
+            heapq.heappop(self._queue)
+            if is_current:
+                return uid
+        return None
+
+    async def _send(self, uid: str, free: asyncio.Semaphore) -> None:
+        clock = asyncio.get_running_loop().time
+        slot = self._slots.get(uid)
+        try:
+            if slot is None or slot.pending is None or slot.in_flight:
+                return
+            write, slot.pending, slot.due = slot.pending, None, inf
+            self._waiting.discard(uid)
+            before, slot.sent, slot.answered_at = slot.sent, write.status, inf
+            try:
+                await self._client.write_status(write.namespace, write.name, uid, write.status)
+            except ApiError as error:
+                slot.sent = before
+                self._failed(uid, slot, write, error)
+            else:
+                slot.failures, slot.retry_at = 0, -inf
+                slot.last = LastWrite(clock(), write.is_urgent)
+                _tell(write)
+            slot.answered_at = clock()
+            self._schedule(uid, slot, clock())
+            self._bell.set()
+        finally:
+            free.release()
+            self._metrics.set_depth("statuses", len(self._waiting))
+
+    def _failed(self, uid: str, slot: _Slot, write: _Pending, error: ApiError) -> None:
+        model = f"{write.namespace}/{write.name}"
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, NotFound):
+            slot.pending = None
+            self._waiting.discard(uid)
+            return
+        if isinstance(error, TerminalError):
+            slot.retry_at = now + LONGEST_BACKOFF_S
+            log.error("status refused", model=model, error=str(error))
+            return
+        longest = min(FIRST_BACKOFF_S * 2**slot.failures, LONGEST_BACKOFF_S)
+        slot.failures = min(slot.failures + 1, 16)
+        slot.retry_at = now + longest * (0.5 + self._jitter() / 2)
+        if slot.pending is None:
+            slot.pending = write
+            self._waiting.add(uid)
+        slot.pending.is_urgent = slot.pending.is_urgent or write.is_urgent
+        log.warning("status not written", model=model, error=str(error))
+
+    def _forget(self, now: float) -> None:
+        """Forget models that were not written for so long that pacing has nothing to say."""
+        if now < self._forget_at:
+            return
+        self._forget_at = now + FORGET_AFTER_S
+        for uid, slot in list(self._slots.items()):
+            if slot.pending is None and slot.answered_at < now - FORGET_AFTER_S:
+                del self._slots[uid]
+
+
+def _tell(write: _Pending) -> None:
+    """Log a status that somebody waits for; progress is not worth a line."""
+    if write.is_urgent:
+        log.info(
+            "status written",
+            model=f"{write.namespace}/{write.name}",
+            state=write.status.get("state"),
+            reason=write.status.get("reason"),
+            revision=write.status.get("revision"),
+        )

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+import structlog
+from operator_fake import FakeKube, Operator
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> None:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+@pytest.fixture
+def kube() -> FakeKube:
+    return FakeKube()
+
+
+@pytest.fixture
+def operator(kube: FakeKube) -> Operator:
+    return Operator(kube)

@@ -1,0 +1,299 @@
+"""The operator process against a real API server, with exactly the rights that ship."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import pytest
+from operator_on_cluster import (
+    Cluster,
+    OperatorProcess,
+    loaded,
+    model,
+    wait_until,
+)
+from trainedmodel_contract import names
+from trainedmodel_contract.shard import entries_digest, parse_manifest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+measured = logging.getLogger("measured")
+
+StartOperator = Callable[..., AbstractContextManager[OperatorProcess]]
+
+
+def is_whole(data: dict[str, str]) -> bool:
+    """Tell whether a shard is what its manifest says."""
+    entries = {key: value for key, value in data.items() if key != "_shard-0"}
+    manifest = parse_manifest(data["_shard-0"])
+    return (manifest.entries, manifest.digest) == (len(entries), entries_digest(entries))
+
+
+def test_a_model_is_placed_changed_moved_and_deleted(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator():
+        cluster.run_pod("pod-a")
+        cluster.apply(model("iris"))
+        wait_until(lambda: "iris.json" in cluster.data())
+        wait_until(lambda: cluster.status("iris").get("reason") == "ReportMissing")
+        cluster.report("pod-a", loaded([model("iris")]))
+        wait_until(lambda: cluster.status("iris").get("state") == "Loaded")
+        cluster.kubectl("wait", "--for=condition=Ready", "tm/iris", "--timeout=5s")
+        cluster.apply(model("iris", version="2"))
+        wait_until(lambda: '"version":"2"' in cluster.data()["iris.json"])
+        wait_until(lambda: cluster.status("iris").get("reason") == "ConfigNotSeen")
+        cluster.apply(model("iris", parent="other", version="2"))
+        wait_until(lambda: "iris.json" in cluster.data(parent="other"))
+        wait_until(lambda: set(cluster.data()) == {"_shard-0"})
+        assert is_whole(cluster.data())
+        cluster.kubectl("delete", "tm", "iris")
+        wait_until(lambda: cluster.data(parent="other") == {})
+
+
+def test_a_single_model_is_in_its_shard_within_a_second(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator():
+        cluster.apply(model("first", parent="other"))
+        wait_until(lambda: cluster.status("first"))
+        time.sleep(2)
+        mark = cluster.control_plane.audit_mark()
+        cluster.apply(model("iris"))
+        wait_until(lambda: cluster.status("iris"))
+        time.sleep(0.3)
+        requests = cluster.control_plane.requests(since=mark)
+        times = {
+            request.resource + request.subresource: datetime.fromisoformat(request.time)
+            for request in requests
+            if request.namespace == cluster.namespace and request.verb in {"create", "patch"}
+        }
+        entry = (times["configmaps"] - times["trainedmodels"]).total_seconds()
+        told = (times["trainedmodelsstatus"] - times["trainedmodels"]).total_seconds()
+        measured.info("seconds_to_entry: %s", entry)
+        measured.info("seconds_to_status: %s", told)
+        assert 0 < entry < told < 1.0
+
+
+def test_o4_a_bad_model_is_told_why_and_delays_no_other(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator():
+        cluster.apply(model("a-good"), model("bad", name="same"), model("worse", name="same"))
+        wait_until(lambda: cluster.status("worse").get("reason") == "NameConflict")
+        wait_until(lambda: {"a-good.json", "bad.json"} <= set(cluster.data()))
+        assert "worse.json" not in cluster.data()
+
+
+def test_pods_that_have_not_seen_the_shards_are_nudged(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator():
+        cluster.run_pod("pod-a")
+        cluster.report("pod-a", {}, configDigest="older")
+        cluster.apply(model("iris"))
+
+        def annotation() -> str | None:
+            metadata = cluster.find("pod", "pod-a")["metadata"]
+            value: str | None = metadata.get("annotations", {}).get(names.CONFIG_ANNOTATION)
+            return value
+
+        first = wait_until(annotation)
+        wait_until(lambda: annotation() == f"{first}/2")
+        cluster.report("pod-a", {}, configDigest=first)
+        time.sleep(7)
+        assert annotation() == f"{first}/2"
+
+
+def applied_slowly(cluster: Cluster, models: list[object]) -> float:
+    began = time.monotonic()
+    cluster.apply(*models)
+    return time.monotonic() - began
+
+
+def test_200_models_by_one_apply_are_at_most_5_config_map_writes_and_3_statuses_each(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    models = [model(f"m{number:03}") for number in range(200)]
+    pods = ("pod-a", "pod-b")
+    for pod in pods:
+        cluster.run_pod(pod)
+        cluster.report(pod, {})
+    done = threading.Event()
+
+    def pull(pod: str) -> None:
+        """Report each model as it changes: so many a second that all are loaded in 14 s."""
+        began = time.monotonic()
+        said: dict[str, dict[str, object]] = {}
+        target = loaded(models)
+        keys = list(target)
+        while len(said) < 200 or any(one["state"] != "Loaded" for one in said.values()):
+            ready = min(200, int((time.monotonic() - began) * 200 / 14))
+            said = {key: target[key] for key in keys[:ready]}
+            for key in keys[ready : ready + 8]:
+                progress = {"bytes": 50, "totalBytes": 100}
+                said[key] = {**target[key], "state": "Downloading", **progress}
+            cluster.report(pod, said)
+        done.set()
+
+    with start_operator() as operator:
+        wait_until(lambda: "operator starts" in operator.log())
+        time.sleep(2)
+        mark = cluster.control_plane.audit_mark()
+        pullers = [threading.Thread(target=pull, args=(pod,)) for pod in pods]
+        for puller in pullers:
+            puller.start()
+        took = applied_slowly(cluster, models)
+        for puller in pullers:
+            puller.join()
+        wait_until(
+            lambda: sum(one.get("state") == "Loaded" for one in cluster.statuses().values()) == 200
+        )
+        shards = cluster.writes("configmaps", since=mark)
+        statuses = cluster.writes("trainedmodels", "status", since=mark)
+        measured.info("seconds_of_apply: %s", round(took, 1))
+        measured.info("config_map_writes: %s", sum(shards.values()))
+        measured.info("status_writes_most_for_one_model: %s", max(statuses.values()))
+        assert sum(shards.values()) <= 5
+        assert max(statuses.values()) <= 3
+        assert is_whole(cluster.data())
+        assert len(cluster.data()) == 201
+
+
+def test_killed_in_a_burst_and_started_again_it_converges_and_unloads_nothing(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    kept = [model(f"kept-{number}") for number in range(20)]
+    with start_operator() as operator:
+        cluster.apply(*kept)
+        wait_until(lambda: len(cluster.data()) == 21)
+        more = [model(f"more-{number}") for number in range(60)]
+        burst = threading.Thread(target=lambda: cluster.apply(*more))
+        burst.start()
+        time.sleep(0.4)
+        operator.child.send_signal(signal.SIGKILL)
+        operator.child.wait(5)
+        burst.join()
+        cluster.kubectl("delete", "tm", "kept-0")
+    wanted = {one["metadata"]["name"] + ".json" for one in kept[1:]}
+    with start_operator():
+
+        def is_complete() -> bool:
+            data = cluster.data()
+            assert wanted <= set(data), "nothing that is wanted is ever missing"
+            assert is_whole(data)
+            return len(data) == 1 + 19 + 60
+
+        wait_until(is_complete)
+        assert "kept-0.json" not in cluster.data()
+        wait_until(lambda: all(one.get("state") for one in cluster.statuses().values()))
+
+
+def test_a_hand_edited_and_a_deleted_shard_are_healed_by_the_resync(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator(resync_s=1.0):
+        cluster.apply(model("iris"))
+        wait_until(lambda: "iris.json" in cluster.data())
+        good = cluster.data()
+        patch = {"data": {"iris.json": "by hand", "stray": "by hand"}}
+        cluster.kubectl("patch", "cm", "tabular-models-0", "-p", json.dumps(patch))
+        wait_until(lambda: cluster.data() == good)
+        cluster.kubectl("delete", "cm", "tabular-models-0")
+        wait_until(lambda: cluster.data() == good)
+
+
+def test_a_resync_that_finds_everything_right_writes_nothing(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    with start_operator(resync_s=1.0):
+        cluster.apply(model("iris"), model("wine"))
+        wait_until(lambda: all(one.get("state") for one in cluster.statuses().values()))
+        time.sleep(3)
+        mark = cluster.control_plane.audit_mark()
+        time.sleep(5)
+        assert not cluster.writes("configmaps", since=mark)
+        assert not cluster.writes("trainedmodels", "status", since=mark)
+
+
+def test_o5_a_foreign_config_map_with_a_shards_name_is_untouched(
+    cluster: Cluster, start_operator: StartOperator
+) -> None:
+    cluster.kubectl("create", "configmap", "tabular-models-0", "--from-literal=mine=yes")
+    with start_operator(resync_s=1.0):
+        cluster.apply(model("iris"))
+        wait_until(lambda: "iris.json" in cluster.data(1))
+        cluster.kubectl("delete", "tm", "iris")
+        wait_until(lambda: cluster.data(1) == {})
+        time.sleep(2)
+    assert cluster.data(0) == {"mine": "yes"}
+
+
+def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: Cluster) -> None:
+    cluster.apply(model("iris"))
+    patch = [
+        {"op": "test", "path": "/metadata/uid", "value": "another"},
+        {"op": "add", "path": "/status", "value": {"reason": "stale"}},
+    ]
+    args = ("patch", "tm", "iris", "--subresource=status", "--type=json", "-p", json.dumps(patch))
+    assert "invalid" in cluster.refusal(*args)
+    assert cluster.status("iris") == {}
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 2.0])
+def test_sigterm_ends_it_within_two_seconds_with_code_0(
+    cluster: Cluster, start_operator: StartOperator, after_s: float
+) -> None:
+    with start_operator() as operator:
+        cluster.apply(*(model(f"m{number}") for number in range(30)))
+        wait_until(lambda: "m0.json" in cluster.data())
+        time.sleep(after_s)
+        began = time.monotonic()
+        operator.child.send_signal(signal.SIGTERM)
+        assert operator.child.wait(10) == 0
+        took = time.monotonic() - began
+        assert took < 2.0
+
+
+def test_the_operator_may_change_one_annotation_of_a_pod_and_nothing_else(
+    cluster: Cluster,
+) -> None:
+    cluster.run_pod("pod-a")
+
+    def tried(patch: object) -> str:
+        return cluster.patch_pod_as_operator("pod-a", patch)
+
+    annotate = {"metadata": {"annotations": {names.CONFIG_ANNOTATION: "abc"}}}
+    wait_until(lambda: tried(annotate) == "")
+    image = {"spec": {"containers": [{"name": "server", "image": "evil"}]}}
+    assert "may not change a pod's spec" in tried(image)
+    assert "labels" in tried({"metadata": {"labels": {"a": "b"}}})
+    assert "finalizers" in tried({"metadata": {"finalizers": ["a.b/c"]}})
+    assert "annotations" in tried({"metadata": {"annotations": {"a": "b"}}})
+
+
+def test_a_pod_writes_its_own_report_only(cluster: Cluster) -> None:
+    for pod in ("pod-a", "pod-b"):
+        cluster.run_pod(pod)
+    bound = ("create", "token", "default", "--bound-object-kind=Pod", "--bound-object-name=pod-a")
+    by_pod = f"--token={cluster.kubectl(*bound).strip()}"
+    by_nobody = f"--token={cluster.kubectl('create', 'token', 'default').strip()}"
+
+    def tried(who: str, pod: str, **change: object) -> str:
+        document = cluster.report_document(pod, models={})
+        document["metadata"].update(change)
+        apply = ("apply", "--server-side", "-f", "-")
+        return cluster.refusal(who, *apply, documents=[document])
+
+    wait_until(lambda: tried(by_pod, "pod-a") == "")
+    assert tried(by_pod, "pod-a") == "", "and again, as an update"
+    assert "may write only the ModelReport of its own name" in tried(by_pod, "pod-b")
+    assert "bound to its pod" in tried(by_nobody, "pod-a")
+    assert "owner reference" in tried(by_pod, "pod-a", ownerReferences=[])

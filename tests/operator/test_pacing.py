@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainedmodel_operator.core.pacing import (
+    Bell,
+    LastWrite,
+    Pace,
+    is_urgent,
+    status_due,
+)
+
+
+def shard_writes(
+    bells: list[tuple[float, Bell]], cost: float = 0.02, *, until: float = 60.0
+) -> list[float]:
+    """Simulate a parent: each model bell brings something to write; return when it was written."""
+    pace, now, waiting = Pace(), 0.0, False
+    written: list[float] = []
+    queue = sorted(bells, key=lambda one: one[0])
+    while now < until:
+        due = pace.due()
+        if queue and queue[0][0] <= max(due, now):
+            now = max(now, queue[0][0])
+            _, bell = queue.pop(0)
+            pace = pace.rung(bell, now)
+            waiting = waiting or bell is Bell.MODEL
+            continue
+        if due == inf:
+            break
+        now = max(now, due)
+        is_open = pace.may_write_shards(now)
+        pace = pace.begun()
+        began, now = now, now + cost
+        writes = waiting and is_open
+        held_back = waiting and not is_open
+        if writes:
+            written.append(began)
+            waiting = False
+        pace = pace.finished(began, now, wrote=writes, held_back=held_back)
+    assert not waiting, "what was asked for is written"
+    return written
+
+
+def test_a_single_change_is_written_at_once() -> None:
+    assert shard_writes([(3.0, Bell.MODEL)]) == [3.0]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 13.0])
+def test_two_hundred_models_are_at_most_five_writes_even_from_a_slow_client(seconds: float) -> None:
+    bells = [(seconds * number / 200, Bell.MODEL) for number in range(200)]
+    assert len(shard_writes(bells)) <= 5
+
+
+def test_a_burst_is_written_by_and_by_and_its_end_within_the_longest_window() -> None:
+    written = shard_writes([(number / 40, Bell.MODEL) for number in range(200)])
+    assert written[0] == 0.0
+    assert len(written) == 3
+    assert written[-1] - 5.0 <= 0.3
+
+
+def test_an_endless_burst_is_written_every_few_seconds() -> None:
+    written = shard_writes([(number / 10, Bell.MODEL) for number in range(600)], until=70)
+    gaps = [later - sooner for sooner, later in pairwise(written)]
+    assert all(2.0 <= gap <= 4.1 for gap in gaps[:-1])
+
+
+def test_reports_never_open_the_shard_window() -> None:
+    models = [(number / 40, Bell.MODEL) for number in range(200)]
+    reports = [(number / 100, Bell.REPORT) for number in range(1000)]
+    assert len(shard_writes(models + reports)) <= 5
+
+
+def test_after_quiet_the_next_change_is_written_at_once_again() -> None:
+    bells = [(number / 40, Bell.MODEL) for number in range(200)]
+    assert shard_writes([*bells, (20.0, Bell.MODEL)])[-1] == 20.0
+
+
+def test_an_expensive_parent_is_looked_at_more_rarely() -> None:
+    bells = [(number / 10, Bell.MODEL) for number in range(100)]
+    gaps = shard_writes(bells, cost=1.0)
+    assert min(later - sooner for sooner, later in pairwise(gaps)) >= 5.0
+
+
+@given(
+    times=st.lists(st.floats(0, 30), min_size=1, max_size=60),
+    kinds=st.lists(st.sampled_from(Bell), min_size=60, max_size=60),
+    cost=st.floats(0.001, 0.4),
+)
+@settings(max_examples=100)
+def test_shard_writes_keep_their_distance_whatever_rings(
+    times: list[float], kinds: list[Bell], cost: float
+) -> None:
+    written = shard_writes(list(zip(times, kinds, strict=False)), cost)
+    gaps = [later - sooner for sooner, later in pairwise(written)]
+    assert all(gap >= 0.5 for gap in gaps)
+
+
+def test_a_failed_pass_is_made_again_ever_more_slowly_and_at_last_each_minute() -> None:
+    pace, now, pauses = Pace().rung(Bell.MODEL, 0.0), 0.0, []
+    for _ in range(9):
+        pace = pace.begun().failed(now, jitter=1.0)
+        pauses.append(pace.due() - now)
+        now = pace.due()
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert pace.begun().failed(now, jitter=0.0).due() - now == 30
+    healed = pace.begun().finished(now, now, wrote=False)
+    assert (healed.failures, healed.due()) == (0, inf)
+
+
+def test_a_bell_does_not_shorten_a_back_off() -> None:
+    pace = Pace().begun().failed(10.0, jitter=1.0)
+    assert pace.rung(Bell.MODEL, 10.2).due() == 11.0
+
+
+def test_a_pass_may_ask_to_be_made_again() -> None:
+    assert Pace().finished(0.0, 0.1, wrote=False, again_at=7.0).due() == 7.0
+
+
+def test_a_pace_is_forgotten_only_when_it_says_nothing_any_more() -> None:
+    pace = Pace().begun().finished(0.0, 0.0, wrote=True)
+    assert pace.forgettable_at() == 2.5
+    assert Pace().forgettable_at() == -inf
+
+
+def said(generation: int = 1, *, ready: str = "False", failed: bool = False) -> dict[str, object]:
+    status: dict[str, object] = {
+        "observedGeneration": generation,
+        "conditions": [{"type": "Accepted", "status": "True"}, {"type": "Ready", "status": ready}],
+    }
+    return {**status, "lastFailure": {"pod": "a"}} if failed else status
+
+
+def test_what_people_wait_for_is_urgent() -> None:
+    assert is_urgent({}, said())
+    assert is_urgent({"observedGeneration": 1}, said())
+    assert is_urgent(said(1), said(2))
+    assert is_urgent(said(), said(ready="True"))
+    assert is_urgent(said(), said(failed=True))
+    assert is_urgent(said(failed=True), said())
+    assert not is_urgent(said(), {**said(), "reason": "43%", "copies": {"ready": 1}})
+    assert not is_urgent(
+        said(failed=True), {**said(failed=True), "lastFailure": {"pod": "a", "attempt": 2}}
+    )
+
+
+def test_all_else_waits_its_turn() -> None:
+    assert status_due(None, False, 7.0) == 7.0
+    assert status_due(LastWrite(1.0, True), True, 7.0) == 7.0
+    assert status_due(LastWrite(1.0, True), False, 3.0) == 6.0
+    assert status_due(LastWrite(1.0, False), False, 3.0) == 16.0
+    assert status_due(LastWrite(1.0, False), False, 30.0) == 30.0

@@ -1,0 +1,176 @@
+"""The whole system for a test: operator process, node, pods with real pullers and model servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.node import DevNode
+from trainedmodel_devkit.pods import DevPod
+from trainedmodel_devkit.podspec import PullerPodSpec, puller_pod
+from trainedmodel_devkit.processes import ManagedProcess
+from trainedmodel_devkit.servers.base import ServerLauncher
+from trainedmodel_devkit.stores import S3Store
+
+Json = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[1]
+OPERATOR = ("trainedmodel-system", "trainedmodel-operator")
+
+
+def install(control_plane: ControlPlane) -> None:
+    """Install what a user installs: the CRDs and deploy/base."""
+    control_plane.kubectl("apply", "-f", str(ROOT / "crds"))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    control_plane.kubectl("apply", "-k", str(ROOT / "deploy" / "base"))
+
+
+class Stack:
+    """One namespace with an operator that serves it and pods that run on a node of its own."""
+
+    def __init__(
+        self, control_plane: ControlPlane, store: S3Store, folder: Path, namespace: str
+    ) -> None:
+        self.control_plane = control_plane
+        self.store = store
+        self.namespace = namespace
+        self._folder = folder
+        self.node = DevNode(control_plane, folder / "node", name=f"node-{namespace}", grace_s=5)
+        self.operator: ManagedProcess | None = None
+        self.pods: dict[str, DevPod] = {}
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._prepare)
+        await self.node.__aenter__()
+        await asyncio.to_thread(self.start_operator)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.operator is not None:
+            await asyncio.to_thread(self.operator.stop, 5)
+        await self.node.__aexit__(kind, error, trace)
+        await self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    def _prepare(self) -> None:
+        self.control_plane.kubectl("create", "namespace", self.namespace)
+        kubeconfig = self.control_plane.kubeconfig_for_service_account(*OPERATOR)
+        self.operator = ManagedProcess(
+            "operator",
+            [
+                *(sys.executable, "-m", "trainedmodel_operator"),
+                *("--metrics-port", "0", "--health-port", "0"),
+            ],
+            log=self._folder / "operator.log",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self._folder), "KUBECONFIG": str(kubeconfig)},
+        )
+
+    def start_operator(self) -> None:
+        """Start the operator (again)."""
+        assert self.operator is not None
+        self.operator.poll()
+        self.operator.start()
+
+    async def kill_operator(self) -> None:
+        """End the operator as the kernel would."""
+        assert self.operator is not None
+        self.operator.kill()
+        await self.until(
+            lambda: self.operator is not None and self.operator.poll() is not None, "x"
+        )
+
+    async def start_pod(self, name: str, parent: str, launcher: ServerLauncher) -> PullerPodSpec:
+        """Start a pod with a puller and a model server."""
+        await asyncio.to_thread(launcher.ensure)
+        spec = puller_pod(
+            name, parent, server=launcher, namespace=self.namespace, extra_env=self.store.env()
+        )
+        self.pods[name] = await self.node.start_pod(spec)
+        return spec
+
+    # -- speaking to the API as a user ---------------------------------------------------
+
+    async def kubectl(self, *args: str, text: str | None = None) -> str:
+        """Run kubectl in the stack's namespace."""
+        return await asyncio.to_thread(
+            lambda: self.control_plane.kubectl("-n", self.namespace, *args, input=text)
+        )
+
+    async def apply(self, *documents: Json) -> None:
+        """Apply documents in one kubectl call."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+        await self.kubectl("apply", "-f", "-", text=text)
+
+    async def get(self, name: str) -> Json:
+        """Return a TrainedModel."""
+        document: Json = json.loads(await self.kubectl("get", "trainedmodel", name, "-o", "json"))
+        return document
+
+    async def all(self) -> dict[str, Json]:
+        """Return all TrainedModels by name."""
+        listed = json.loads(await self.kubectl("get", "trainedmodels", "-o", "json"))
+        return {item["metadata"]["name"]: item for item in listed["items"]}
+
+    async def wait_status(
+        self, name: str, is_so: Callable[[Json], bool], what: str, timeout_s: float = 20
+    ) -> Json:
+        """Wait until a TrainedModel's status is so; return the TrainedModel."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            document = await self.get(name)
+            if is_so(document.get("status", {})):
+                return document
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name}: waited {timeout_s} s for {what}\n{document}")
+            await asyncio.sleep(0.05)
+
+    async def wait_ready(self, *names: str, timeout_s: float = 30) -> None:
+        """Wait with kubectl, as a user does, for Ready at the current generation."""
+        await self.kubectl(
+            "wait",
+            "--for=condition=Ready",
+            f"--timeout={timeout_s:.0f}s",
+            *(f"trainedmodel/{name}" for name in names),
+        )
+
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+        """Wait for a condition that is cheap to ask."""
+        deadline = time.monotonic() + timeout_s
+        while not await asyncio.to_thread(condition):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {timeout_s} s for {what}")
+            await asyncio.sleep(0.05)
+
+
+def trained_model(object_name: str, parent: str, uri: str, /, **model: Any) -> Json:
+    """Make a TrainedModel document."""
+    return {
+        "apiVersion": "trainedmodel.dev/v1alpha1",
+        "kind": "TrainedModel",
+        "metadata": {"name": object_name},
+        "spec": {"inferenceService": parent, "model": {"storageUri": uri, **model}},
+    }
+
+
+def condition(status: Json, kind: str) -> Json:
+    """Return a condition of a status, or nothing."""
+    for item in status.get("conditions", []):
+        if item["type"] == kind:
+            found: Json = item
+            return found
+    return {}
+
+
+def is_ready(status: Json) -> bool:
+    """Tell whether a status says Ready."""
+    return condition(status, "Ready").get("status") == "True"
