@@ -45,13 +45,11 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 prepare: setup ## Build the control plane and install the model servers (once; minutes)
 	@$(BIN)/python -m trainedmodel_devkit prepare
 
-generate: setup ## Write crds/ from the contract
-	@$(BIN)/python -m trainedmodel_contract.crd crds
+generate: setup ## Write crds/ and docs/reasons.md from the contract
+	@$(BIN)/python -m trainedmodel_contract.generate .
 
 verify: setup ## Fail if what is generated is not what is committed
-	@rm -rf .verify && mkdir .verify && $(BIN)/python -m trainedmodel_contract.crd .verify
-	@diff -r crds .verify && rm -rf .verify && echo "generated files are current" \
-		|| { rm -rf .verify; echo "crds/ is stale: run 'make generate'" >&2; exit 1; }
+	@$(BIN)/python -m trainedmodel_contract.generate --check . && echo "generated files are current"
 
 lint: setup ## Format check and lint
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -85,4 +83,4 @@ bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
 	@$(BIN)/python benchmarks/propagation.py
 
 clean: ## Remove what make made in this folder (not the cache folder)
-	@rm -rf $(VENV) $(TOOLS) .verify .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

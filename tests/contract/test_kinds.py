@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from contract_corpus import ACCEPTED, REFUSED, document
-from trainedmodel_contract.crd import render_crds, trainedmodel_crd
+from trainedmodel_contract.crd import trainedmodel_crd
+from trainedmodel_contract.generate import main, stale
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.trainedmodel import SpecError, parse_trained_model
 
@@ -48,9 +49,11 @@ def test_memory_credentials_and_parent_change_without_a_reload() -> None:
     assert plain.revision() == other.revision()
 
 
-def test_crds_on_disk_are_the_generated_ones() -> None:
-    for name, text in render_crds().items():
-        assert (ROOT / "crds" / name).read_text() == text, "run `make generate`"
+def test_generated_files_on_disk_are_current(tmp_path: Path) -> None:
+    assert stale(ROOT) == [], "run `make generate`"
+    assert main(tmp_path, check=True) == 1
+    assert main(tmp_path, check=False) == 0
+    assert stale(tmp_path) == []
 
 
 def test_schemas_are_structural() -> None:

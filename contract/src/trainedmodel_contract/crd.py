@@ -1,4 +1,4 @@
-"""CRD documents from the pydantic models: `python -m trainedmodel_contract.crd DIR`.
+"""CRD documents from the pydantic models.
 
 The API server wants structural schemas: no `$ref`, no `anyOf` with null, one type a node. Pydantic
 writes neither, so the schema is rewritten here; everything else is carried over as declared.
@@ -7,8 +7,6 @@ writes neither, so the schema is rewritten here; everything else is carried over
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -204,13 +202,3 @@ def _nested(value: Any, indent: int) -> str:
     if isinstance(value, dict | list) and value:
         return "\n" + to_yaml(value, indent + 1)
     return f" {json.dumps(value, ensure_ascii=False)}\n"
-
-
-def main(folder: str) -> None:
-    """Write the CRD files into `folder`."""
-    for name, text in render_crds().items():
-        (Path(folder) / name).write_text(text)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 import pytest
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
 from operator_on_cluster import (
     Cluster,
     OperatorProcess,
@@ -21,6 +23,9 @@ from operator_on_cluster import (
 )
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
+from trainedmodel_operator.errors import NotFound
+from trainedmodel_operator.kube import ApiKubeClient
+from trainedmodel_operator.metrics import Metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -236,15 +241,20 @@ def test_o5_a_foreign_config_map_with_a_shards_name_is_untouched(
     assert cluster.data(0) == {"mine": "yes"}
 
 
-def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: Cluster) -> None:
+async def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: Cluster) -> None:
     cluster.apply(model("iris"))
-    patch = [
-        {"op": "test", "path": "/metadata/uid", "value": "another"},
-        {"op": "add", "path": "/status", "value": {"reason": "stale"}},
-    ]
-    args = ("patch", "tm", "iris", "--subresource=status", "--type=json", "-p", json.dumps(patch))
-    assert "invalid" in cluster.refusal(*args)
-    assert cluster.status("iris") == {}
+    uid = cluster.find("tm", "iris")["metadata"]["uid"]
+    configuration = kubernetes_client.Configuration()
+    await kubernetes_config.load_kube_config(
+        config_file=str(cluster.control_plane.kubeconfig), client_configuration=configuration
+    )
+    async with kubernetes_client.ApiClient(configuration) as api:
+        client = ApiKubeClient(api, Metrics())
+        with pytest.raises(NotFound, match="another object"):
+            await client.write_status(cluster.namespace, "iris", "another", {"reason": "stale"})
+        assert cluster.status("iris") == {}
+        await client.write_status(cluster.namespace, "iris", uid, {"reason": "fresh"})
+    assert cluster.status("iris") == {"reason": "fresh"}
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 2.0])

@@ -6,11 +6,10 @@ grows while they keep coming*. All times are seconds of one monotonic clock, han
 
 Shard window: 0.5 s after the first write, doubled by each write that follows as soon as it may, up
 to 2 s. When it opens in the middle of a burst (the last bell less than `SETTLE_S` ago), the write
-waits for the burst to settle, at most `HOLD_S` more. So a burst of 5 s costs three writes and one of
-13 s five, the last change of a burst is written a quarter of a second after it came, and none waits
-longer than 4 s. A window is never shorter than four times what the last pass took: the operator
-spends at most a fifth of its time on one parent. It falls back to nothing once it lay open for as
-long as the longest window.
+waits for the burst to settle, at most `HOLD_S` more. So a burst of 5 s costs three writes and one
+of 13 s five, and no change waits longer than 4 s. A window is never shorter than four times what
+the last pass took: the operator spends at most a fifth of its time on one parent. It falls back to
+nothing once it lay open for as long as the longest window.
 
 Bells: that a *model* changed may open a pass as soon as the shard window allows. That a *report*
 changed (far more frequent) waits a short window of its own, and its pass writes shards only if

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import logging
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from click.testing import CliRunner
+from trainedmodel_devkit.ports import free_port
+from trainedmodel_operator import __main__, app
+from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.logs import configure_logs
+from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:], logging.root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    given: list[Settings] = []
+
+    async def run(settings: Settings) -> None:
+        given.append(settings)
+
+    monkeypatch.setattr(__main__, "run", run)
+    return given
+
+
+def test_it_needs_no_argument(started: list[Settings]) -> None:
+    assert CliRunner().invoke(__main__.main, []).exit_code == 0
+    assert started == [Settings()]
+
+
+def test_options_and_variables_say_the_same(started: list[Settings]) -> None:
+    runner = CliRunner()
+    options = [
+        "--namespace",
+        "a",
+        "--namespace",
+        "b",
+        "--metrics-port",
+        "0",
+        "--log-level",
+        "error",
+    ]
+    runner.invoke(__main__.main, options)
+    variables = {
+        "TRAINEDMODEL_OPERATOR_NAMESPACE": "a b",
+        "TRAINEDMODEL_OPERATOR_METRICS_PORT": "0",
+        "TRAINEDMODEL_OPERATOR_LOG_LEVEL": "error",
+    }
+    runner.invoke(__main__.main, [], env=variables)
+    assert (
+        started[0]
+        == started[1]
+        == Settings(namespaces=("a", "b"), metrics_port=0, log_level="error")
+    )
+
+
+def test_help_names_every_variable_and_hides_what_is_for_tests() -> None:
+    text = CliRunner().invoke(__main__.main, ["--help"]).output
+    for option in ("NAMESPACE", "METRICS_PORT", "HEALTH_PORT", "LOG_FORMAT", "LOG_LEVEL"):
+        assert f"TRAINEDMODEL_OPERATOR_{option}" in text
+    assert "resync" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigurationError("no way"), 1), (KeyboardInterrupt(), 130), (RuntimeError("bug"), 1)],
+)
+def test_how_it_ends_is_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    async def run(_: Settings) -> None:
+        raise error
+
+    monkeypatch.setattr(__main__, "run", run)
+    assert CliRunner().invoke(__main__.main, []).exit_code == code
+
+
+def test_a_line_is_one_json_object_whoever_wrote_it(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Settings(log_format="json"))
+    structlog.get_logger().info("pod nudged", pod="a")
+    logging.getLogger("library").warning("of a library")
+    logging.getLogger("kopf").info("inner life")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["pod nudged", "of a library"]
+
+
+def test_a_traceback_for_people_shows_no_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Settings(log_format="console"))
+    secret = "token-" + "x" * 5
+    try:
+        raise RuntimeError("bug")
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+    assert "RuntimeError: bug" in (text := capfd.readouterr().err)
+    assert secret not in text
+
+
+def test_metrics_are_served_while_the_context_lasts() -> None:
+    metrics, port = Metrics(), free_port()
+    metrics.count_write("status")
+    with metrics.served(port):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    assert 'trainedmodel_operator_writes_total{kind="status"} 1.0' in text
+    with metrics.served(0):
+        pass
+
+
+def test_probe_and_watches_are_set_up_as_documented() -> None:
+    settings = app._kopf_settings()
+    assert settings.scanning.disabled
+    assert not settings.posting.enabled
+    assert app._liveness_endpoint(Settings(health_port=0)) is None
+    assert app._liveness_endpoint(Settings()) == "http://0.0.0.0:8080/healthz"
