@@ -53,7 +53,7 @@ def served(volume: Volume, name: str = "m") -> set[str]:
 
 
 class TestTheWay:
-    def test_a_staged_tree_is_not_visible(self, volume: Volume) -> None:
+    def test_p4_a_staged_tree_is_not_visible(self, volume: Volume) -> None:
         stage(volume, "1")
         assert served(volume) == set()
         assert volume.scan_one("m") == DiskModel()

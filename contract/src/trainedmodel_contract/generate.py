@@ -1,4 +1,4 @@
-"""Write everything that is generated from the contract: `python -m trainedmodel_contract.generate ROOT`."""
+"""Write what is generated from the contract: `python -m trainedmodel_contract.generate ROOT`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
 """Command line of the development kit: `python -m trainedmodel_devkit`."""
 
 import signal
+import sys
 from types import FrameType
 
 import click
 
 from trainedmodel_devkit.binaries import control_plane_binaries, versitygw_binary
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.demo import run_demo
 from trainedmodel_devkit.errors import DevkitError
 from trainedmodel_devkit.models import train_all
 from trainedmodel_devkit.progress import say
@@ -22,11 +24,7 @@ def main() -> None:
 def prepare() -> None:
     """Compile and install everything that is not in the cache yet."""
     try:
-        control_plane_binaries()
-        versitygw_binary()
-        Triton().ensure()
-        MLServer().ensure()
-        train_all()
+        _ensure_all()
     except DevkitError as error:
         raise click.ClickException(str(error)) from error
     say("everything is in place")
@@ -46,6 +44,29 @@ def up(audit_log: bool) -> None:
         say("stopped")
     except DevkitError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the last step; fail if any did not happen.")
+def demo(once: bool) -> None:
+    """Show the whole system: models applied, asked, updated under load, deleted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _ensure_all()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except DevkitError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(run_demo(once=once))
+
+
+def _ensure_all() -> None:
+    """Compile, install and train what is not in the cache yet."""
+    control_plane_binaries()
+    versitygw_binary()
+    Triton().ensure()
+    MLServer().ensure()
+    train_all()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

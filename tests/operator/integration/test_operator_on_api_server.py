@@ -23,7 +23,7 @@ from operator_on_cluster import (
 )
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
-from trainedmodel_operator.errors import NotFound
+from trainedmodel_operator.errors import NotFound, Refused
 from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.metrics import Metrics
 
@@ -245,7 +245,7 @@ async def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: C
     cluster.apply(model("iris"))
     uid = cluster.find("tm", "iris")["metadata"]["uid"]
     configuration = kubernetes_client.Configuration()
-    await kubernetes_config.load_kube_config(
+    await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=str(cluster.control_plane.kubeconfig), client_configuration=configuration
     )
     async with kubernetes_client.ApiClient(configuration) as api:
@@ -253,6 +253,8 @@ async def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: C
         with pytest.raises(NotFound, match="another object"):
             await client.write_status(cluster.namespace, "iris", "another", {"reason": "stale"})
         assert cluster.status("iris") == {}
+        with pytest.raises(Refused, match="is invalid"):
+            await client.write_status(cluster.namespace, "iris", uid, {"reason": 7})
         await client.write_status(cluster.namespace, "iris", uid, {"reason": "fresh"})
     assert cluster.status("iris") == {"reason": "fresh"}
 
