@@ -10,8 +10,9 @@ from trainedmodel_operator.core.pacing import (
     Bell,
     LastWrite,
     Pace,
-    is_urgent,
+    Weight,
     status_due,
+    weigh,
 )
 
 
@@ -136,21 +137,36 @@ def said(generation: int = 1, *, ready: str = "False", failed: bool = False) -> 
 
 
 def test_what_people_wait_for_is_urgent() -> None:
-    assert is_urgent({}, said())
-    assert is_urgent({"observedGeneration": 1}, said())
-    assert is_urgent(said(1), said(2))
-    assert is_urgent(said(), said(ready="True"))
-    assert is_urgent(said(), said(failed=True))
-    assert is_urgent(said(failed=True), said())
-    assert not is_urgent(said(), {**said(), "reason": "43%", "copies": {"ready": 1}})
-    assert not is_urgent(
-        said(failed=True), {**said(failed=True), "lastFailure": {"pod": "a", "attempt": 2}}
-    )
+    assert weigh({}, said()) is Weight.URGENT
+    assert weigh({"observedGeneration": 1}, said()) is Weight.URGENT
+    assert weigh(said(1), said(2)) is Weight.URGENT
+    assert weigh(said(), said(ready="True")) is Weight.URGENT
+    assert weigh(said(), said(failed=True)) is Weight.URGENT
+    assert weigh(said(failed=True), said()) is Weight.URGENT
+
+
+def test_progress_and_copies_tell_something() -> None:
+    waiting = {**said(), "state": "Waiting"}
+    assert weigh(waiting, {**waiting, "state": "Downloading"}) is Weight.TELLING
+    downloading = {**said(), "state": "Downloading", "reason": "42%"}
+    assert weigh(downloading, {**downloading, "reason": "43%"}) is Weight.TELLING
+    assert weigh(waiting, {**waiting, "copies": {"ready": 1}}) is Weight.TELLING
+    failed = {**said(failed=True), "state": "Failed"}
+    again = {**failed, "lastFailure": {"pod": "a", "attempt": 2}}
+    assert weigh(failed, again) is Weight.TELLING
+
+
+def test_being_still_on_the_way_does_not() -> None:
+    waiting = {**said(), "state": "Waiting", "reason": "ConfigNotSeen"}
+    assert weigh(waiting, {**waiting, "reason": "Queued"}) is Weight.IDLE
+    assert weigh(waiting, {**waiting, "state": "Loading"}) is Weight.IDLE
 
 
 def test_all_else_waits_its_turn() -> None:
-    assert status_due(None, False, 7.0) == 7.0
-    assert status_due(LastWrite(1.0, True), True, 7.0) == 7.0
-    assert status_due(LastWrite(1.0, True), False, 3.0) == 6.0
-    assert status_due(LastWrite(1.0, False), False, 3.0) == 16.0
-    assert status_due(LastWrite(1.0, False), False, 30.0) == 30.0
+    urgent, telling = LastWrite(1.0, Weight.URGENT), LastWrite(1.0, Weight.TELLING)
+    assert status_due(None, Weight.IDLE, 7.0) == 7.0
+    assert status_due(urgent, Weight.URGENT, 7.0) == 7.0
+    assert status_due(urgent, Weight.TELLING, 3.0) == 6.0
+    assert status_due(telling, Weight.TELLING, 3.0) == 16.0
+    assert status_due(telling, Weight.TELLING, 30.0) == 30.0
+    assert status_due(urgent, Weight.IDLE, 3.0) == 61.0

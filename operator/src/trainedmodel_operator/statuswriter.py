@@ -30,13 +30,14 @@ from typing import Any, Final
 import structlog
 
 from trainedmodel_operator.core.pacing import (
-    BETWEEN_LAZY_S,
+    AFTER_IDLE_S,
     FIRST_BACKOFF_S,
     LONGEST_BACKOFF_S,
     SLACK_S,
     LastWrite,
-    is_urgent,
+    Weight,
     status_due,
+    weigh,
 )
 from trainedmodel_operator.core.plan import StatusWrite
 from trainedmodel_operator.core.status import Status
@@ -45,7 +46,7 @@ from trainedmodel_operator.kube import KubeClient
 from trainedmodel_operator.metrics import Metrics
 
 IN_FLIGHT: Final = 16
-FORGET_AFTER_S: Final = 4 * BETWEEN_LAZY_S
+FORGET_AFTER_S: Final = 2 * AFTER_IDLE_S
 
 log = structlog.get_logger()
 
@@ -55,7 +56,7 @@ class _Pending:
     name: str
     namespace: str
     status: Status
-    is_urgent: bool
+    weight: Weight
 
 
 @dataclass(slots=True)
@@ -122,8 +123,8 @@ class StatusWriter:
                 continue
             if slot is None:
                 slot = self._slots[uid] = _Slot()
-            urgent = is_urgent(write.told, write.status)
-            slot.pending = _Pending(write.name, namespace, write.status, urgent)
+            weight = weigh(write.told, write.status)
+            slot.pending = _Pending(write.name, namespace, write.status, weight)
             self._waiting.add(uid)
             self._schedule(uid, slot, now)
         self._metrics.set_depth("statuses", len(self._waiting))
@@ -151,7 +152,7 @@ class StatusWriter:
     def _schedule(self, uid: str, slot: _Slot, now: float) -> None:
         if slot.pending is None or slot.in_flight:
             return
-        due = max(status_due(slot.last, slot.pending.is_urgent, now), slot.retry_at)
+        due = max(status_due(slot.last, slot.pending.weight, now), slot.retry_at)
         if due != slot.due:
             slot.due = due
             heapq.heappush(self._queue, (due, uid))
@@ -185,7 +186,7 @@ class StatusWriter:
                 self._failed(uid, slot, write, error)
             else:
                 slot.failures, slot.retry_at = 0, -inf
-                slot.last = LastWrite(clock(), write.is_urgent)
+                slot.last = LastWrite(clock(), write.weight)
                 _tell(write)
             slot.answered_at = clock()
             self._schedule(uid, slot, clock())
@@ -211,7 +212,7 @@ class StatusWriter:
         if slot.pending is None:
             slot.pending = write
             self._waiting.add(uid)
-        slot.pending.is_urgent = slot.pending.is_urgent or write.is_urgent
+        slot.pending.weight = max(slot.pending.weight, write.weight)
         log.warning("status not written", model=model, error=str(error))
 
     def _forget(self, now: float) -> None:
@@ -226,7 +227,7 @@ class StatusWriter:
 
 def _tell(write: _Pending) -> None:
     """Log a status that somebody waits for; progress is not worth a line."""
-    if write.is_urgent:
+    if write.weight is Weight.URGENT:
         log.info(
             "status written",
             model=f"{write.namespace}/{write.name}",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_contract.shard import make_manifest
+from trainedmodel_contract.shard import config_digest, make_manifest, parse_manifest
 from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
 from trainedmodel_puller.core.state import DesiredState
 
@@ -106,6 +106,22 @@ class TestShards:
         files = {**shard(0, "a"), **shard(1, "a", generation=2)}
         desired, _ = resolve(files)
         assert desired.models["a"].entry.generation == 2
+
+    def test_a_model_that_moves_leaves_both_shards_whole(self) -> None:
+        _, held = resolve(shard(0, "a", "b"))
+        before, after = shard(0, "a", "b"), shard(1, "a", generation=2)
+        desired, held = resolve({**before, **after}, held)
+        assert desired.problem is None
+        assert desired.config_digest == config_digest(
+            {
+                index: parse_manifest(files[f"_shard-{index}"]).digest
+                for index, files in ((0, before), (1, after))
+            }
+        )
+        assert desired.models["a"].entry.generation == 2
+        desired, _ = resolve({**shard(0, "b"), **after}, held)
+        assert names_of(desired) == ["a", "b"]
+        assert desired.problem is None
 
     def test_the_digest_of_an_incomplete_folder_is_not_that_of_the_whole(self) -> None:
         whole, held = resolve(shard(0, "a", "b"))

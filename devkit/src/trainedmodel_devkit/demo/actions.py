@@ -120,6 +120,8 @@ async def update_iris(stage: Stage) -> Update:
             f"{len(traffic.failures)} of {traffic.sent} requests failed during the update, "
             f"the first: {traffic.failures[0]}"
         )
+    if not traffic.count(IRIS.answer) or not traffic.count(IRIS_UPDATED_ANSWER):
+        raise StepFailed("the requests did not span the update: only one of the versions answered")
     for pod in servers:
         _expect(Prediction(pod, IRIS, await _ask(stage, pod, IRIS)), IRIS_UPDATED_ANSWER)
     return Update(

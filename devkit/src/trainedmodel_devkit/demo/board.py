@@ -60,6 +60,7 @@ class Board:
         self._on_change = on_change
         self._changed = asyncio.Condition()
         self._models: dict[str, TrainedModel] = {}
+        self._fault: Exception | None = None
 
     def __getitem__(self, name: str) -> TrainedModel:
         """Return a model.
@@ -95,13 +96,22 @@ class Board:
 
         Raises:
             StepFailed: they were not, within the time.
+            Exception: what `give_up` was told.
         """
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: holds(self._models))
+                await self._changed.wait_for(lambda: self._fault or holds(self._models))
+            if self._fault is not None:
+                raise self._fault
         except TimeoutError:
             seen = "; ".join(map(describe, self._models.values())) or "no TrainedModels"
             raise StepFailed(f"waited {timeout_s:.0f} s for {what}, and saw {seen}") from None
+
+    async def give_up(self, fault: Exception) -> None:
+        """End every wait, now and later, with a fault: what is waited for cannot come any more."""
+        async with self._changed:
+            self._fault = fault
+            self._changed.notify_all()
 
     async def _list(self) -> str:
         document = await self._read()

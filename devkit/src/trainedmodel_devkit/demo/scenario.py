@@ -63,9 +63,10 @@ async def apply_broken(stage: Stage, show: Show) -> None:
         show.say(f"condition Ready={ready.status}: {ready.message}")
     if failure is not None:
         show.say(f"last failure, in {failure.pod}: {failure.message}")
-    if failure is not None and failure.time is not None and failure.next_retry_time is not None:
-        pause_s = (failure.next_retry_time - failure.time).total_seconds()
-        show.say(f"attempt {failure.attempt}; the next one follows {pause_s:.1f} s after it")
+    if failure is not None and failure.next_retry_time is not None:
+        show.say(
+            f"attempt {failure.attempt}; tried again at {failure.next_retry_time:%H:%M:%S} UTC"
+        )
     show.say("the others are Ready as before")
 
 

@@ -170,7 +170,14 @@ class Stage:
         )
         await asyncio.to_thread(self._operator.start)
         await self._wait_healthy(self._operator, f"http://127.0.0.1:{port}/healthz")
+        guarding = asyncio.create_task(self._guard(self._operator), name="demo/operator")
+        self._exits.push_async_callback(_cancelled, guarding)
         self._announce("operator watches")
+
+    async def _guard(self, operator: ManagedProcess) -> None:
+        """Let no wait last when the operator is dead: nobody would fulfil it."""
+        status = await operator.exited()
+        await self.board.give_up(StartFailed(f"the operator ended by itself, with status {status}"))
 
     async def _wait_healthy(self, operator: ManagedProcess, url: str) -> None:
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S

@@ -16,20 +16,24 @@ changed (far more frequent) waits a short window of its own, and its pass writes
 their window is open; else it tells statuses only, and the shards come when their window opens.
 
 Statuses: what a person waits for is *urgent* (the first word about a generation, Accepted or Ready
-change, a failure comes or goes) and written at once. All else (progress, copies, Available) waits
-until 5 s after the model's last write, and after a write of that sort 15 s: a model that is ready
-within 20 s costs three writes, whatever its pods report on the way.
+change, a failure comes or goes) and written at once. What tells something (progress of a download,
+copies, Available) waits until 5 s after the model's last write, and after a write of that sort
+15 s. What only says that it is still on its way (Waiting for this or for that, Loading) waits a
+minute: a server that loads 200 models one after the other moves each of them through several such
+words, and nobody reads them 200 times. So a model that becomes ready costs three writes, whatever
+its pods report on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from math import inf
 from typing import Any, Final
 
-from trainedmodel_contract.trainedmodel import ACCEPTED, READY
+from trainedmodel_contract.reasons import State
+from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, READY
 
 FIRST_WINDOW_S: Final = 0.5
 LONGEST_WINDOW_S: Final = 2.0
@@ -48,7 +52,11 @@ FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
 
 AFTER_URGENT_S: Final = 5.0
-BETWEEN_LAZY_S: Final = 15.0
+BETWEEN_TELLING_S: Final = 15.0
+AFTER_IDLE_S: Final = 60.0
+
+#: States between which a change says no more than "still on its way".
+ON_ITS_WAY: Final = frozenset({State.PENDING, State.WAITING, State.VERIFYING, State.LOADING})
 
 
 class Bell(StrEnum):
@@ -160,29 +168,45 @@ class Pace:
         return max(self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at)
 
 
+class Weight(IntEnum):
+    """How much a changed status says to a person."""
+
+    IDLE = 0
+    TELLING = 1
+    URGENT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class LastWrite:
     """The last status write of a model, as far as pacing cares."""
 
     at: float
-    was_urgent: bool
+    weight: Weight
 
 
-def is_urgent(told: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
-    """Tell whether somebody waits for what `status` says and `told` did not."""
+def weigh(told: Mapping[str, Any], status: Mapping[str, Any]) -> Weight:
+    """Judge what `status` says that `told` did not."""
     if told.get("observedGeneration") != status.get("observedGeneration"):
-        return True
-    for kind in (ACCEPTED, READY):
-        if _condition(told, kind) != _condition(status, kind):
-            return True
-    return _has_failure(told) != _has_failure(status)
+        return Weight.URGENT
+    if any(_condition(told, kind) != _condition(status, kind) for kind in (ACCEPTED, READY)):
+        return Weight.URGENT
+    if _has_failure(told) != _has_failure(status):
+        return Weight.URGENT
+    is_on_its_way = {told.get("state"), status.get("state")} <= ON_ITS_WAY
+    is_same = told.get("copies") == status.get("copies") and (
+        _condition(told, AVAILABLE) == _condition(status, AVAILABLE)
+    )
+    return Weight.IDLE if is_on_its_way and is_same else Weight.TELLING
 
 
-def status_due(last: LastWrite | None, urgent: bool, now: float) -> float:
+def status_due(last: LastWrite | None, weight: Weight, now: float) -> float:
     """Return when a status may be written: at once if urgent, else in its turn."""
-    if urgent or last is None:
+    if weight is Weight.URGENT or last is None:
         return now
-    return max(now, last.at + (AFTER_URGENT_S if last.was_urgent else BETWEEN_LAZY_S))
+    if weight is Weight.IDLE:
+        return max(now, last.at + AFTER_IDLE_S)
+    was_urgent = last.weight is Weight.URGENT
+    return max(now, last.at + (AFTER_URGENT_S if was_urgent else BETWEEN_TELLING_S))
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> object:

@@ -122,9 +122,19 @@ class _Reading:
             else:
                 group[entry.name] = entry.to_json()
 
-    def is_whole(self, index: int) -> bool:
+    def is_whole(self, index: int, old: Mapping[str, str]) -> bool:
+        """Tell whether a shard matches its manifest.
+
+        While a model moves, two shards hold its key, and the folder shows the later one's file. What
+        `old` says that the hidden file was is put in its place: the match proves that it still is.
+        """
         manifest = self.manifests.get(index)
-        raw = self.raw.get(index, {})
+        moved = {
+            names.entry_key(model_id): text.encode()
+            for model_id, text in old.items()
+            if any(model_id in group for name, group in self.groups.items() if name != str(index))
+        }
+        raw = {**moved, **self.raw.get(index, {})}
         return (
             manifest is not None
             and manifest.shard == index
@@ -197,7 +207,7 @@ def resolve_snapshot(
 def _settle_shard(reading: _Reading, index: int, held: Held, groups: Groups) -> None:
     name = str(index)
     read, old = reading.groups.get(name, {}), held.groups.get(name, {})
-    if reading.is_whole(index):
+    if reading.is_whole(index, {}) or reading.is_whole(index, old):
         groups[name] = read
         return
     if not read and not old and index not in reading.manifests:
