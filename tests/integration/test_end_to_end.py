@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 from puller_process import Hammer, infer
@@ -16,6 +17,10 @@ from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.servers import MLServer, Triton
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
+
+
+def has_reason(reason: str, status: dict[str, object]) -> bool:
+    return status.get("reason") == reason
 
 
 async def test_apply_update_fail_and_delete_on_two_pods(stack: Stack) -> None:
@@ -80,9 +85,7 @@ async def test_each_bad_model_shows_its_own_reason_and_no_other_notices(stack: S
     await stack.wait_ready("good")
     reasons = {name: reason for name, (_, reason) in bad.items()} | {"digest": "DigestMismatch"}
     for name, reason in reasons.items():
-        document = await stack.wait_status(
-            name, lambda status, r=reason: status.get("reason") == r, reason
-        )
+        document = await stack.wait_status(name, partial(has_reason, reason), reason)
         assert document["status"]["state"] == "Failed"
         failure = document["status"]["lastFailure"]
         assert failure["pod"] == "vision-0"

@@ -109,6 +109,10 @@ class Stage:
         """Return where a pod's model server sees a model's files."""
         return self._pods[pod].folders.models / model
 
+    def config_folder(self, pod: str) -> Path:
+        """Return where a pod's shards are projected."""
+        return self._pods[pod].folders.config
+
     async def logs(self) -> dict[str, str]:
         """Return what the operator and all containers have said so far."""
         logs = {}

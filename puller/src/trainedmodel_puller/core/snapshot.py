@@ -125,8 +125,8 @@ class _Reading:
     def is_whole(self, index: int, old: Mapping[str, str]) -> bool:
         """Tell whether a shard matches its manifest.
 
-        While a model moves, two shards hold its key, and the folder shows the later one's file. What
-        `old` says that the hidden file was is put in its place: the match proves that it still is.
+        While a model moves, two shards hold its key, and the folder shows the later one's file.
+        What `old` says the hidden file was is put in its place: the match proves that it still is.
         """
         manifest = self.manifests.get(index)
         moved = {
