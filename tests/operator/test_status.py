@@ -45,6 +45,13 @@ def test_ready_means_that_every_pods_server_serves_this_revision() -> None:
     TrainedModelStatus.model_validate(status)
 
 
+def test_an_entry_that_a_pod_cannot_read_is_told_in_the_pods_words() -> None:
+    model = one()
+    words = {model.name: {"state": "Failed", "reason": "InvalidEntry", "message": "not JSON"}}
+    status = told(model, [A], [report(A, words)])
+    assert (status["state"], status["reason"]) == ("Failed", "InvalidEntry")
+
+
 DOUBTS = [
     ("a report of an old pod of the same name", {"owner": "uid-gone"}, "ReportMissing"),
     ("a server that does not answer", {"reachable": False}, "ServerUnreachable"),

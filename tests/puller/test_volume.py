@@ -56,6 +56,8 @@ class TestTheWay:
     def test_p4_a_staged_tree_is_not_visible(self, volume: Volume) -> None:
         stage(volume, "1")
         assert served(volume) == set()
+        assert volume.scan_one("m") == DiskModel(is_staged=True)
+        volume.remove_staging("m")
         assert volume.scan_one("m") == DiskModel()
 
     def test_a_sealed_one_can_be_published(self, volume: Volume) -> None:
@@ -250,7 +252,7 @@ def first(volume: Volume) -> None:
 
 
 def leave(volume: Volume) -> None:
-    volume.mark_loaded("m", "tm", None)
+    volume.forget_loaded("m")
     volume.remove("m")
 
 

@@ -147,6 +147,8 @@ class Executor:
             self._state.transfers.pop(name, None)
             self._transfers.pop(name, None)
             self._state.bell.set()
+        await self._rescan(name)
+        self._state.bell.set()
 
     async def _fetch(self, action: Download) -> Listing:
         name, entry = action.name, action.entry
@@ -268,8 +270,7 @@ class Executor:
         name = action.name
         try:
             await self._server.unload(name)
-            disk = self._state.disk.get(name, NOTHING)
-            await asyncio.to_thread(self._volume.mark_loaded, name, disk.id or name, None)
+            await asyncio.to_thread(self._volume.forget_loaded, name)
         except (ServerGone, ServerInDoubt) as error:
             log.info("unload_undecided", model=name, why=str(error))
         except ModelFault as fault:
@@ -285,11 +286,13 @@ class Executor:
     async def _remove(self, action: Remove) -> None:
         name = action.name
         try:
-            if action.version is None:
+            if action.is_staging:
+                await asyncio.to_thread(self._volume.remove_staging, name)
+            elif action.version is not None:
+                await asyncio.to_thread(self._volume.remove_version, name, action.version)
+            else:
                 await asyncio.to_thread(self._volume.remove, name)
                 log.info("removed", model=name)
-            else:
-                await asyncio.to_thread(self._volume.remove_version, name, action.version)
         except ModelFault as fault:
             self._fail((name, ""), Stage.UNLOAD, fault, None)
         except Exception as error:

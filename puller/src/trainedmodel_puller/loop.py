@@ -60,6 +60,7 @@ class Loop:
         self._limits = limits
         self._period_s = period_s
         self._held = Held()
+        self._kept = Held()
         self._signature: Signature | None = None
         self._read_at = float("-inf")
         self._first: set[str] | None = None
@@ -71,6 +72,7 @@ class Loop:
     async def restore(self) -> None:
         """Remember what an earlier life knew: the disk, and the last good configuration."""
         self._held = parse_held(await asyncio.to_thread(self._volume.read_held))
+        self._kept = self._held
         self._state.disk = await asyncio.to_thread(self._volume.scan)
 
     async def run(self, executor: Executor, stop: asyncio.Event) -> None:
@@ -78,11 +80,7 @@ class Loop:
         while not stop.is_set():
             self._state.bell.clear()
             began = time.monotonic()
-            try:
-                made = await self.make_pass()
-            except VolumeFault as fault:
-                log.warning("pass_failed", why=str(fault))
-                made = Plan()
+            made = await self.make_pass()
             executor.carry_out(made)
             self._report(made)
             cost = time.monotonic() - began
@@ -121,8 +119,7 @@ class Loop:
         files, why = await asyncio.to_thread(read_folder, self._config_dir)
         owners = {name: disk.id for name, disk in self._state.disk.items()}
         desired, held = resolve_snapshot(files, self._held, owners, why)
-        if held != self._held:
-            await asyncio.to_thread(self._volume.write_held, held.to_json())
+        await self._keep(held)
         if desired.problem and desired.problem != self._state.desired.problem:
             log.warning("config_in_doubt", why=desired.problem)
         metrics.CONFIG_IN_DOUBT.set(desired.problem is not None)
@@ -132,6 +129,16 @@ class Loop:
         # read again at the next pass while in doubt, whatever the signature says
         self._signature = signature if desired.problem is None else None
         self._read_at = now
+
+    async def _keep(self, held: Held) -> None:
+        """Keep the last good configuration; a full disk must not keep models from leaving it."""
+        if held == self._kept:
+            return
+        try:
+            await asyncio.to_thread(self._volume.write_held, held.to_json())
+            self._kept = held
+        except VolumeFault as fault:
+            log.warning("config_not_kept", why=str(fault))
 
     async def _look_at_disk(self) -> None:
         seen = await asyncio.to_thread(self._volume.listed_names)

@@ -114,6 +114,7 @@ class Volume:
             published=published,
             versions=self._sealed_versions(name),
             loaded=marker.get("loaded"),
+            is_staged=(self._staging / name).exists(),
             is_foreign=published is None and (self.model_dir / name).exists(),
         )
 
@@ -251,6 +252,14 @@ class Volume:
         with contextlib.suppress(OSError):  # other versions are kept
             (self._versions / name).rmdir()
 
+    def remove_staging(self, name: str) -> None:
+        """Delete what a download has left.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        self._remove(self._staging / name)
+
     def remove(self, name: str) -> None:
         """Delete all of a name. The served tree vanishes in one step; the marker goes last.
 
@@ -260,7 +269,7 @@ class Volume:
         if _read_json(self.model_dir / name / IDENTITY_FILE).get("revision") is not None:
             self._remove(self.model_dir / name)
         self._remove(self._versions / name)
-        self._remove(self._staging / name)
+        self.remove_staging(name)
         self._marker(name).unlink(missing_ok=True)
 
     def _remove(self, path: Path) -> None:
@@ -291,8 +300,12 @@ class Volume:
     def _marker(self, name: str) -> Path:
         return self._markers / f"{name}.json"
 
-    def mark_loaded(self, name: str, model_id: str, revision: str | None) -> None:
-        """Remember which revision the server confirmed; None: it confirmed that it has none.
+    def forget_loaded(self, name: str) -> None:
+        """Remember that the server has nothing of this name. Needs no room: disks are full."""
+        self._marker(name).unlink(missing_ok=True)
+
+    def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
+        """Remember which revision the server confirmed.
 
         Raises:
             VolumeFault: the volume refused.

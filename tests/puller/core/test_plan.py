@@ -90,6 +90,13 @@ class TestFirstLoad:
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
         assert made.actions == (Remove("a", "0"),)
 
+    def test_what_a_cancelled_download_left_is_removed(self) -> None:
+        disk = {"a": replace(LOADED_A1, is_staged=True)}
+        made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
+        assert made.actions == (Remove("a", is_staging=True),)
+        gone = decide(desire(), ObservedState({"a": DiskModel(is_staged=True)}, server()))
+        assert gone.actions == (Remove("a"),)
+
     def test_p5_a_ready_server_is_not_believed_for_a_revision_that_it_never_confirmed(self) -> None:
         disk = {"a": DiskModel(published="1", loaded=None)}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
@@ -243,6 +250,7 @@ DISKS = st.builds(
     published=st.none() | REVISIONS,
     versions=st.frozensets(REVISIONS, max_size=2),
     loaded=st.none() | REVISIONS,
+    is_staged=st.booleans(),
     is_foreign=st.just(False),
 )
 VIEWS = st.builds(
@@ -286,7 +294,9 @@ def apply_plan(made: Plan, observed: ObservedState) -> ObservedState:
                 disk[action.name] = replace(old, loaded=None)
                 models.pop(action.name, None)
             case Remove():
-                if action.version is None:
+                if action.is_staging:
+                    disk[action.name] = replace(old, is_staged=False)
+                elif action.version is None:
                     disk.pop(action.name, None)
                 else:
                     disk[action.name] = replace(old, versions=old.versions - {action.version})
@@ -308,7 +318,7 @@ def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
             assert action.name not in observed.transfers
         if isinstance(action, Remove):
             assert action.name not in observed.removals
-            if action.version is None:
+            if action.version is None and not action.is_staging:
                 assert desired.is_known
                 assert observed.server.is_known
                 assert observed.server.state_of(action.name) is ServerState.ABSENT

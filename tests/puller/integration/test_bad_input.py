@@ -179,3 +179,29 @@ def test_what_cannot_be_used_is_named_with_its_flag(tmp_path: Path, flag: str) -
     assert code == 1
     assert flag in words
     assert "Traceback" not in words
+
+
+def test_a_state_folder_that_takes_no_notes_keeps_no_model_from_coming_and_going(
+    files_puller: Make,
+) -> None:
+    puller = files_puller()
+    (puller.state / "held.json").unlink(missing_ok=True)
+    (puller.state / "held.json").mkdir()
+    puller.put("m", GOOD)
+    puller.wait("m", state="Loaded")
+    puller.remove("m")
+    puller.wait_gone("m")
+    assert puller.events("config_not_kept")
+
+
+def test_a_model_that_leaves_while_it_downloads_leaves_nothing_behind(files_puller: Make) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        puller = files_puller()
+        puller.put("m", f"http://127.0.0.1:{silent.getsockname()[1]}/m")
+        puller.wait("m", state="Downloading")
+        puller.remove("m")
+        puller.wait_gone("m")
+    puller.until(lambda: puller.files() == [], "the files to go")
+    assert list((puller.state / "staging").iterdir()) == []

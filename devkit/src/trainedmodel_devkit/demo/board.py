@@ -5,6 +5,7 @@ sees, and no state is missed between two polls.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from trainedmodel_contract.trainedmodel import (
     PLURAL,
     READY,
     Condition,
+    SpecError,
     TrainedModel,
     parse_trained_model,
 )
@@ -87,7 +89,7 @@ class Board:
             try:
                 revision = await self._list()
                 async for kind, document in self._watch(revision):
-                    await self._apply(kind, parse_trained_model(document))
+                    await self._apply(kind, document)
             except TRANSIENT:
                 await asyncio.sleep(0.2)
 
@@ -115,19 +117,24 @@ class Board:
 
     async def _list(self) -> str:
         document = await self._read()
-        found = [parse_trained_model(item) for item in document["items"]]
         async with self._changed:
-            self._models = {model.metadata.name: model for model in found}
+            self._models = {}
+            for item in document["items"]:
+                self._put(item)
             self._announce()
         return str(document["metadata"]["resourceVersion"])
 
-    async def _apply(self, kind: str, model: TrainedModel) -> None:
+    async def _apply(self, kind: str, document: dict[str, Any]) -> None:
         async with self._changed:
             if kind == "DELETED":
-                self._models.pop(model.metadata.name, None)
+                self._models.pop(document["metadata"]["name"], None)
             else:
-                self._models[model.metadata.name] = model
+                self._put(document)
             self._announce()
+
+    def _put(self, document: dict[str, Any]) -> None:
+        with contextlib.suppress(SpecError):  # the API server let it in; here it is not shown
+            self._models[document["metadata"]["name"]] = parse_trained_model(document)
 
     def _announce(self) -> None:
         self._on_change(dict(sorted(self._models.items())))

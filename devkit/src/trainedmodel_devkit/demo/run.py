@@ -24,6 +24,7 @@ from trainedmodel_devkit.progress import duration
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TAIL_LINES = 15
 _TAIL_WIDTH = 400
+_ANSWERED = 'HTTP/1.1" 200 OK'
 _INTERRUPTED = 130
 
 
@@ -124,8 +125,10 @@ def _account(error: Exception) -> tuple[str, dict[str, str]]:
 
 
 def _tails(logs: Mapping[str, str]) -> dict[str, str]:
-    """Cut logs down to what fits on a screen or two."""
-    return {
-        name: "\n".join(line[:_TAIL_WIDTH] for line in log.splitlines()[-_TAIL_LINES:])
-        for name, log in logs.items()
-    }
+    """Cut logs down to what fits on a screen or two: the last lines but those of requests."""
+    return {name: "\n".join(_last_lines(log)) for name, log in logs.items()}
+
+
+def _last_lines(log: str) -> list[str]:
+    lines = [line for line in log.splitlines() if not line.endswith(_ANSWERED)]
+    return [line[:_TAIL_WIDTH] for line in lines[-_TAIL_LINES:]]

@@ -103,6 +103,8 @@ def revision_is_unseen(given: Evidence) -> Copy | None:
     said = given.reported
     if said is not None and given.revision is not None and said.revision == given.revision:
         return None
+    if said is not None and said.revision is None and _state(given) in FAILED_STATES:
+        return None  # an entry that could not be read has no revision to speak of
     problem = None if given.report is None else given.report.config_problem
     if problem is not None:
         message = problem.message or SENTENCES[Reason.CONFIG_UNREADABLE]

@@ -141,6 +141,8 @@ def _settle(draft: _Draft, name: str, wanted: WantedModel) -> bool:
         draft.cancelled.append(name)
     elif name not in draft.observed.server_actions and name not in draft.observed.removals:
         draft.actions.extend(Remove(name, old) for old in sorted(disk.versions))
+        if disk.is_staged and not disk.versions:
+            draft.actions.append(Remove(name, is_staging=True))
     return True
 
 

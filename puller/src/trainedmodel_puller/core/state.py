@@ -96,6 +96,7 @@ class DiskModel:
         published: Revision of the files under `models/<name>`; None when there are none.
         versions: Revisions whose complete files lie ready (or kept) beside the served folder.
         loaded: Revision that the server last confirmed to serve.
+        is_staged: A download has left something that it could go on from.
         is_foreign: `models/<name>` exists and the puller did not make it.
     """
 
@@ -103,6 +104,7 @@ class DiskModel:
     published: str | None = None
     versions: frozenset[str] = frozenset()
     loaded: str | None = None
+    is_staged: bool = False
     is_foreign: bool = False
 
 
@@ -202,10 +204,16 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Delete a name's files: one version beside the served folder, or everything."""
+    """Delete files of a name.
+
+    Attributes:
+        version: One sealed version beside the served folder; None: everything there is.
+        is_staging: Only what a download has left.
+    """
 
     name: str
     version: str | None = None
+    is_staging: bool = False
 
 
 Action = Download | Load | Unload | Remove
