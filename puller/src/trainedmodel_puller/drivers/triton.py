@@ -88,7 +88,7 @@ def without_name(text: str) -> str:
         elif part in "}]":
             depth -= 1
         elif depth == 0 and part.startswith("name"):
-            value = re.compile(r'(?:"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')[ \t]*[,;]?').match(
+            value = re.compile(r'(?:"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')(?:[ \t]*[,;])?').match(
                 text, match.end()
             )
             if value is not None:

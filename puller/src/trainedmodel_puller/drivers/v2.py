@@ -95,6 +95,8 @@ class RepositoryServer:
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
         try:
             rows = json.loads(body)
+            if not isinstance(rows, list):
+                raise TypeError("not a list")
             pairs = [(str(row["name"]), self._state(row)) for row in rows]
         except (ValueError, TypeError, KeyError) as error:
             raise ServerInDoubt(f"{self.kind} answers with an index that makes no sense") from error
