@@ -71,10 +71,10 @@ unit: setup ## The fast tests: no cluster, no server, no network
 	@$(BIN)/pytest -m "not integration"
 
 integration: prepare ## The tests on real parts
-	@$(BIN)/pytest -m integration
+	@$(BIN)/pytest -n 2 --dist loadfile -m integration
 
 test: prepare ## All tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)
 	@$(BIN)/python -m trainedmodel_devkit demo $(if $(ONCE),--once)

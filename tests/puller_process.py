@@ -174,10 +174,13 @@ class Puller:
         return self.model(name)
 
     def wait_gone(self, name: str, timeout_s: float = 15) -> None:
-        """Wait until the model is no longer told of."""
-        self.until(
-            lambda: self.status() is not None and not self.model(name), "it to go", timeout_s
-        )
+        """Wait until the model is no longer told of, by a puller that has settled."""
+
+        def is_gone() -> bool:
+            status = self.status()
+            return status is not None and status["isSettled"] and name not in status["models"]
+
+        self.until(is_gone, f"{name} to go", timeout_s)
 
     def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
         """Wait for a condition; fail with the process's own words."""

@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from trainedmodel_puller.core.state import Limits
+from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.drivers.factory import make_server
 from trainedmodel_puller.errors import SettingsError
@@ -79,14 +80,15 @@ async def _run_parts(
 ) -> None:
     state = LiveState(chance=random.random)
     limits = Limits(settings.max_downloads, settings.max_loads or server.max_loads)
-    loop = Loop(settings.config_dir, state, volume, limits, settings.period_s)
+    disk = Disk(volume, state)
+    loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     await loop.restore()
     watch = ServerWatch(server, state, settings.period_s)
     endpoints = Endpoints(state, loop, watch, server)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         await _serve(stack, endpoints, settings.port)
         log.info("started", server=server.kind, url=server.url, port=settings.port)
-        executor = Executor(state, volume, downloader, server, tasks)
+        executor = Executor(state, disk, downloader, server, tasks)
         owned = [tasks.create_task(watch.run())]
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell, stop)))

@@ -33,13 +33,13 @@ from trainedmodel_puller.core.state import (
     Transfer,
     Unload,
 )
+from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
 from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.digest import verify
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.volume import Volume
 
 log: Final = structlog.get_logger()
 
@@ -55,13 +55,14 @@ class Executor:
     def __init__(
         self,
         state: LiveState,
-        volume: Volume,
+        disk: Disk,
         downloader: Downloader,
         server: ModelServer,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._state = state
-        self._volume = volume
+        self._disk = disk
+        self._volume = disk.volume
         self._downloader = downloader
         self._server = server
         self._tasks = tasks
@@ -144,11 +145,11 @@ class Executor:
                 seconds=round(time.monotonic() - began, 3),
             )
         finally:
+            if not self._is_stopping:
+                await self._disk.look(name)
             self._state.transfers.pop(name, None)
             self._transfers.pop(name, None)
             self._state.bell.set()
-        await self._rescan(name)
-        self._state.bell.set()
 
     async def _fetch(self, action: Download) -> Listing:
         name, entry = action.name, action.entry
@@ -163,7 +164,7 @@ class Executor:
             return listing
         await self._admit(name, listing)
         self._progress(name, entry.revision, total=listing.total_bytes)
-        folder = await asyncio.to_thread(self._volume.staging, name, entry.revision)
+        folder = await self._disk.run(name, self._volume.staging, name, entry.revision)
         progress = self._progress_meter(name, entry.revision)
         await self._downloader.fetch(uri, listing, folder, progress, credentials=entry.credentials)
         self._state.transfers[name] = replace(self._state.transfers[name], stage=Stage.VERIFY)
@@ -177,12 +178,8 @@ class Executor:
             "fingerprint": fingerprint,
             "bytes": listing.total_bytes,
         }
-        await self._seal(name, entry.revision, identity)
+        await self._disk.run(name, self._volume.seal, name, entry.revision, identity)
         return listing
-
-    async def _seal(self, name: str, revision: str, identity: dict[str, object]) -> None:
-        await asyncio.to_thread(self._volume.seal, name, revision, identity)
-        await self._rescan(name)
 
     async def _admit(self, name: str, listing: Listing) -> None:
         promised = sum(
@@ -224,10 +221,9 @@ class Executor:
         began = time.monotonic()
         before = self._state.disk.get(name, NOTHING)
         try:
-            served = await asyncio.to_thread(self._volume.publish, name, revision)
-            await asyncio.to_thread(self._server.touch, served)
+            await self._publish(name, revision)
             await self._server.load(name, action.entry)
-            await asyncio.to_thread(self._volume.mark_loaded, name, action.id, revision)
+            await self._disk.run(name, self._volume.mark_loaded, name, action.id, revision)
         except (ServerGone, ServerInDoubt) as error:
             # the next observation says what is; nothing is known to be wrong with the model
             log.info("load_undecided", model=name, revision=revision, why=str(error))
@@ -248,21 +244,22 @@ class Executor:
                 why=action.reason,
                 seconds=round(seconds, 3),
             )
-        finally:
-            await self._rescan(name)
+
+    async def _publish(self, name: str, revision: str) -> None:
+        served = await self._disk.run(name, self._volume.publish, name, revision)
+        await asyncio.to_thread(self._server.touch, served)
 
     async def _roll_back(self, name: str, loaded: str | None, failed: str) -> None:
         """Put back the files of what still serves, so that it stays loadable (P5)."""
         if loaded == failed:
             return
         try:
-            versions = (await asyncio.to_thread(self._volume.scan_one, name)).versions
+            versions = (await self._disk.look(name)).versions
             if loaded is not None and loaded in versions:
-                served = await asyncio.to_thread(self._volume.publish, name, loaded)
-                await asyncio.to_thread(self._server.touch, served)
+                await self._publish(name, loaded)
                 log.info("rolled_back", model=name, revision=loaded, failed=failed)
             else:
-                await asyncio.to_thread(self._volume.withdraw, name)
+                await self._disk.run(name, self._volume.withdraw, name)
         except VolumeFault as fault:
             log.warning("rollback_failed", model=name, revision=loaded, why=str(fault))
 
@@ -270,7 +267,7 @@ class Executor:
         name = action.name
         try:
             await self._server.unload(name)
-            await asyncio.to_thread(self._volume.forget_loaded, name)
+            await self._disk.run(name, self._volume.forget_loaded, name)
         except (ServerGone, ServerInDoubt) as error:
             log.info("unload_undecided", model=name, why=str(error))
         except ModelFault as fault:
@@ -280,32 +277,26 @@ class Executor:
         else:
             self._state.set_server_model(name, ServerState.ABSENT)
             log.info("unloaded", model=name)
-        finally:
-            await self._rescan(name)
 
     async def _remove(self, action: Remove) -> None:
         name = action.name
         try:
             if action.is_staging:
-                await asyncio.to_thread(self._volume.remove_staging, name)
+                await self._disk.run(name, self._volume.remove_staging, name)
             elif action.version is not None:
-                await asyncio.to_thread(self._volume.remove_version, name, action.version)
+                await self._disk.run(name, self._volume.remove_version, name, action.version)
             else:
-                await asyncio.to_thread(self._volume.remove, name)
+                await self._disk.run(name, self._volume.remove, name)
                 log.info("removed", model=name)
         except ModelFault as fault:
             self._fail((name, ""), Stage.UNLOAD, fault, None)
         except Exception as error:
             self._crash((name, ""), Stage.UNLOAD, error, None)
         finally:
-            await self._rescan(name)
             self._state.removals.discard(name)
             self._state.bell.set()
 
     # -- what all of them share ---------------------------------------------------------
-
-    async def _rescan(self, name: str) -> None:
-        self._state.set_disk(name, await asyncio.to_thread(self._volume.scan_one, name))
 
     def _fail(self, key: FailureKey, stage: Stage, fault: ModelFault, entry: Entry | None) -> None:
         failure = self._state.fail(key, stage, entry, fault.reason, fault.message)

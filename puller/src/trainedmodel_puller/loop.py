@@ -23,11 +23,11 @@ from trainedmodel_puller.core.plan import NOTHING, plan
 from trainedmodel_puller.core.report import report_models
 from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
 from trainedmodel_puller.core.state import Limits, Plan
+from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.executor import Executor
 from trainedmodel_puller.snapshot import Signature, read_folder, read_signature
 from trainedmodel_puller.state import LiveState
-from trainedmodel_puller.volume import Volume
 
 log: Final = structlog.get_logger()
 
@@ -50,13 +50,14 @@ class Loop:
         self,
         config_dir: Path,
         state: LiveState,
-        volume: Volume,
+        disk: Disk,
         limits: Limits,
         period_s: float,
     ) -> None:
         self._config_dir = config_dir
         self._state = state
-        self._volume = volume
+        self._disk = disk
+        self._volume = disk.volume
         self._limits = limits
         self._period_s = period_s
         self._held = Held()
@@ -152,10 +153,10 @@ class Loop:
                 continue
             if name not in self._state.desired.models and name not in self._state.disk:
                 continue
-            found = await asyncio.to_thread(self._volume.scan_one, name)
-            if found != self._state.disk.get(name, NOTHING):
+            before = self._state.disk.get(name, NOTHING)
+            found = await self._disk.look(name)
+            if found != before:
                 log.warning("folder_changed", model=name, published=found.published)
-                self._state.set_disk(name, found)
 
     def _report(self, made: Plan) -> None:
         self.models = report_models(self._state.desired, self._state.observed(), made.deferred)

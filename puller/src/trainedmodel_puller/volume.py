@@ -97,7 +97,9 @@ class Volume:
     # -- what is there ------------------------------------------------------------------
 
     def scan(self) -> dict[str, DiskModel]:
-        """Read everything afresh and mend what a kill left misnamed."""
+        """Read everything, at start, and mend what a kill left misnamed."""
+        for entry in list(os.scandir(self._versions)):
+            self._mend_versions(Path(entry.path))
         found: set[str] = set()
         for folder in (self.model_dir, self._versions, self._staging):
             found.update(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -105,7 +107,7 @@ class Volume:
         return {name: self.scan_one(name) for name in sorted(found) if names.is_model_name(name)}
 
     def scan_one(self, name: str) -> DiskModel:
-        """Read what there is of one name."""
+        """Read what there is of one name; changes nothing."""
         identity = _read_json(self.model_dir / name / IDENTITY_FILE)
         marker = _read_json(self._marker(name))
         published = identity.get("revision")
@@ -120,21 +122,24 @@ class Volume:
 
     def _sealed_versions(self, name: str) -> frozenset[str]:
         folder = self._versions / name
-        revisions: set[str] = set()
         if not folder.is_dir():
             return frozenset()
+        return frozenset(
+            entry.name
+            for entry in os.scandir(folder)
+            if _read_json(Path(entry.path) / IDENTITY_FILE).get("revision") == entry.name
+        )
+
+    def _mend_versions(self, folder: Path) -> None:
+        """Put right what a kill between the two renames of a swap left under a wrong name."""
         for entry in list(os.scandir(folder)):
             revision = _read_json(Path(entry.path) / IDENTITY_FILE).get("revision")
-            if revision is None:
-                self._discard(Path(entry.path))
+            if revision == entry.name:
                 continue
-            if revision != entry.name:  # killed between the two renames of a swap
-                target = folder / revision
-                if target.exists():
-                    self._discard(target)
-                Path(entry.path).rename(target)
-            revisions.add(revision)
-        return frozenset(revisions)
+            if revision is None or (folder / revision).exists():
+                self._discard(Path(entry.path))
+            else:
+                Path(entry.path).rename(folder / revision)
 
     def listed_names(self) -> frozenset[str]:
         """Return the names of the folders that the server sees: one cheap look, for each pass."""
