@@ -113,7 +113,10 @@ def _compile(program: _Program, source: Path, version: str, target: Path) -> Non
     # Without these a Kubernetes program calls itself v0.0.0, and clients refuse features.
     stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     flags = "-s -w " + " ".join(f"-X {component}.{key}={value}" for key, value in stamps.items())
-    with step(f"compiling {program.name} {version}", program.expected_s), building(target) as draft:
+    with (
+        step(f"compiling {program.name} of {target.parent.name}", program.expected_s),
+        building(target) as draft,
+    ):
         result = subprocess.run(
             [go, "build", "-ldflags", flags, "-o", draft, program.package],
             cwd=source,

@@ -48,7 +48,10 @@ def uri(server: RunningServer, model: str) -> str:
 
 
 def is_ready(server: RunningServer, name: str) -> bool:
-    return get(f"{server.url}/v2/models/{name}/ready")[0] == 200
+    try:
+        return get(f"{server.url}/v2/models/{name}/ready")[0] == 200
+    except OSError:
+        return False
 
 
 def is_reachable(puller: Puller) -> bool:

@@ -52,6 +52,15 @@ class ModelServer(Protocol):
     url: str
     max_loads: int
 
+    async def ping(self) -> None:
+        """Ask for a sign of life, as cheaply as the server has one.
+
+        Raises:
+            ServerGone: nobody listens.
+            ServerInDoubt: no answer in time, or none that makes sense.
+        """
+        ...
+
     async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
         """Return the state of each model the server knows; of `names` at least, if it has them.
 

@@ -25,6 +25,9 @@ class FilesOnly:
     def __init__(self, model_dir: Path) -> None:
         self._model_dir = model_dir
 
+    async def ping(self) -> None:
+        """Be alive."""
+
     async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
         """Call ready what has a folder."""
         return await asyncio.to_thread(self._look, tuple(names))

@@ -74,11 +74,15 @@ class RepositoryServer:
 
     # -- observing ----------------------------------------------------------------------
 
-    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
-        """Ask for liveness and the index, then for each name that the index lacks."""
+    async def ping(self) -> None:
+        """Ask for liveness; readiness is lost whenever a model loads."""
         status, _ = await self._call("GET", "/v2/health/live", OBSERVE_TIMEOUT_S)
         if status != 200:
             raise ServerInDoubt(f"{self.kind} answers {status} on /v2/health/live")
+
+    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
+        """Ask for liveness and the index, then for each name that the index lacks."""
+        await self.ping()
         status, body = await self._call("POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {})
         if status != 200:
             raise ServerInDoubt(
