@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trainedmodel_puller import durable
 from trainedmodel_puller import volume as volume_module
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
@@ -25,7 +26,7 @@ def volume(tmp_path: Path) -> Volume:
 
 
 def stage(volume: Volume, revision: str, name: str = "m") -> None:
-    folder = volume.staging(name, revision)
+    folder, _ = volume.staging(name, revision, f"f{revision}")
     for file in FILES:
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class TestTheWay:
     ) -> None:
         load(volume, "1")
         stage(volume, "1")
-        (volume.staging("m", "1") / "weights").write_text("mended")
+        (volume.staging("m", "1", "f1")[0] / "weights").write_text("mended")
         volume.seal("m", "1", {"id": "tm"})
         volume.publish("m", "1")
         assert (volume.model_dir / "m" / "weights").read_text() == "mended"
@@ -128,10 +129,23 @@ class TestTheWay:
     ) -> None:
         stage(volume, "1")
         stage(volume, "2")
-        journal = volume.staging("m", "2").with_name("2.journal")
+        journal = volume.staging("m", "2", "f2")[0].with_name("2.journal")
         journal.write_text("{}")
-        folder = volume.staging("m", "2")
+        folder, _ = volume.staging("m", "2", "f2")
         assert sorted(path.name for path in folder.parent.iterdir()) == ["2", "2.journal"]
+
+    def test_a_verified_tree_is_taken_as_it_is_until_its_source_changes(
+        self, volume: Volume
+    ) -> None:
+        stage(volume, "1")
+        assert volume.staging("m", "1", "f1")[1] is False
+        volume.mark_verified("m", "1", "f1")
+        folder, is_verified = volume.staging("m", "1", "f1")
+        assert is_verified
+        assert (folder / "weights").exists()
+        folder, is_verified = volume.staging("m", "1", "other")
+        assert not is_verified
+        assert not folder.exists(), "fitted to its server already: not to be resumed"
 
 
 class TestForeignThings:
@@ -284,7 +298,7 @@ def converge(volume: Volume, wanted: set[str]) -> None:
 def test_p7_a_kill_before_any_step_shows_nothing_partial_and_converges(
     way: str, can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_exchange = volume_module._exchange
+    real_exchange = durable.exchange
 
     def exchange(one: Path, other: Path, trash: Path) -> None:
         if can_exchange:
@@ -296,7 +310,7 @@ def test_p7_a_kill_before_any_step_shows_nothing_partial_and_converges(
         one.rename(other)
         aside.rename(one)
 
-    monkeypatch.setattr(volume_module, "_exchange", exchange)
+    monkeypatch.setattr(volume_module, "exchange", exchange)
     act, before, after = WAYS[way]
     kills = 0
     for steps in range(200):

@@ -164,12 +164,18 @@ class Executor:
             return listing
         await self._admit(name, listing)
         self._progress(name, entry.revision, total=listing.total_bytes)
-        folder = await self._disk.run(name, self._volume.staging, name, entry.revision)
-        progress = self._progress_meter(name, entry.revision)
-        await self._downloader.fetch(uri, listing, folder, progress, credentials=entry.credentials)
-        self._state.transfers[name] = replace(self._state.transfers[name], stage=Stage.VERIFY)
-        if entry.digest is not None:
-            await verify(folder, listing, entry.digest)
+        folder, is_verified = await self._disk.run(
+            name, self._volume.staging, name, entry.revision, fingerprint
+        )
+        if not is_verified:
+            progress = self._progress_meter(name, entry.revision)
+            await self._downloader.fetch(
+                uri, listing, folder, progress, credentials=entry.credentials
+            )
+            self._state.transfers[name] = replace(self._state.transfers[name], stage=Stage.VERIFY)
+            if entry.digest is not None:
+                await verify(folder, listing, entry.digest)
+            await asyncio.to_thread(self._volume.mark_verified, name, entry.revision, fingerprint)
         await asyncio.to_thread(self._server.prepare, folder, entry)
         identity = {
             "id": action.id,
@@ -226,6 +232,7 @@ class Executor:
             await self._disk.run(name, self._volume.mark_loaded, name, action.id, revision)
         except (ServerGone, ServerInDoubt) as error:
             # the next observation says what is; nothing is known to be wrong with the model
+            self._state.doubt_server(str(error))
             log.info("load_undecided", model=name, revision=revision, why=str(error))
         except ModelFault as fault:
             await self._roll_back(name, before.loaded, revision)
@@ -269,6 +276,7 @@ class Executor:
             await self._server.unload(name)
             await self._disk.run(name, self._volume.forget_loaded, name)
         except (ServerGone, ServerInDoubt) as error:
+            self._state.doubt_server(str(error))
             log.info("unload_undecided", model=name, why=str(error))
         except ModelFault as fault:
             self._fail((name, ""), Stage.UNLOAD, fault, None)
@@ -292,6 +300,8 @@ class Executor:
             self._fail((name, ""), Stage.UNLOAD, fault, None)
         except Exception as error:
             self._crash((name, ""), Stage.UNLOAD, error, None)
+        else:
+            self._state.failures.pop((name, ""), None)
         finally:
             self._state.removals.discard(name)
             self._state.bell.set()

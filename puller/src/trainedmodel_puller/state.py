@@ -95,6 +95,10 @@ class LiveState:
         if failure is not None:
             self.failures[key] = replace(failure, is_rechecked=True)
 
+    def doubt_server(self, message: str) -> None:
+        """Plan nothing on the server until it has been looked at again."""
+        self.server = ServerView(False, self.server_models, message)
+
     def set_disk(self, name: str, disk: DiskModel) -> None:
         """Take note of what the volume holds of a name now."""
         if disk == DiskModel():
@@ -117,7 +121,7 @@ class LiveState:
             wanted = self.desired.models.get(name)
             disk = self.disk.get(name)
             if revision == "":
-                is_current = wanted is None and disk is not None
+                is_current = disk is not None
             else:
                 is_wanted = wanted is not None and wanted.entry.revision == revision
                 is_kept = disk is not None and disk.loaded == revision

@@ -21,9 +21,7 @@ trash is emptied at start.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import json
 import os
 import shutil
 import uuid
@@ -35,14 +33,18 @@ from trainedmodel_contract.canonical import canonical_json
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.state import DiskModel
+from trainedmodel_puller.durable import (
+    exchange,
+    read_json,
+    sync_path,
+    sync_tree_folders,
+    volume_fault,
+    write_durably,
+)
 from trainedmodel_puller.errors import SettingsError, VolumeFault
 
 #: Inside each tree: which TrainedModel and revision it is, and what its source looked like.
 IDENTITY_FILE: Final = ".trainedmodel.json"
-
-_RENAME_EXCHANGE: Final = 2
-_AT_FDCWD: Final = -100
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Volume:
@@ -108,8 +110,8 @@ class Volume:
 
     def scan_one(self, name: str) -> DiskModel:
         """Read what there is of one name; changes nothing."""
-        identity = _read_json(self.model_dir / name / IDENTITY_FILE)
-        marker = _read_json(self._marker(name))
+        identity = read_json(self.model_dir / name / IDENTITY_FILE)
+        marker = read_json(self._marker(name))
         published = identity.get("revision")
         return DiskModel(
             id=marker.get("id") or identity.get("id"),
@@ -127,13 +129,13 @@ class Volume:
         return frozenset(
             entry.name
             for entry in os.scandir(folder)
-            if _read_json(Path(entry.path) / IDENTITY_FILE).get("revision") == entry.name
+            if read_json(Path(entry.path) / IDENTITY_FILE).get("revision") == entry.name
         )
 
     def _mend_versions(self, folder: Path) -> None:
         """Put right what a kill between the two renames of a swap left under a wrong name."""
         for entry in list(os.scandir(folder)):
-            revision = _read_json(Path(entry.path) / IDENTITY_FILE).get("revision")
+            revision = read_json(Path(entry.path) / IDENTITY_FILE).get("revision")
             if revision == entry.name:
                 continue
             if revision is None or (folder / revision).exists():
@@ -151,14 +153,43 @@ class Volume:
 
     # -- the way in ---------------------------------------------------------------------
 
-    def staging(self, name: str, revision: str) -> Path:
-        """Return the folder to download a revision into; older ones of the name are dropped."""
+    def staging(self, name: str, revision: str, fingerprint: str) -> tuple[Path, bool]:
+        """Return the folder to download a revision into, and whether it already is all there.
+
+        What is left of other revisions is dropped. A folder that was verified is whole; it may have
+        been fitted to its server since, so it is neither resumed nor verified again: with another
+        fingerprint of the source it is dropped.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
         folder = self._staging / name
-        folder.mkdir(exist_ok=True)
-        for entry in list(os.scandir(folder)):
-            if entry.name != revision and not entry.name.startswith(f"{revision}."):
-                self._discard(Path(entry.path))
-        return folder / revision
+        try:
+            folder.mkdir(exist_ok=True)
+            verified = read_json(self._verified(name, revision)).get("fingerprint")
+            for entry in list(os.scandir(folder)):
+                is_of_it = entry.name == revision or entry.name.startswith(f"{revision}.")
+                if not is_of_it or verified not in {None, fingerprint}:
+                    self._discard(Path(entry.path))
+        except OSError as error:
+            raise volume_fault(error) from error
+        return folder / revision, verified == fingerprint
+
+    def mark_verified(self, name: str, revision: str, fingerprint: str) -> None:
+        """Remember that a staged tree is whole and right, before it is fitted to its server.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        try:
+            write_durably(
+                self._verified(name, revision), canonical_json({"fingerprint": fingerprint})
+            )
+        except OSError as error:
+            raise volume_fault(error) from error
+
+    def _verified(self, name: str, revision: str) -> Path:
+        return self._staging / name / f"{revision}.verified"
 
     def seal(self, name: str, revision: str, identity: dict[str, Any]) -> None:
         """Declare a staged tree whole: from now on it may be published.
@@ -166,17 +197,17 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        staged = self.staging(name, revision)
+        staged = self._staging / name / revision
         document = canonical_json({**identity, "revision": revision})
         try:
-            _write_durably(staged / IDENTITY_FILE, document)
-            _fsync_tree_folders(staged)
+            write_durably(staged / IDENTITY_FILE, document)
+            sync_tree_folders(staged)
             folder = self._versions / name
             folder.mkdir(exist_ok=True)
             if (folder / revision).exists():
                 self._discard(folder / revision)
             staged.rename(folder / revision)
-            _fsync(folder)
+            sync_path(folder)
             self._discard(self._staging / name)
         except OSError as error:
             raise volume_fault(error) from error
@@ -184,7 +215,7 @@ class Volume:
     def sealed_identity(self, name: str, revision: str) -> dict[str, Any]:
         """Return what `seal` was told of a revision that is on disk, or nothing."""
         for folder in (self._versions / name / revision, self.model_dir / name):
-            identity = _read_json(folder / IDENTITY_FILE)
+            identity = read_json(folder / IDENTITY_FILE)
             if identity.get("revision") == revision:
                 return identity
         return {}
@@ -200,7 +231,7 @@ class Volume:
         """
         served, sealed = self.model_dir / name, self._versions / name / revision
         try:
-            current = _read_json(served / IDENTITY_FILE).get("revision")
+            current = read_json(served / IDENTITY_FILE).get("revision")
             if current == revision and not sealed.exists():
                 return served
             if current is None and served.exists():
@@ -209,14 +240,14 @@ class Volume:
                 sealed.rename(served)
             else:
                 self._swap(sealed, served, current)
-            _fsync(self.model_dir)
-            _fsync(sealed.parent)
+            sync_path(self.model_dir)
+            sync_path(sealed.parent)
         except OSError as error:
             raise volume_fault(error) from error
         return served
 
     def _swap(self, sealed: Path, served: Path, current: str) -> None:
-        _exchange(sealed, served, self._trash)
+        exchange(sealed, served, self._trash)
         old = sealed.with_name(current)
         if old == sealed:  # fetched again: what was mended under the same URI replaces it
             self._discard(sealed)
@@ -233,7 +264,7 @@ class Volume:
         """
         served = self.model_dir / name
         try:
-            revision = _read_json(served / IDENTITY_FILE).get("revision")
+            revision = read_json(served / IDENTITY_FILE).get("revision")
             if revision is None:
                 return
             folder = self._versions / name
@@ -241,7 +272,7 @@ class Volume:
             if (folder / revision).exists():
                 self._discard(folder / revision)
             served.rename(folder / revision)
-            _fsync(self.model_dir)
+            sync_path(self.model_dir)
         except OSError as error:
             raise volume_fault(error) from error
 
@@ -271,7 +302,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        if _read_json(self.model_dir / name / IDENTITY_FILE).get("revision") is not None:
+        if read_json(self.model_dir / name / IDENTITY_FILE).get("revision") is not None:
             self._remove(self.model_dir / name)
         self._remove(self._versions / name)
         self.remove_staging(name)
@@ -317,7 +348,7 @@ class Volume:
         """
         document = canonical_json({"id": model_id, "name": name, "loaded": revision})
         try:
-            _write_durably(self._marker(name), document)
+            write_durably(self._marker(name), document)
         except OSError as error:
             raise volume_fault(error) from error
 
@@ -335,59 +366,6 @@ class Volume:
             VolumeFault: the volume refused.
         """
         try:
-            _write_durably(self._held, text)
+            write_durably(self._held, text)
         except OSError as error:
             raise volume_fault(error) from error
-
-
-def volume_fault(error: OSError) -> VolumeFault:
-    """Say what an operating system error means for a model."""
-    words = f"{error.strerror or error}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return VolumeFault(Reason.INSUFFICIENT_DISK, f"the model volume is full: {words}")
-    return VolumeFault(Reason.VOLUME_ERROR, f"the model volume refused: {words}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_tree_folders(root: Path) -> None:
-    for folder, _, _ in os.walk(root):
-        _fsync(Path(folder))
-
-
-def _exchange(one: Path, other: Path, trash: Path) -> None:
-    """Swap two folders in one step; in two renames where the file system cannot (EINVAL)."""
-    arguments = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    if _LIBC.renameat2(*arguments) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
-        raise OSError(code, os.strerror(code), str(other))
-    aside = trash / uuid.uuid4().hex
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)

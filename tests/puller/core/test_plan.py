@@ -59,7 +59,7 @@ def failure(revision: str, stage: Stage, until: float, *, rechecked: bool = Fals
         until=until,
         failed_time=0,
         next_retry_time=0,
-        entry=entry("a", revision),
+        entry=entry("a", revision) if revision else None,
         is_rechecked=rechecked,
     )
 
@@ -89,6 +89,12 @@ class TestFirstLoad:
         disk = {"a": replace(LOADED_A1, versions=frozenset({"0"}))}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
         assert made.actions == (Remove("a", "0"),)
+
+    def test_leftovers_that_could_not_be_removed_are_tried_again_later(self) -> None:
+        failures = {("a", ""): failure("", Stage.UNLOAD, NOW + 5)}
+        disk = {"a": replace(LOADED_A1, versions=frozenset({"0"}))}
+        observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
+        assert not decide(desire(a="1"), observed).actions
 
     def test_what_a_cancelled_download_left_is_removed(self) -> None:
         disk = {"a": replace(LOADED_A1, is_staged=True)}

@@ -139,11 +139,21 @@ def _settle(draft: _Draft, name: str, wanted: WantedModel) -> bool:
         return False
     if name in draft.observed.transfers:
         draft.cancelled.append(name)
-    elif name not in draft.observed.server_actions and name not in draft.observed.removals:
+    elif _may_tidy(draft, name):
         draft.actions.extend(Remove(name, old) for old in sorted(disk.versions))
         if disk.is_staged and not disk.versions:
             draft.actions.append(Remove(name, is_staging=True))
     return True
+
+
+def _may_tidy(draft: _Draft, name: str) -> bool:
+    observed = draft.observed
+    failure = observed.failures.get((name, ""))
+    return (
+        name not in observed.server_actions
+        and name not in observed.removals
+        and (failure is None or draft.now >= failure.until)
+    )
 
 
 def _active_failure(draft: _Draft, wanted: WantedModel) -> Failure | None:

@@ -29,6 +29,7 @@ from typing import Final, Self
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
+from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject, Storage
 from trainedmodel_puller.storage.files import (
@@ -37,7 +38,6 @@ from trainedmodel_puller.storage.files import (
     SpanWriter,
     first_fault,
     settled,
-    sync_path,
 )
 from trainedmodel_puller.storage.journal import FileRecord, Journal
 from trainedmodel_puller.storage.limiter import FairLimiter

@@ -9,7 +9,6 @@ fetch has ended.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from trainedmodel_contract.reasons import Reason
 from typing_extensions import Buffer
 
-from trainedmodel_puller.errors import ModelFault, VolumeFault
+from trainedmodel_puller.durable import volume_fault
+from trainedmodel_puller.errors import ModelFault
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -30,7 +29,6 @@ FOLDER_MODE: Final = 0o755
 MAX_BATCH_BYTES: Final = 1024 * 1024
 #: The kernel takes at most 1,024 buffers in one call.
 _BATCH_BUFFERS: Final = 512
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FilePool:
@@ -183,23 +181,6 @@ def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         if left and count:
             left[0] = left[0][count:]
     return offset - start
-
-
-def sync_path(path: Path) -> None:
-    """Force a file's data, or a folder's names, to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def volume_fault(error: OSError) -> VolumeFault:
-    """Turn an error of our own file work into the fault that users see."""
-    if error.errno in _NO_ROOM:
-        return VolumeFault(Reason.INSUFFICIENT_DISK, f"the volume is full: {error.strerror}")
-    where = Path(os.fsdecode(error.filename)).name if error.filename else "the model volume"
-    return VolumeFault(Reason.VOLUME_ERROR, f"{where!a:.200}: {error.strerror or error}")
 
 
 def _as_volume_fault(call: Callable[[], T]) -> T:

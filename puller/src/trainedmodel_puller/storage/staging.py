@@ -12,8 +12,9 @@ import shutil
 import stat
 from pathlib import Path
 
+from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.storage.base import Listing, SourceObject
-from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, sync_path
+from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE
 from trainedmodel_puller.storage.journal import FileRecord, Journal
 from trainedmodel_puller.storage.paths import parent_folders
 
