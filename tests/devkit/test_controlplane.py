@@ -136,7 +136,14 @@ def test_nothing_outlives_a_killed_parent() -> None:
 
 
 def test_ctrl_c_ends_it_in_order() -> None:
-    command = [sys.executable, "-m", "trainedmodel_devkit", "up"]
+    # what runs in a shell's background inherits that Ctrl-C is ignored: this one stands for a terminal
+    program = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[1:] = ["up"]
+runpy.run_module("trainedmodel_devkit", run_name="__main__")
+"""
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as parent:
         assert parent.stdout is not None
         folder = Path(parent.stdout.readline().strip().removeprefix("export KUBECONFIG=")).parent

@@ -92,4 +92,10 @@ async def test_http_serves_ranges_and_entity_tags(tree: Path) -> None:
 
 @pytest.mark.integration
 def test_no_credential_of_the_caller_reaches_the_store(s3_store: S3Store) -> None:
-    assert not set(s3_store.env().values()) & set(os.environ.values())
+    given = s3_store.env()
+    secrets = {
+        given["AWS_ACCESS_KEY_ID"],
+        given["AWS_SECRET_ACCESS_KEY"],
+        given["AWS_ENDPOINT_URL"],
+    }
+    assert not secrets & set(os.environ.values())
