@@ -136,7 +136,7 @@ def test_nothing_outlives_a_killed_parent() -> None:
 
 
 def test_ctrl_c_ends_it_in_order() -> None:
-    # what a shell runs in its background inherits that Ctrl-C is ignored: this stands for a terminal
+    # what a shell runs in its background is deaf to Ctrl-C: this stands for a terminal
     program = """
 import runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
