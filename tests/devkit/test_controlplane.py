@@ -147,8 +147,11 @@ runpy.run_module("trainedmodel_devkit", run_name="__main__")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as parent:
         assert parent.stdout is not None
         folder = Path(parent.stdout.readline().strip().removeprefix("export KUBECONFIG=")).parent
-        parent.send_signal(signal.SIGINT)
-        assert parent.wait(20) == 0
+        try:
+            parent.send_signal(signal.SIGINT)
+            assert parent.wait(20) == 0
+        finally:
+            parent.kill()  # its guard takes everything else down
 
     assert not folder.exists()
     assert processes_that_mention(str(folder)) == []
