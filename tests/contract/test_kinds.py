@@ -41,6 +41,12 @@ def test_an_entry_carries_what_the_pod_needs_and_nothing_absent() -> None:
     assert "parameters" not in entry.to_json()
 
 
+def test_an_object_name_that_cannot_be_served_asks_for_a_served_name() -> None:
+    with pytest.raises(SpecError, match=r"spec\.model\.name"):
+        parse_trained_model(document(name="a..b"))
+    assert parse_trained_model(document(name="a..b", model={"name": "ab"})).served_name == "ab"
+
+
 def test_memory_credentials_and_parent_change_without_a_reload() -> None:
     plain = parse_trained_model(document())
     other = parse_trained_model(

@@ -202,8 +202,38 @@ class TestRestart:
         made = decide(desire(a="2"), observed)
         assert made.actions == (Load("a", "a", "1", None, "restore"),)
 
+    def test_a_restore_that_fails_backs_off_like_any_other(self) -> None:
+        failures = {
+            ("a", "2"): failure("2", Stage.DOWNLOAD, NOW + 60),
+            ("a", "1"): failure("1", Stage.LOAD, NOW + 5),
+        }
+        observed = ObservedState({"a": LOADED_A1}, server(), failures=failures)
+        assert not decide(desire(a="2"), observed).actions
+
+    def test_restores_and_unloads_wait_for_a_slot_like_any_other(self) -> None:
+        disk = {"a": LOADED_A1, "gone": LOADED_A1}
+        observed = ObservedState(
+            disk,
+            server(),
+            transfers={"a": Transfer("2")},
+            server_actions={"x": Stage.LOAD, "y": Stage.LOAD},
+        )
+        made = decide(desire(a="2"), observed)
+        assert not made.actions
+        assert {item.name: item.reason for item in made.deferred} == {
+            "a": Reason.QUEUED,
+            "gone": Reason.QUEUED,
+        }
+
 
 class TestRemoval:
+    def test_an_unload_that_failed_is_tried_again_later(self) -> None:
+        failures = {("a", ""): failure("", Stage.UNLOAD, NOW + 5)}
+        observed = ObservedState({"a": LOADED_A1}, server(), failures=failures)
+        made = decide(desire(), observed)
+        assert not made.actions
+        assert made.wake_at == NOW + 5
+
     def test_p3_an_unwanted_model_is_unloaded_before_anything_is_deleted(self) -> None:
         observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
         assert decide(desire(), observed).actions == (Unload("a"),)
