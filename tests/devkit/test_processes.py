@@ -106,9 +106,13 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         command = ["sh", "-c", "sleep 300 & echo $! $$; wait"]
         process = ManagedProcess("shell", command, log=Path({str(tmp_path / "log")!r}))
         process.start()
+        print("the guard knows", flush=True)
         time.sleep(60)
     """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as parent:
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "the guard knows\n"
         pids = [int(word) for word in read_when_there(tmp_path / "log").split()]
         os.kill(parent.pid, signal.SIGKILL)
 

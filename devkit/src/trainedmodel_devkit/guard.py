@@ -4,7 +4,8 @@ One small helper process holds the reading end of a pipe. The parent tells it of
 and folder that it makes and of each that it has removed; when the pipe closes, for whatever reason,
 the guard kills what is still listed, newest first (an API server before its etcd), and then removes
 the folders. This works where the parent-death signal of the kernel does not: that one follows the
-*thread* that forked, and pool threads end long before their process.
+*thread* that forked, and pool threads end long before their process. What it cannot do: a parent
+killed in the millisecond between starting a process and telling of it leaves that process.
 
 This file is also the helper's program, run with the standard library alone: it must import nothing
 of the project.
