@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -144,11 +145,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[MLServer]:
+async def serving(handler: Handler, action_timeout_s: float = 60) -> AsyncIterator[MLServer]:
     application = web.Application()
     application.router.add_route("*", "/{tail:.*}", handler)
     async with TestServer(application) as server:
-        driver = MLServer(str(server.make_url("")))
+        driver = MLServer(str(server.make_url("")), action_timeout_s)
         try:
             yield driver
         finally:
@@ -201,8 +202,21 @@ class TestDoubt:
             with pytest.raises(ServerFault, match="does not call the model ready"):
                 await driver.load("m", None)
 
+    async def test_an_update_without_an_answer_is_never_taken_for_loaded(self) -> None:
+        async def handler(request: web.Request) -> web.Response:
+            if request.path.endswith("/load"):
+                await asyncio.sleep(5)
+            return web.Response()  # the old revision is ready all along
+
+        async with serving(handler, action_timeout_s=0.2) as driver:
+            with pytest.raises(ServerFault, match="not known") as caught:
+                await driver.load("m", None)
+            assert caught.value.reason == "LoadTimeout"
+
     async def test_a_server_that_dies_of_a_model_counts_as_a_failed_load(self) -> None:
         async def handler(request: web.Request) -> web.Response:
+            if request.path.endswith("/m/ready"):
+                return web.Response(status=404)  # not loaded before
             assert request.transport is not None
             request.transport.close()
             return web.Response()

@@ -10,7 +10,7 @@ Measured on both, and so handled here:
   Names of interest that the index lacks are asked for one by one;
 - error bodies are JSON, plain text, or a traceback; the last telling line is what people need;
 - a client's time-out does not cancel a load (both finish it after the client has gone), so on a
-  time-out readiness is polled;
+  time-out readiness is polled; but not in an update, where the old model is ready all along;
 - `/v2/health/ready` turns bad while any model loads or after one failed; only `/live` is asked.
 """
 
@@ -125,14 +125,22 @@ class RepositoryServer:
         """Load by name and wait for the server's own word that it is ready."""
         deadline = time.monotonic() + self._action_timeout_s
         body = self._load_body(entry)
+        # readiness proves a load only of a model that was not ready before: in an update the old
+        # revision is ready all along, so there the call's own answer is the only proof
+        is_update = await self._is_ready(name)
+        timeout_s = self._action_timeout_s if is_update else _CALL_TIMEOUT_S
         try:
             status, answer = await self._call(
-                "POST", f"/v2/repository/models/{name}/load", _CALL_TIMEOUT_S, body
+                "POST", f"/v2/repository/models/{name}/load", timeout_s, body
             )
         except ServerHungUp as error:
             # it may have died of this very model: that is a failure, with backoff, not a doubt
             raise ServerFault(Reason.LOAD_FAILED, f"{error} during the load") from error
-        except ServerInDoubt:
+        except ServerInDoubt as error:
+            if is_update:
+                raise ServerFault(
+                    Reason.LOAD_TIMEOUT, f"{error}; which revision it serves is not known"
+                ) from error
             await self._poll_ready(name, deadline)
             return
         if status != 200:
@@ -170,7 +178,7 @@ class RepositoryServer:
     async def unload(self, name: str) -> None:
         """Unload by name and wait until the server no longer has it."""
         status, answer = await self._call(
-            "POST", f"/v2/repository/models/{name}/unload", _CALL_TIMEOUT_S, self._unload_body()
+            "POST", f"/v2/repository/models/{name}/unload", _CALL_TIMEOUT_S, {}
         )
         if status not in {200, 404}:
             raise ServerFault(
@@ -183,9 +191,6 @@ class RepositoryServer:
                     Reason.UNLOAD_FAILED, f"{self.kind} still has it after the unload"
                 )
             await asyncio.sleep(_POLL_S)
-
-    def _unload_body(self) -> dict[str, Any]:
-        return {}
 
     async def _is_gone(self, name: str) -> bool:
         return not await self._is_ready(name)
