@@ -1,7 +1,7 @@
 """Small steps on a file system that survive a kill, or say why they could not be made.
 
-`exchange` is Linux's RENAME_EXCHANGE by way of libc, as Python does not offer it (ext4, xfs, tmpfs
-and overlayfs have it); two renames stand in where the file system refuses it.
+`exchange` is Linux's RENAME_EXCHANGE by way of libc, as Python does not offer it (seen on ext4 and
+tmpfs); two renames stand in where the file system refuses it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ again, and all that it had is gone. No answer in time means nothing (some server
 they load): the last truth stands for reports, and no load or unload is planned on it (P2).
 
 Whether it is alive is asked every period. Its index is asked for as seldom as makes it a small
-share of the server's time: MLServer reads a file for each model to answer it (0.5 s with 200). A
+share of the server's time: MLServer reads a file for each model to answer it (0.24 s with 200). A
 server that was down or in doubt is asked for its index first of all.
 """
 
@@ -51,7 +51,6 @@ class ServerWatch:
         self.is_reachable = False
         self.since = time.time()
         self.message = "not asked yet"
-        self.looked = asyncio.Event()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -100,7 +99,6 @@ class ServerWatch:
             self._state.server_models = merged
             self._judge(True, "")
             self._conclude(ServerView(True, merged))
-        self.looked.set()
         return time.monotonic() - began
 
     async def _observe(self, *, with_index: bool) -> Mapping[str, ServerState]:
