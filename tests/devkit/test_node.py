@@ -110,10 +110,11 @@ async def test_a_killed_container_is_restarted_and_counted(
 
     pod.kill("main")
     await until(lambda: pod.pid("main") not in (None, first))
-    await asyncio.sleep(0.3)
 
     path = "jsonpath={.status.containerStatuses[0].restartCount}"
-    assert await kubectl("get", "pod", "killed", "-o", path) == "1"
+    async with asyncio.timeout(15):
+        while await kubectl("get", "pod", "killed", "-o", path) != "1":
+            await asyncio.sleep(0.1)
 
 
 async def test_a_container_can_be_restarted_gently(node: DevNode) -> None:
