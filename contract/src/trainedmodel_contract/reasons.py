@@ -61,11 +61,14 @@ class Reason(StrEnum):
     SIZE_MISMATCH = "SizeMismatch"
     DIGEST_MISMATCH = "DigestMismatch"
     UNSAFE_PATH = "UnsafePath"
+    UNSAFE_ARCHIVE = "UnsafeArchive"
+    URI_NOT_ALLOWED = "UriNotAllowed"
     # the volume
     INSUFFICIENT_DISK = "InsufficientDisk"
     VOLUME_ERROR = "VolumeError"
     FOLDER_NOT_OURS = "FolderNotOurs"
     # the server
+    INSUFFICIENT_MEMORY = "InsufficientMemory"
     SERVER_UNREACHABLE = "ServerUnreachable"
     INVALID_LAYOUT = "InvalidLayout"
     LOAD_FAILED = "LoadFailed"
@@ -105,9 +108,12 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.SIZE_MISMATCH: "The store sent more or less than it listed; nothing of it is served.",
     Reason.DIGEST_MISMATCH: "The content does not have spec.model.digest; nothing of it is served.",
     Reason.UNSAFE_PATH: "The source holds a path that would leave the model's folder; nothing of it is served.",
+    Reason.UNSAFE_ARCHIVE: "The archive is broken, holds what may leave its folder, or unpacks to more than the limits allow; the message names the entry.",
+    Reason.URI_NOT_ALLOWED: "The puller's --allow-uri list has no prefix of this URI; add one or move the model.",
     Reason.INSUFFICIENT_DISK: "The model volume has too little room; it is tried again when room appears.",
     Reason.VOLUME_ERROR: "The model volume refused a write; the message has the system's words.",
     Reason.FOLDER_NOT_OURS: "A folder with the served name exists that the puller did not make; remove or rename it.",
+    Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the puller's --memory-budget; remove a model or raise the budget.",
     Reason.SERVER_UNREACHABLE: "The model server does not answer; nothing is loaded or unloaded until it does.",
     Reason.INVALID_LAYOUT: "The files do not have the layout that this server loads; the message names what is missing.",
     Reason.LOAD_FAILED: "The model server refused the model; the message has its words.",

@@ -92,10 +92,38 @@ async def test_a_store_that_hangs_is_a_stall(
         go.set()
 
 
-async def test_credentials_are_for_object_stores_only(registry: StorageRegistry) -> None:
-    for text in ("http://host/m", "file:///m", "memory://m"):
+async def test_credentials_are_refused_where_nothing_takes_them(registry: StorageRegistry) -> None:
+    for text in ("file:///m", "pvc://claim/m", "memory://m"):
         with pytest.raises(SourceFault, match="credential profiles"):
             registry.for_uri(parse_uri(text), "team")
-    for name in ("team", "../up"):
-        with pytest.raises(SourceFault, match="not mounted"):
-            registry.for_uri(parse_uri("s3://b/m"), name)
+    for text in ("s3://b/m", "http://host/m", "hf://org/m"):
+        for name in ("team", "../up"):
+            with pytest.raises(SourceFault, match="not mounted"):
+                registry.for_uri(parse_uri(text), name)
+
+
+async def test_an_object_replaced_while_it_is_read_is_a_change(
+    downloader: Downloader,
+    memory: fsspec.AbstractFileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    memory.pipe("/m/x", CONTENT)
+    uri = parse_uri("memory://m")
+    listing = await downloader.list(uri)
+    read, left = type(memory).cat_file, [2]
+
+    def replace(self: object, path: str, **span: int) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            memory.pipe("/m/x", CONTENT[::-1])
+        return read(self, path, **span)
+
+    monkeypatch.setattr(type(memory), "cat_file", replace)
+    with pytest.raises(SourceFault) as caught:
+        await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
+    assert caught.value.reason is Reason.SOURCE_CHANGED
+    monkeypatch.undo()
+    again = await downloader.list(uri)
+    await downloader.fetch(uri, again, tmp_path / "to", lambda _: None)
+    assert tree(tmp_path / "to") == {"x": CONTENT[::-1]}

@@ -22,15 +22,17 @@ from pathlib import Path
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.storage.settings import StorageSettings
 
 def peak():
     # not getrusage: that of a child begins with what its parent had when it forked
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
-async def main(text, folder, limits):
+async def main(text, folder, limits, schemes):
     uri = parse_uri(text)
-    async with StorageRegistry() as registry, Downloader(registry, limits) as downloader:
+    settings = StorageSettings(fsspec_schemes=frozenset(schemes))
+    async with StorageRegistry(settings) as registry, Downloader(registry, limits) as downloader:
         listing = await downloader.list(uri)
         before = peak()
         calls = []
@@ -38,11 +40,19 @@ async def main(text, folder, limits):
     after = peak()
     print(json.dumps({"kept": calls[0], "before": before, "after": after}))
 
-asyncio.run(main(sys.argv[1], sys.argv[2], DownloadLimits(**json.loads(sys.argv[3]))))
+limits, schemes = DownloadLimits(**json.loads(sys.argv[3])), json.loads(sys.argv[4])
+asyncio.run(main(sys.argv[1], sys.argv[2], limits, schemes))
 """
 
 
-async def _start(uri: object, folder: Path, **limits: int) -> asyncio.subprocess.Process:
+async def peak_of_fetch(uri: str, folder: Path, schemes: frozenset[str]) -> dict[str, int]:
+    """Fetch in another process; return its memory in KiB before and after."""
+    return await _result(await _start(uri, folder, schemes))
+
+
+async def _start(
+    uri: object, folder: Path, schemes: frozenset[str] = frozenset(), **limits: int
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -50,6 +60,7 @@ async def _start(uri: object, folder: Path, **limits: int) -> asyncio.subprocess
         str(uri),
         str(folder),
         json.dumps(limits),
+        json.dumps(sorted(schemes)),
         stdout=asyncio.subprocess.PIPE,
     )
 
@@ -96,6 +107,37 @@ async def test_after_a_kill_finished_parts_are_not_fetched_again(tmp_path: Path)
     assert found["kept"] >= 16 * PART
     assert sum(span[1] - span[0] for span in asked if span) == len(CONTENT) - found["kept"]
     assert (folder / "m").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("what", ["etag", "size"])
+async def test_after_a_kill_parts_of_another_content_are_not_used(
+    tmp_path: Path, what: str
+) -> None:
+    is_first = True
+    later = CONTENT[::-1] if what == "etag" else CONTENT[:-1]
+
+    async def respond(request: Request) -> None:
+        if not is_first:
+            await request.serve(later, '"2"' if what == "etag" else '"1"')
+        elif request.range is not None and request.range[0] > 0:
+            await request.hang()
+        else:
+            await request.serve(CONTENT)
+
+    folder = tmp_path / "to"
+    async with RawServer(respond) as server:
+        uri = server.uri("m")
+        first = await _start(uri, folder, part_bytes=PART)
+        try:
+            async with asyncio.timeout(15):
+                await _journal_has(tmp_path / "to.journal", 8)
+        finally:
+            first.send_signal(signal.SIGKILL)
+            await first.communicate()
+        is_first = False
+        found = await _result(await _start(uri, folder, part_bytes=PART))
+    assert found["kept"] == 0
+    assert (folder / "m").read_bytes() == later
 
 
 async def _journal_has(path: Path, parts: int) -> None:

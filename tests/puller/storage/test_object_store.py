@@ -345,6 +345,34 @@ class TestFalseServer:
         return caught.value.reason
 
 
+async def test_azure_lists_its_etags_without_the_quotes_it_answers_with(
+    downloader: Downloader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    modified = "Thu, 01 Jan 2026 00:00:00 GMT"
+    blob = (
+        f"<Blob><Name>m/x</Name><Properties><Last-Modified>{modified}</Last-Modified>"
+        "<Etag>0x8D</Etag><Content-Length>1</Content-Length><BlobType>BlockBlob</BlobType>"
+        "<Content-Type>a/b</Content-Type></Properties></Blob>"
+    )
+    page = f"<EnumerationResults><Blobs>{blob}</Blobs><NextMarker /></EnumerationResults>"
+
+    async def respond(request: Request) -> None:
+        if "comp=list" in request.target:
+            await request.answer(200, f'<?xml version="1.0"?>{page}'.encode())
+        elif request.method == "HEAD":
+            await request.answer(404)
+        else:
+            await request.serve(b"1", '"0x8D"', Last_Modified=modified)
+
+    async with RawServer(respond) as server:
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"http://127.0.0.1:{server.port}")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+        uri = parse_uri("az://c/m")
+        await downloader.fetch(uri, await downloader.list(uri), tmp_path / "to", lambda _: None)
+        assert server.gets()[-1].headers["if-match"] == '"0x8D"'
+    assert tree(tmp_path / "to") == {"x": b"1"}
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -30,6 +30,8 @@ class SourceObject:
         is_ranged: Whether the store serves parts of the object.
         key: The store's own name of it, for the back end alone. A path and a URI do not give it:
             `m` of the URI `s3://b/m` may be the object `m` or the object `m/m`.
+        checksum: Algorithm and lower-case hexadecimal digits, where the store itself vouches for
+            the content that way. An etag is none, even where it looks like one.
     """
 
     path: str
@@ -38,6 +40,7 @@ class SourceObject:
     last_modified: str | None = None
     is_ranged: bool = True
     key: str = ""
+    checksum: tuple[str, str] | None = None
 
     @property
     def identity(self) -> tuple[str, str] | None:
@@ -81,7 +84,17 @@ class Listing:
 
 
 class Storage(Protocol):
-    """One way to list and read models. Raises SourceFault and nothing else on purpose."""
+    """One way to list and read models. Raises SourceFault and nothing else on purpose.
+
+    Attributes:
+        is_conditional: Whether reads notice an object that has changed since it was listed. If
+            not, the caller lists again at the end.
+    """
+
+    @property
+    def is_conditional(self) -> bool:
+        """See above."""
+        ...
 
     async def list(self, uri: StorageUri) -> Listing:
         """List the objects of a model: paths checked, sizes known, nothing read."""

@@ -1,4 +1,4 @@
-"""Which credentials an object store's client gets, and when it goes without.
+"""Whether requests to an object store are signed.
 
 Left alone, a client without credentials asks the metadata service of the node: a wait where there
 is none, and the node's own rights where there is one. Here credentials are those of the named
@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-from trainedmodel_contract.reasons import Reason
-
-from trainedmodel_puller.errors import SourceFault
-
-_MAX_VALUE_BYTES: Final = 65_536
 _METADATA_PROBE_S: Final = 1.0
-_GOOGLE_FILES: Final = ("gcloud-application-credentials.json", "service-account.json", "key.json")
+_METADATA_REQUEST: Final = (
+    b"GET / HTTP/1.1\r\nHost: metadata.google.internal\r\nMetadata-Flavor: Google\r\n"
+    b"Connection: close\r\n\r\n"
+)
 
 #: Any one full set is enough to sign with.
 _SIGNING_SETS: Final[dict[str, tuple[frozenset[str], ...]]] = {
@@ -66,47 +62,6 @@ _SKIP_SIGNATURE: Final = {
     "gs": "GOOGLE_SKIP_SIGNATURE",
     "az": "AZURE_SKIP_SIGNATURE",
 }
-_PREFIX: Final = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Variables for one provider's client.
-
-    Attributes:
-        values: By environment variable name. Empty for the process's own environment, which the
-            client reads itself. Never shown: `repr` leaves them out.
-        is_profile: They come from a named profile, and the environment's must not mix in.
-    """
-
-    values: Mapping[str, str] = field(default_factory=dict, repr=False)
-    is_profile: bool = False
-
-
-def read_profile(folder: Path, provider: str) -> Credentials:
-    """Read a profile's variables for a provider; blocks.
-
-    Raises:
-        SourceFault: there is no such profile, or a file of it cannot be read.
-    """
-    values: dict[str, str] = {}
-    try:
-        for path in sorted(folder.iterdir()):
-            if path.name in _GOOGLE_FILES:
-                values["GOOGLE_APPLICATION_CREDENTIALS"] = str(path)
-            elif not path.name.startswith(".") and path.is_file():
-                values[path.name] = path.read_bytes()[:_MAX_VALUE_BYTES].decode().strip("\n")
-    except FileNotFoundError:
-        raise SourceFault(
-            Reason.ACCESS_DENIED, f"credential profile {folder.name!r} is not mounted into this pod"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceFault(
-            Reason.ACCESS_DENIED,
-            f"credential profile {folder.name!r} is not readable: {type(error).__name__}",
-        ) from None
-    prefix = _PREFIX[provider]
-    return Credentials({k: v for k, v in values.items() if k.startswith(prefix)}, is_profile=True)
 
 
 def can_sign(provider: str, variables: Mapping[str, str]) -> bool:
@@ -118,11 +73,15 @@ def can_sign(provider: str, variables: Mapping[str, str]) -> bool:
 
 
 async def has_metadata_service(address: str = "169.254.169.254", port: int = 80) -> bool:
-    """Say whether a metadata service accepts a connection at once."""
+    """Say whether Google's metadata service answers at once; other clouds' do not count."""
     try:
         async with asyncio.timeout(_METADATA_PROBE_S):
-            _, writer = await asyncio.open_connection(address, port)
-    except OSError:  # TimeoutError is one
-        return False
-    writer.close()
-    return True
+            reader, writer = await asyncio.open_connection(address, port)
+            try:
+                writer.write(_METADATA_REQUEST)
+                head = await reader.readuntil(b"\r\n\r\n")
+            finally:
+                writer.close()
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return False  # a TimeoutError is an OSError
+    return b"\r\nmetadata-flavor: google\r\n" in head.lower()

@@ -26,7 +26,7 @@ from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.files import finished, first_fault
 
-_THREADS: Final = max(1, min(4, os.cpu_count() or 1))
+THREADS: Final = max(1, min(4, os.cpu_count() or 1))
 
 
 async def tree_digest(folder: Path, listing: Listing) -> str:
@@ -39,7 +39,7 @@ async def tree_digest(folder: Path, listing: Listing) -> str:
     found: dict[str, str] = {}
     queue = iter(paths)
     loop = asyncio.get_running_loop()
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="digest")
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="digest")
 
     async def work() -> None:
         for path in queue:
@@ -48,7 +48,7 @@ async def tree_digest(folder: Path, listing: Listing) -> str:
 
     try:
         async with asyncio.TaskGroup() as group:
-            await asyncio.wait([group.create_task(work()) for _ in range(_THREADS)])
+            await asyncio.wait([group.create_task(work()) for _ in range(THREADS)])
     except ExceptionGroup as errors:
         raise first_fault(errors) from None
     finally:

@@ -9,8 +9,9 @@ fetch has ended.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,11 @@ P = ParamSpec("P")
 FILE_MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755
 MAX_BATCH_BYTES: Final = 1024 * 1024
+#: Python has no name for it; a call through ctypes lets other threads run meanwhile.
+_SYNC_FILE_RANGE: Final = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_SYNC_FILE_RANGE_WRITE: Final = 2
 #: The kernel takes at most 1,024 buffers in one call.
 _BATCH_BUFFERS: Final = 512
 
@@ -89,7 +95,8 @@ class SpanWriter:
     """Writes one stream's chunks to one file from an offset on.
 
     While one batch is being written the next is gathered, and no more: that bounds the memory of
-    a stream to two batches. Call `finish` at the end, `abandon` instead if anything failed.
+    a stream to two batches. Call `finish` at the end, `abandon` instead if anything failed. If the
+    file is to be durable, the disk works while the stream still comes in.
     """
 
     def __init__(
@@ -101,14 +108,14 @@ class SpanWriter:
         *,
         is_new: bool,
         batch_bytes: int = MAX_BATCH_BYTES,
+        is_durable: bool = False,
     ) -> None:
         self._pool = pool
         self._path = path
         self._offset = offset
         self._written = written
-        self._flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-        if is_new:
-            self._flags |= os.O_CREAT | os.O_TRUNC
+        self._is_new = is_new
+        self._is_durable = is_durable
         self._batch_limit = batch_bytes
         self._fd: int | None = None
         self._batch: list[Buffer] = []
@@ -156,10 +163,14 @@ class SpanWriter:
 
     def _write(self, batch: Sequence[Buffer], *, is_last: bool, sync: bool) -> int:
         if self._fd is None:
-            self._fd = os.open(self._path, self._flags, FILE_MODE)
-            if self._flags & os.O_CREAT:
+            if self._is_new:
+                self._fd = open_new(self._path)
                 os.fchmod(self._fd, FILE_MODE)  # the umask of the process is not ours to trust
+            else:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         count = write_all(self._fd, batch, self._offset)
+        if self._is_durable and count:
+            start_writeback(self._fd, self._offset, count)
         self._offset += count
         if is_last:
             if sync:
@@ -167,6 +178,29 @@ class SpanWriter:
             fd, self._fd = self._fd, None
             os.close(fd)
         return count
+
+
+def open_new(path: Path) -> int:
+    """Open a file that is new, for writing; blocks.
+
+    What stands under the name is unlinked, never written into: it may have other names.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, FILE_MODE)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, flags, FILE_MODE)
+
+
+def start_writeback(fd: int, offset: int, size: int) -> None:
+    """Let the kernel start to write a range to the disk; 0 bytes mean up to the end.
+
+    A sync that follows later then finds most of its work done. Where the file system or the C
+    library knows no such call, nothing happens: the sync is what counts.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, offset, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
@@ -186,5 +220,25 @@ def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
 def _as_volume_fault(call: Callable[[], T]) -> T:
     try:
         return call()
+    except OSError as error:
+        raise volume_fault(error) from error
+
+
+def write_tree(folder: Path, content: Mapping[str, Sequence[Buffer]]) -> None:
+    """Make the files of a folder that is new, with the folders that they need; blocks.
+
+    Raises:
+        VolumeFault: the volume refused.
+    """
+    try:
+        for path, chunks in content.items():
+            target = folder / path
+            if "/" in path:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            fd = open_new(target)
+            try:
+                write_all(fd, chunks, 0)
+            finally:
+                os.close(fd)
     except OSError as error:
         raise volume_fault(error) from error

@@ -14,8 +14,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
@@ -27,7 +30,15 @@ from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
+from trainedmodel_puller.storage.checksum import entry_checksum
+from trainedmodel_puller.storage.fsspec_options import fsspec_options, is_unsigned
 from trainedmodel_puller.storage.paths import make_listing
+from trainedmodel_puller.storage.variables import (
+    Credentials,
+    read_profile,
+    translated,
+    with_places,
+)
 
 T = TypeVar("T")
 
@@ -48,19 +59,35 @@ _TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "creat
 class FsspecStorage:
     """Models behind one fsspec scheme."""
 
-    def __init__(self, scheme: str, answer_timeout_s: float, native: frozenset[str]) -> None:
+    is_conditional = False
+
+    def __init__(
+        self,
+        scheme: str,
+        answer_timeout_s: float,
+        native: frozenset[str],
+        *,
+        profile: Path | None = None,
+        instance_metadata: bool = False,
+    ) -> None:
         """Take a scheme; whether anything serves it is found out at the first listing.
 
         Args:
             scheme: As in the URI.
             answer_timeout_s: Limit on a listing.
             native: What other back ends serve, to be named when this scheme is not known.
+            profile: Folder of the credential profile; none for the environment's credentials.
+            instance_metadata: Whether the node's metadata service may be asked for credentials.
         """
         self._scheme = scheme
         self._answer_timeout_s = answer_timeout_s
         self._native = native
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"fsspec-{scheme}")
+        self._profile = profile
+        self._instance_metadata = instance_metadata
+        self._lock = threading.Lock()
         self._system: Any = None
+        self._made_with: Credentials | None = None
 
     async def list(self, uri: StorageUri) -> Listing:
         """List the object or folder at a URI; a name that is both is the object."""
@@ -69,7 +96,10 @@ class FsspecStorage:
     async def read(
         self, uri: StorageUri, item: SourceObject, start: int, end: int
     ) -> AsyncGenerator[Buffer, None]:
-        """Read bytes of one object, range by range; fsspec knows no conditions."""
+        """Read bytes of one object, range by range; fsspec knows no conditions.
+
+        Whoever reads lists again afterwards (`is_conditional`).
+        """
         at = start
         while end == UNKNOWN_SIZE or at < end:
             upto = at + _CHUNK_BYTES if end == UNKNOWN_SIZE else min(at + _CHUNK_BYTES, end)
@@ -86,7 +116,7 @@ class FsspecStorage:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _list(self, uri: StorageUri) -> Listing:
-        system = self._open_system()
+        system = self._fresh_system()
         path: str = system._strip_protocol(f"{uri.scheme}://{uri.authority}{uri.path}")
         top = system.info(path)
         if top.get("type") != "directory":
@@ -101,15 +131,30 @@ class FsspecStorage:
         return make_listing(found, is_single=False, where=uri)
 
     def _read(self, key: str, start: int, end: int) -> bytes:
-        content: bytes = self._open_system().cat_file(key, start=start, end=end)
+        system = self._system if self._system is not None else self._fresh_system()
+        content: bytes = system.cat_file(key, start=start, end=end)
         return content
 
-    def _open_system(self) -> Any:
-        if self._system is None:
-            kind = find_class(self._scheme, self._native)
-            # Listings are asked for to learn what is new: a cached one would hide it.
-            self._system = kind(use_listings_cache=False, skip_instance_cache=True)
-        return self._system
+    def _fresh_system(self) -> Any:
+        """Return the file system, made anew if the profile's content has changed."""
+        if self._profile is None:
+            credentials = Credentials(translated(os.environ))
+        else:
+            credentials = with_places(read_profile(self._profile), os.environ)
+        with self._lock:
+            if self._system is None or self._made_with != credentials:
+                kind = find_class(self._scheme, self._native)
+                options = fsspec_options(
+                    self._scheme,
+                    credentials.values,
+                    is_profile=credentials.is_profile,
+                    is_anonymous=not self._instance_metadata
+                    and is_unsigned(self._scheme, credentials.values),
+                )
+                # Listings are asked for to learn what is new: a cached one would hide it.
+                options |= {"use_listings_cache": False, "skip_instance_cache": True}
+                self._system, self._made_with = kind(**options), credentials
+            return self._system
 
     async def _call(
         self, uri: StorageUri, call: Callable[..., T], *args: object, has_limit: bool = True
@@ -187,6 +232,7 @@ def _source_object(path: str, key: str, entry: Mapping[str, Any]) -> SourceObjec
         _first(entry, _TIME_KEYS),
         is_ranged=size is not None,
         key=key,
+        checksum=entry_checksum(entry),
     )
 
 

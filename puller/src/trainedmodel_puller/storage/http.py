@@ -1,7 +1,8 @@
 """One object at an `http(s)://` address, through aiohttp.
 
 Redirects are followed by hand, because each hop is a new address to check and a query to keep out
-of sight. Nothing ambient goes along: no cookies, no netrc, no proxy variables, no credentials.
+of sight. Nothing ambient goes along: no cookies, no netrc, no proxy variables. Credentials are
+those of a named profile, and go to the URI's own origin only.
 
 Servers differ in what they tell. Size and etag come from a HEAD, and from a GET of one byte where
 a HEAD is refused (links signed for GET) or silent on ranges. Without ranges the object is one
@@ -16,6 +17,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -27,9 +29,13 @@ from yarl import URL
 
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.addresses import AddressRule, CheckedResolver, DeniedAddressError
+from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
+from trainedmodel_puller.storage.checksum import header_checksum
+from trainedmodel_puller.storage.http_login import HttpLogin, http_login
 from trainedmodel_puller.storage.paths import make_listing, path_fault
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.variables import read_profile
 
 _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -49,8 +55,25 @@ _REASONS: Final = {
 class HttpStorage:
     """Models at http addresses, one object each."""
 
-    def __init__(self, settings: StorageSettings) -> None:
+    is_conditional = True
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        profile: Path | None = None,
+        allowed: UriRule | None = None,
+    ) -> None:
+        """Make a back end that has no connection yet.
+
+        Args:
+            settings: Limits, and denied addresses.
+            profile: Folder of the credential profile; none for requests without credentials.
+            allowed: What each hop of a redirect must be allowed by; that of the settings if None.
+        """
         self._settings = settings
+        self._profile = profile
+        self._login: HttpLogin | None = None
+        self._allowed = allowed or UriRule(settings.allowed_uris)
         self._rule = AddressRule(settings.denied_networks)
         self._session: aiohttp.ClientSession | None = None
 
@@ -61,6 +84,7 @@ class HttpStorage:
             raise SourceFault(Reason.INVALID_URI, f"{uri}: must name a file, not end with '/'")
         if "/" in name or path_fault(name):
             raise SourceFault(Reason.UNSAFE_PATH, f"{uri}: {name!a:.200} is no usable file name")
+        await self._look_up_login()
         item = await self._head(uri, name)
         if item is None or (not item.is_ranged and item.size != 0):
             item = await self._probe(uri, name)
@@ -78,6 +102,8 @@ class HttpStorage:
         headers = _conditions(item)
         if not is_whole:
             headers["Range"] = f"bytes={start}-{end - 1}"
+        if self._login is None:  # its listing was another instance's
+            await self._look_up_login()
         async with self._follow("GET", uri, headers) as answer:
             _check_answer(uri, answer.status, frozenset({200, 206}))
             _check_same(uri, item, answer)
@@ -103,6 +129,12 @@ class HttpStorage:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def _look_up_login(self) -> None:
+        """Read the profile; a rotated Secret counts from the next listing on."""
+        if self._profile is not None:
+            profile = await asyncio.to_thread(read_profile, self._profile)
+            self._login = http_login(profile.values)
 
     async def _head(self, uri: StorageUri, name: str) -> SourceObject | None:
         async with self._follow("HEAD", uri, {}) as answer:
@@ -133,6 +165,10 @@ class HttpStorage:
         self, method: str, uri: StorageUri, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = _url(uri, f"{uri.scheme}://{uri.authority}{uri.path}{uri.query}")
+        home, login = url.origin(), self._login
+        if login is not None:
+            login.check(url)
+            headers = {**headers, "Authorization": login.authorization}
         for _ in range(_MAX_REDIRECTS + 1):
             answer = await self._send(method, uri, url, headers)
             try:
@@ -140,6 +176,11 @@ class HttpStorage:
                     yield answer
                     return
                 url = _next_hop(uri, url, answer.headers.get("Location", ""))
+                place = StorageUri(url.scheme, url.raw_authority, url.raw_path)
+                self._allowed.check(place, what=f"{uri}: a redirect")
+                if url.origin() != home:
+                    # For good: what another server sends back to us is that server's wish.
+                    headers = {k: v for k, v in headers.items() if k != "Authorization"}
             finally:
                 # A response whose body was read to its end has given its connection back already.
                 answer.close()
@@ -209,7 +250,12 @@ def _source_object(
 ) -> SourceObject:
     headers = answer.headers
     return SourceObject(
-        name, size, headers.get("ETag"), headers.get("Last-Modified"), is_ranged=is_ranged
+        name,
+        size,
+        headers.get("ETag"),
+        headers.get("Last-Modified"),
+        is_ranged=is_ranged,
+        checksum=header_checksum(headers, is_whole=answer.status == 200),
     )
 
 

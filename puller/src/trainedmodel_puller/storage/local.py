@@ -32,6 +32,8 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 class LocalStorage:
     """Models in folders that the pod has mounted."""
 
+    is_conditional = True
+
     def __init__(self, file_roots: Sequence[Path] = (), pvc_root: Path | None = None) -> None:
         self._file_roots = tuple(file_roots)
         self._pvc_root = pvc_root

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from obstore.store import AzureStore, GCSStore, S3Store
@@ -17,11 +18,17 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.credentials import Credentials
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.variables import S3_ENDPOINTS, Credentials, translated
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
+    from obstore.store import (
+        AzureCredential,
+        ClientConfig,
+        ObjectStore,
+        RetryConfig,
+        S3Credential,
+    )
 
 #: Schemes that obstore serves, and whose words their variables are.
 PROVIDERS: Final = {
@@ -42,7 +49,7 @@ _AZURE_AUTHORITY: Final = re.compile(
     r"(?:@(?P<account>[a-z0-9]{1,63})\.(?:dfs|blob)\.core\.windows\.net)?"
 )
 _ENDPOINTS: Final = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "s3": S3_ENDPOINTS,
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
@@ -51,17 +58,20 @@ _S3_KEYS: Final = {
     "AWS_ACCESS_KEY_ID": "access_key_id",
     "AWS_SECRET_ACCESS_KEY": "secret_access_key",
     "AWS_SESSION_TOKEN": "session_token",
-    "AWS_ENDPOINT_URL": "endpoint",
-    "AWS_ENDPOINT_URL_S3": "aws_endpoint_url_s3",
     "AWS_REGION": "region",
     "AWS_DEFAULT_REGION": "default_region",
     "AWS_ROLE_ARN": "role_arn",
+    "AWS_ROLE_SESSION_NAME": "role_session_name",
     "AWS_WEB_IDENTITY_TOKEN_FILE": "web_identity_token_file",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "container_credentials_relative_uri",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "container_credentials_full_uri",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "container_authorization_token_file",
     "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "virtual_hosted_style_request",
     "AWS_REQUEST_PAYER": "request_payer",
 }
 _GS_KEYS: Final = {
     "GOOGLE_SERVICE_ACCOUNT": "service_account",
+    "GOOGLE_SERVICE_ACCOUNT_PATH": "service_account",
     "GOOGLE_SERVICE_ACCOUNT_KEY": "service_account_key",
     "GOOGLE_APPLICATION_CREDENTIALS": "application_credentials",
     "GOOGLE_BEARER_TOKEN": "bearer_token",
@@ -71,14 +81,35 @@ _AZ_KEYS: Final = {
     "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
     "AZURE_STORAGE_ACCOUNT_KEY": "account_key",
     "AZURE_STORAGE_ACCESS_KEY": "account_key",
+    "AZURE_STORAGE_MASTER_KEY": "account_key",
     "AZURE_STORAGE_SAS_TOKEN": "sas_key",
+    "AZURE_STORAGE_SAS_KEY": "sas_key",
     "AZURE_STORAGE_TOKEN": "token",
     "AZURE_STORAGE_ENDPOINT": "endpoint",
+    "AZURE_ENDPOINT": "endpoint",
+    "AZURE_AUTHORITY_HOST": "authority_host",
     "AZURE_CLIENT_ID": "client_id",
     "AZURE_CLIENT_SECRET": "client_secret",
     "AZURE_TENANT_ID": "tenant_id",
     "AZURE_FEDERATED_TOKEN_FILE": "federated_token_file",
 }
+#: What the client reads from the environment and prefers to a role, a key file or a secret.
+_RIVALS: Final = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "gs": (
+        *("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"),
+        *("GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_BEARER_TOKEN"),
+    ),
+    "az": (
+        *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY"),
+        *("AZURE_STORAGE_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+    ),
+}
+#: Any of these tells the client which account it is, or that it needs none.
+_AZURE_PLACES: Final = (
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"),
+    *("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+)
 #: Retries are the planner's, which shows them; one here hides a connection closed while idle.
 _RETRIES: Final = 1
 _NO_LIMIT: Final = timedelta(days=7)
@@ -90,45 +121,70 @@ def make_client(
     """Make the client of a URI's bucket; blocks shortly, for it may read credential files."""
     provider = PROVIDERS[uri.scheme]
     values = credentials.values
-    variables = {**os.environ, **values}
+    # A profile has the environment's places already, if they are meant for it.
+    variables = values if credentials.is_profile else {**translated(os.environ), **values}
     shared: dict[str, Any] = {
         "client_options": _client_options(provider, variables, settings),
         "retry_config": _retry(settings),
+        # Said either way: the environment's word must not decide for a profile.
+        "skip_signature": is_anonymous,
     }
-    if is_anonymous:
-        shared["skip_signature"] = True
     if provider == "az":
-        return _azure(uri, values, shared)
+        return _azure(uri, credentials, shared)
     if _BUCKET.fullmatch(uri.authority) is None:
         raise SourceFault(Reason.INVALID_URI, f"{uri}: not a bucket name after {uri.scheme}://")
     if provider == "gs":
+        _check_rivals(provider, credentials, is_anonymous=is_anonymous)
         return GCSStore(uri.authority, **_known(_GS_KEYS, values), **shared)
-    config = _known(_S3_KEYS, values)
-    secret = values.get("AWS_SECRET_ACCESS_KEY")
-    if credentials.is_profile and secret:
+    config = s3_config(uri.authority, values)
+    if credentials.is_profile and values.get("AWS_SECRET_ACCESS_KEY"):
         # Handed over as one: a session token of the environment must not join a profile's key.
-        shared["credential_provider"] = _FixedKey(values)
-        for name in ("access_key_id", "secret_access_key", "session_token"):
-            config.pop(name, None)
+        key: S3Credential = {
+            "access_key_id": config.pop("access_key_id", ""),
+            "secret_access_key": config.pop("secret_access_key"),
+            "token": config.pop("session_token", None),
+            "expires_at": None,
+        }
+        shared["credential_provider"] = lambda: key
+    else:
+        _check_rivals(provider, credentials, is_anonymous=is_anonymous)
     return S3Store(uri.authority, **config, **shared)
 
 
-class _FixedKey:
-    """Credentials that stay as they are until the profile's files change."""
+def s3_config(bucket: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the client's settings for a bucket: pure.
 
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._credential: S3Credential = {
-            "access_key_id": values.get("AWS_ACCESS_KEY_ID", ""),
-            "secret_access_key": values.get("AWS_SECRET_ACCESS_KEY", ""),
-            "token": values.get("AWS_SESSION_TOKEN") or None,
-            "expires_at": None,
-        }
+    A bucket in the host's name is asked for by the endpoint's form: the client wants it in there.
+    """
+    config = _known(_S3_KEYS, values)
+    endpoint = next((values[name] for name in S3_ENDPOINTS if values.get(name)), "")
+    is_virtual = values.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true"
+    if endpoint and is_virtual:
+        scheme, _, rest = endpoint.partition("://")
+        if not rest.startswith(f"{bucket}."):
+            endpoint = f"{scheme}://{bucket}.{rest}"
+    if endpoint:
+        # Both, for the client reads the second from the environment by itself and prefers it.
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
+    return config
 
-    def __call__(self) -> S3Credential:
-        return self._credential
+
+def _check_rivals(provider: str, credentials: Credentials, *, is_anonymous: bool) -> None:
+    """Refuse a profile whose role the client would give up for a key of the environment."""
+    rivals = [
+        name
+        for name in _RIVALS[provider]
+        if os.environ.get(name) and name not in credentials.values
+    ]
+    if credentials.is_profile and rivals and not is_anonymous:
+        raise SourceFault(
+            Reason.ACCESS_DENIED,
+            f"{rivals[0]} in the puller's environment would go before the credential profile: "
+            "move it into a profile of its own",
+        )
 
 
-def _azure(uri: StorageUri, values: Mapping[str, str], shared: dict[str, Any]) -> ObjectStore:
+def _azure(uri: StorageUri, credentials: Credentials, shared: dict[str, Any]) -> ObjectStore:
     match = _AZURE_AUTHORITY.fullmatch(uri.authority)
     if match is None:
         raise SourceFault(
@@ -136,9 +192,25 @@ def _azure(uri: StorageUri, values: Mapping[str, str], shared: dict[str, Any]) -
             f"{uri}: must be {uri.scheme}://container/path or "
             f"{uri.scheme}://container@account.dfs.core.windows.net/path",
         )
-    config = _known(_AZ_KEYS, values)
+    config = _known(_AZ_KEYS, credentials.values)
     if match["account"]:
         config["account_name"] = match["account"]
+    if not config.get("account_name") and not any(os.environ.get(n) for n in _AZURE_PLACES):
+        raise SourceFault(
+            Reason.INVALID_URI,
+            f"{uri}: names no storage account: set AZURE_STORAGE_ACCOUNT_NAME or write "
+            "abfs://container@account.dfs.core.windows.net/path",
+        )
+    secret: AzureCredential | None = None
+    if "account_key" in config:
+        secret = {"access_key": config.pop("account_key"), "expires_at": None}
+    elif "sas_key" in config:
+        secret = {"sas_token": config.pop("sas_key").removeprefix("?"), "expires_at": None}
+    if secret is not None:
+        # The client would prefer a key of the environment to a profile's token.
+        shared["credential_provider"] = lambda: secret
+    else:
+        _check_rivals("az", credentials, is_anonymous=shared["skip_signature"])
     return AzureStore(match["container"], **config, **shared)
 
 
@@ -153,7 +225,21 @@ def _client_options(
     endpoint = next((variables[name] for name in _ENDPOINTS[provider] if variables.get(name)), "")
     if endpoint.startswith("http://"):
         options["allow_http"] = True  # whoever configured it has asked for it
+    if provider == "s3" and variables.get("S3_VERIFY_SSL") == "0":
+        options["allow_invalid_certificates"] = True
+    if provider == "s3" and variables.get("AWS_CA_BUNDLE"):
+        options["root_certificate"] = _certificates(Path(variables["AWS_CA_BUNDLE"]))
     return options
+
+
+def _certificates(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceFault(
+            Reason.SOURCE_ERROR,
+            f"AWS_CA_BUNDLE names {path.name!a}, which is not readable: {error.strerror}",
+        ) from None
 
 
 def _retry(settings: StorageSettings) -> RetryConfig:

@@ -99,6 +99,8 @@ def _sentence(status: int, code: str, text: str) -> str:
         return "no credentials could be had from the platform's token service"
     if status:
         words = _first(_XML_MESSAGE, text) or _first(_JSON_MESSAGE, text)
+        # Azure adds what is new in each answer: the same fault must read the same.
+        words = words.split("RequestId:", 1)[0]
         said = ": ".join(part for part in (code, _plain(words)) if part)
         return f"the store answered {status}" + (f" ({said})" if said else "")
     for trace, words in _TROUBLE:

@@ -18,7 +18,7 @@ import asyncio
 import builtins
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,16 +30,18 @@ from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
-from trainedmodel_puller.storage.credentials import (
-    Credentials,
-    can_sign,
-    has_metadata_service,
-    read_profile,
-)
+from trainedmodel_puller.storage.credentials import can_sign, has_metadata_service
 from trainedmodel_puller.storage.object_clients import PROVIDERS, make_client
 from trainedmodel_puller.storage.object_errors import source_fault
 from trainedmodel_puller.storage.paths import make_listing, parent_folders
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.variables import (
+    Credentials,
+    ambient,
+    read_profile,
+    translated,
+    with_places,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -71,6 +73,8 @@ class _Source:
 
 class ObjectStorage:
     """Models in object stores; one instance for each credential profile."""
+
+    is_conditional = True
 
     def __init__(self, settings: StorageSettings, profile: Path | None = None) -> None:
         self._settings = settings
@@ -142,9 +146,11 @@ class ObjectStorage:
     async def _fresh_source(self, uri: StorageUri) -> _Source:
         """Return the bucket's client, made anew if the profile's content has changed."""
         provider = PROVIDERS[uri.scheme]
-        credentials = Credentials()
-        if self._profile is not None:
-            credentials = await asyncio.to_thread(read_profile, self._profile, provider)
+        if self._profile is None:
+            credentials = ambient(os.environ)
+        else:
+            profile = await asyncio.to_thread(read_profile, self._profile)
+            credentials = with_places(profile, os.environ)
         key = (uri.scheme, uri.authority)
         known = self._sources.get(key)
         if known is not None and known.credentials == credentials:
@@ -163,7 +169,7 @@ class ObjectStorage:
         return source
 
     async def _may_sign(self, provider: str, credentials: Credentials) -> bool:
-        variables: Mapping[str, str] = credentials.values if credentials.is_profile else os.environ
+        variables = credentials.values if credentials.is_profile else translated(os.environ)
         if can_sign(provider, variables):
             return True
         if credentials.is_profile:
@@ -232,15 +238,21 @@ def _source_object(meta: ObjectMeta, path: str) -> SourceObject:
     return SourceObject(
         path=path,
         size=meta["size"],
-        etag=meta["e_tag"],
+        etag=_quoted(meta["e_tag"]),
         last_modified=modified.isoformat() if modified else None,
         key=meta["path"],
     )
 
 
+def _quoted(etag: str | None) -> str | None:
+    """Add the quotes that Azure leaves out in its listings, and only there."""
+    is_bare = etag is not None and not etag.endswith('"')
+    return f'"{etag}"' if is_bare else etag
+
+
 def _check_same(item: SourceObject, meta: ObjectMeta, what: str) -> None:
     """Compare an answer with the listing, for stores that take conditions and ignore them."""
-    if item.etag is not None and meta["e_tag"] is not None and meta["e_tag"] != item.etag:
+    if item.etag is not None and _quoted(meta["e_tag"]) not in {None, item.etag}:
         raise SourceFault(Reason.SOURCE_CHANGED, f"{what}: has changed since it was listed")
     if meta["size"] != item.size:
         raise SourceFault(

@@ -7,6 +7,7 @@ models of a store, and a profile's never serve another's.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,7 +16,9 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.base import Storage
+from trainedmodel_puller.storage.fsspec_options import PROFILE_SCHEMES
 from trainedmodel_puller.storage.fsspec_store import FsspecStorage
 from trainedmodel_puller.storage.http import HttpStorage
 from trainedmodel_puller.storage.local import LocalStorage
@@ -36,7 +39,13 @@ class StorageRegistry:
     """All storage back ends of one puller; an async context manager."""
 
     def __init__(self, settings: StorageSettings | None = None) -> None:
+        """Make no connection yet.
+
+        Raises:
+            SettingsError: a prefix of the allowed URIs is none.
+        """
         self._settings = settings or StorageSettings()
+        self._allowed = UriRule(self._settings.allowed_uris)
         self._open: dict[tuple[str, str | None], Storage] = {}
 
     async def __aenter__(self) -> Self:
@@ -54,15 +63,18 @@ class StorageRegistry:
         """Return the back end of a URI, with the rights of a credential profile if one is named.
 
         Raises:
-            SourceFault: the profile cannot be used with this scheme.
+            SourceFault: the URI is not allowed, or the profile cannot be used with this scheme.
         """
+        self._allowed.check(uri)
         family = _FAMILIES.get(uri.scheme, _FSSPEC + uri.scheme)
         if uri.scheme in self._settings.fsspec_schemes:
             family = _FSSPEC + uri.scheme
-        if credentials is not None and family != "object":
+        takes_profile = family in {"object", "http"} or uri.scheme in PROFILE_SCHEMES
+        if credentials is not None and not takes_profile:
             raise SourceFault(
                 Reason.ACCESS_DENIED,
-                f"{uri}: credential profiles serve object stores only; remove model.credentials",
+                f"{uri}: credential profiles serve object stores, http and hf only; "
+                "remove model.credentials",
             )
         known = self._open.get((family, credentials))
         if known is None:
@@ -78,21 +90,29 @@ class StorageRegistry:
 
     def _make(self, family: str, credentials: str | None) -> Storage:
         settings = self._settings
+        profile = None if credentials is None else self._profile(credentials)
         if family == "http":
-            return HttpStorage(settings)
+            return HttpStorage(settings, profile, self._allowed)
         if family == "local":
             return LocalStorage(settings.file_roots, settings.pvc_root)
         if family.startswith(_FSSPEC):
             native = frozenset(_FAMILIES) - settings.fsspec_schemes
             scheme = family.removeprefix(_FSSPEC)
-            return FsspecStorage(scheme, settings.answer_timeout_s, native)
-        if credentials is None:
-            return ObjectStorage(settings)
-        folder = settings.profiles_dir
+            return FsspecStorage(
+                scheme,
+                settings.answer_timeout_s,
+                native,
+                profile=profile,
+                instance_metadata=bool(settings.instance_metadata),
+            )
+        return ObjectStorage(settings, profile)
+
+    def _profile(self, credentials: str) -> Path:
+        folder = self._settings.profiles_dir
         # The name becomes a path: an entry that was not written by the operator is not trusted.
         if folder is None or re.fullmatch(PROFILE_NAME_PATTERN, credentials) is None:
             raise SourceFault(
                 Reason.ACCESS_DENIED,
                 f"credential profile {credentials!a:.80} is not mounted into this pod",
             )
-        return ObjectStorage(settings, folder / credentials)
+        return folder / credentials

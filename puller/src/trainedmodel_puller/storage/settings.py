@@ -6,9 +6,13 @@ credentials unless that is the platform's only way, and no link-local address is
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from trainedmodel_puller.errors import SettingsError
 
 #: Addresses that no model lies at, but a node's or a cloud's secrets do.
 METADATA_NETWORKS: Final = (
@@ -20,6 +24,12 @@ METADATA_NETWORKS: Final = (
     "168.63.129.16/32",  # Azure wire server
     "192.0.0.192/32",  # Oracle
 )
+#: The package and the schemes of each object store's fsspec back end.
+_FSSPEC_STORES: Final = {
+    "s3": ("s3fs", frozenset({"s3", "s3a"})),
+    "gs": ("gcsfs", frozenset({"gs", "gcs"})),
+    "az": ("adlfs", frozenset({"az", "abfs", "abfss"})),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,9 @@ class StorageSettings:
         connect_timeout_s: Limit on making one connection.
         answer_timeout_s: Limit on each answer to a listing request, and on the silence within one.
         fsspec_schemes: Schemes of the object stores that fsspec serves instead of obstore
-            (`s3` then needs s3fs, `gs` gcsfs, `abfs` and `az` adlfs).
+            (`s3` then needs s3fs, `gs` gcsfs, `abfs` and `az` adlfs); see `fsspec_schemes`.
+        allowed_uris: Prefixes that a URI must be below (`--allow-uri`), as `allowed` compares
+            them; without any, all URIs are allowed.
     """
 
     file_roots: tuple[Path, ...] = ()
@@ -50,3 +62,38 @@ class StorageSettings:
     connect_timeout_s: float = 5.0
     answer_timeout_s: float = 30.0
     fsspec_schemes: frozenset[str] = frozenset()
+    allowed_uris: tuple[str, ...] = ()
+
+
+def fsspec_schemes(choices: Iterable[str]) -> frozenset[str]:
+    """Return the schemes that fsspec serves, of what `--storage-backend` says.
+
+    Each choice is `obstore` or `fsspec` for all object stores, or `s3=...`, `gs=...`, `az=...` for
+    one of them; a later choice overrides an earlier one. Other schemes have no choice. What fsspec
+    has no name for (`wasb`, `wasbs`, `azure`) stays with obstore.
+
+    Raises:
+        SettingsError: a choice is not one of those, or its package is not installed.
+    """
+    chosen: dict[str, str] = {}
+    for choice in choices:
+        store, mark, backend = choice.rpartition("=")
+        stores = (store,) if mark else tuple(_FSSPEC_STORES)
+        if backend not in {"obstore", "fsspec"} or not set(stores) <= set(_FSSPEC_STORES):
+            raise SettingsError(
+                f"--storage-backend {choice!a:.100}: must be obstore or fsspec, or one store's, "
+                f"like s3=fsspec; stores are {', '.join(_FSSPEC_STORES)}"
+            )
+        chosen |= dict.fromkeys(stores, backend)
+    schemes: set[str] = set()
+    for store, backend in chosen.items():
+        package, names = _FSSPEC_STORES[store]
+        if backend != "fsspec":
+            continue
+        if importlib.util.find_spec(package) is None:
+            raise SettingsError(
+                f"--storage-backend: {store}=fsspec needs the package {package}: install "
+                f"trainedmodel-puller[{package}], or leave {store} with obstore"
+            )
+        schemes |= names
+    return frozenset(schemes)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.storage.base import Listing, SourceObject
-from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE
+from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, open_new
 from trainedmodel_puller.storage.journal import FileRecord, Journal
 from trainedmodel_puller.storage.paths import parent_folders
 
@@ -40,7 +41,10 @@ def prepare(folder: Path, listing: Listing, part_bytes: int) -> Journal:
 
 def make_file(path: Path, size: int) -> None:
     """Make a file of a given size, without data; one that is there keeps its data."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        fd = open_new(path)
     try:
         os.fchmod(fd, FILE_MODE)
         os.ftruncate(fd, size)
@@ -51,6 +55,12 @@ def make_file(path: Path, size: int) -> None:
 def sync_folders(folder: Path, listing: Listing) -> None:
     """Force the names of all files to the disk."""
     for path in ["", *sorted(_folders(listing))]:
+        sync_path(folder / path)
+
+
+def sync_files(folder: Path, paths: Iterable[str]) -> None:
+    """Force files' data to the disk."""
+    for path in paths:
         sync_path(folder / path)
 
 
@@ -72,7 +82,9 @@ def _kept(
     if not stat.S_ISREG(found.st_mode) or found.st_size != item.size:
         return fresh
     # Bits beyond the end would make the record look unfinished for ever.
-    return FileRecord(item, part_bytes, known.bits & ((1 << fresh.part_count) - 1))
+    record = FileRecord(item, part_bytes, known.bits & ((1 << fresh.part_count) - 1))
+    # What is still to be written into must be this folder's alone (`sharing`).
+    return record if record.is_done or found.st_nlink == 1 else fresh
 
 
 def _remove_others(folder: Path, prefix: str, kept: set[str], folders: set[str]) -> None:

@@ -1,0 +1,82 @@
+"""Credentials for `http(s)://`: a bearer token or a user and password, and where they may go.
+
+The URI of a model names its server, and whoever writes it need not be someone who may read the
+profile's Secret: a token sent wherever the URI says would be theirs for the asking. A profile
+therefore names the origins that its credentials are for (`HTTP_ORIGINS`), and without them it is
+refused. They go to the origin of the URI alone, and to no redirect's target at another.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trainedmodel_contract.reasons import Reason
+from yarl import URL
+
+from trainedmodel_puller.errors import SourceFault
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLogin:
+    """What to say, and to whom.
+
+    Attributes:
+        origins: Scheme, host and port.
+        authorization: The header's value. Never shown.
+    """
+
+    origins: frozenset[URL]
+    authorization: str = field(repr=False)
+
+    def check(self, url: URL) -> None:
+        """Make sure that an address is one that the credentials are for.
+
+        Raises:
+            SourceFault: AccessDenied.
+        """
+        if url.origin() not in self.origins:
+            raise _denied(f"the profile's HTTP_ORIGINS does not name {url.origin()}")
+
+
+def http_login(variables: Mapping[str, str]) -> HttpLogin:
+    """Read the variables of a profile.
+
+    `HTTP_BEARER_TOKEN`, or else `HTTP_USERNAME` with `HTTP_PASSWORD`; and `HTTP_ORIGINS`, origins
+    like `https://models.example.com:8443` with commas or spaces between them.
+
+    Raises:
+        SourceFault: AccessDenied: something is missing, or cannot be sent.
+    """
+    token, user = variables.get("HTTP_BEARER_TOKEN", ""), variables.get("HTTP_USERNAME", "")
+    if token:
+        if not (token.isascii() and token.isprintable()):
+            raise _denied("the profile's HTTP_BEARER_TOKEN has characters that no header bears")
+        said = f"Bearer {token}"
+    elif user:
+        pair = f"{user}:{variables.get('HTTP_PASSWORD', '')}"
+        said = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    else:
+        raise _denied("the profile has neither HTTP_BEARER_TOKEN nor HTTP_USERNAME")
+    written = variables.get("HTTP_ORIGINS", "").replace(",", " ").split()
+    if not written:
+        raise _denied(
+            "the profile has no HTTP_ORIGINS: name the servers that its credentials are for, "
+            "like https://models.example.com"
+        )
+    return HttpLogin(frozenset(_origin(text) for text in written), said)
+
+
+def _origin(text: str) -> URL:
+    try:
+        url = URL(text)
+        if url.scheme in {"http", "https"} and url.host and url.path in {"", "/"}:
+            return url.origin()
+    except ValueError:
+        pass
+    raise _denied(f"the profile's HTTP_ORIGINS has {text!a:.100}, which is no origin")
+
+
+def _denied(words: str) -> SourceFault:
+    return SourceFault(Reason.ACCESS_DENIED, words)

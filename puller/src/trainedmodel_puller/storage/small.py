@@ -1,0 +1,144 @@
+"""Writing many small whole files, several in a job.
+
+An object of a few kilobytes costs less to receive than to hand to a thread: with a job for each,
+half the time of 500 objects went into waking threads. Here finished objects gather while earlier
+ones are written, and go to a thread together: the busier the volume, the larger the batches. The
+first goes at once, so a slow source is never waited for.
+
+Each file is a new one: what stands under its name is unlinked, never written into, for it may be
+a name of another model's file as well (`sharing`). The disk starts on each file at once, and is
+waited for at the end of a batch: half the time of a sync after each file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import Buffer
+
+from trainedmodel_puller.storage.files import (
+    FILE_MODE,
+    MAX_BATCH_BYTES,
+    FilePool,
+    open_new,
+    settled,
+    start_writeback,
+    write_all,
+)
+
+#: Objects of up to this size are received whole and written in batches.
+SMALL_BYTES: Final = 256 * 1024
+_BATCH_FILES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """One file, all of it.
+
+    Attributes:
+        written: Called in the event loop once the file is written (and synced, if that is asked).
+    """
+
+    path: Path
+    chunks: Sequence[Buffer]
+    size: int
+    written: Callable[[], None]
+
+
+class SmallFileWriter:
+    """Writes the small files of one fetch; call `finish` at the end, or `abandon` after a failure.
+
+    Holds at most one batch more than it has jobs, a batch being 32 files or about a megabyte.
+    """
+
+    def __init__(self, pool: FilePool, max_jobs: int, *, sync: bool) -> None:
+        self._pool = pool
+        self._max_jobs = max_jobs
+        self._sync = sync
+        self._batch: list[SmallFile] = []
+        self._batch_bytes = 0
+        self._jobs: set[asyncio.Future[None]] = set()
+        self._error: BaseException | None = None
+        self._is_open = True
+
+    async def add(self, file: SmallFile) -> None:
+        """Take a file; waits while the batch is full and all jobs are busy.
+
+        Raises:
+            VolumeFault: this or an earlier file could not be written.
+        """
+        while self._is_full and len(self._jobs) >= self._max_jobs:
+            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
+        if self._error is not None:
+            raise self._error
+        self._batch.append(file)
+        self._batch_bytes += file.size
+        self._start()
+
+    async def finish(self) -> None:
+        """Write what is left.
+
+        Raises:
+            VolumeFault: a file could not be written.
+        """
+        while self._jobs or self._batch:
+            self._start()
+            await asyncio.wait(self._jobs)
+        if self._error is not None:
+            raise self._error
+
+    async def abandon(self) -> None:
+        """Drop what has not been started, and see the rest through."""
+        self._is_open = False
+        self._batch.clear()
+        for job in list(self._jobs):
+            await settled(job)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._batch) >= _BATCH_FILES or self._batch_bytes >= MAX_BATCH_BYTES
+
+    def _start(self) -> None:
+        is_due = not self._jobs or (self._is_full and len(self._jobs) < self._max_jobs)
+        if not (self._batch and is_due and self._is_open):
+            return
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        job = self._pool.submit(_write_batch, batch, sync=self._sync)
+        self._jobs.add(job)
+        job.add_done_callback(lambda done: self._ended(done, batch))
+
+    def _ended(self, job: asyncio.Future[None], batch: Sequence[SmallFile]) -> None:
+        self._jobs.discard(job)
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            self._error = self._error or error
+            return
+        if not job.cancelled():
+            for file in batch:
+                file.written()
+        self._start()
+
+
+def _write_batch(batch: Sequence[SmallFile], *, sync: bool) -> None:
+    opened: list[int] = []
+    try:
+        for file in batch:
+            fd = open_new(file.path)
+            opened.append(fd)
+            os.fchmod(fd, FILE_MODE)  # the umask of the process is not ours to trust
+            write_all(fd, file.chunks, 0)
+            if sync:
+                start_writeback(fd, 0, 0)
+            else:
+                os.close(opened.pop())
+        if sync:
+            for fd in opened:
+                os.fsync(fd)
+    finally:
+        for fd in opened:
+            os.close(fd)
