@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 from trainedmodel_puller import reporters
-from trainedmodel_puller.core.state import DesiredState, Limits
-from trainedmodel_puller.disk import Disk
+from trainedmodel_puller.core.state import DesiredState
+from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.kube import ReportClient, ReportGone
-from trainedmodel_puller.loop import Loop
+from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
 from trainedmodel_puller.reporters import KubernetesReporter
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 from trainedmodel_puller.state import LiveState
-from trainedmodel_puller.volume import Volume
 
 Json = dict[str, Any]
 
@@ -31,23 +32,42 @@ class FakeApi(ReportClient):
     def __init__(self) -> None:
         self.document: Json | None = None
         self.calls: list[tuple[str, Json]] = []
+        self.reads: list[str] = []
         self.fails = 0
+        self.most = 10**9
 
     async def read(self, name: str) -> Json | None:
         self._fail()
+        self.reads.append("whole")
         return copy.deepcopy(self.document)
 
-    async def create(self, document: Json) -> None:
+    async def read_version(self, name: str) -> str | None:
+        self._fail()
+        self.reads.append("version")
+        return self.document["metadata"].get("resourceVersion") if self.document else None
+
+    async def create(self, document: Json) -> str:
         self._fail()
         self.calls.append(("create", document))
-        self.document = copy.deepcopy(document)
+        return self._store(copy.deepcopy(document))
 
-    async def patch(self, name: str, patch: Json) -> None:
+    async def patch(self, name: str, patch: Json) -> str:
         self._fail()
         if self.document is None:
             raise ReportGone(name)
         self.calls.append(("patch", patch))
-        merge(self.document, patch)
+        patched = copy.deepcopy(self.document)
+        merge(patched, patch)
+        return self._store(patched)
+
+    def _store(self, document: Json) -> str:
+        size = len(json.dumps(document))
+        if size > self.most:
+            raise ReportRefused(413, f"{size} bytes", is_too_large=True)
+        self.document = document
+        version = str(len(self.calls))
+        document["metadata"]["resourceVersion"] = version
+        return version
 
     def _fail(self) -> None:
         if self.fails:
@@ -65,24 +85,37 @@ def merge(document: Json, patch: Json) -> None:
             document[key] = value
 
 
+@dataclass
+class Passes:
+    """The part of a loop that a reporter sees."""
+
+    models: dict[str, ReportedModel] = field(default_factory=dict)
+    on_pass: list[Callable[[], None]] = field(default_factory=list)
+
+
 class Bench:
     """A reporter over a loop whose words a test sets."""
 
     def __init__(self, root: Path) -> None:
         self.api = FakeApi()
         self.state = LiveState(chance=lambda: 0.0)
-        server = FilesOnly(root / "models")
-        volume = Volume(root / "models", root / "state")
-        self.loop = Loop(root, self.state, Disk(volume, self.state), Limits(), 1.0)
+        server = FilesOnly(ServerSettings("", root / "models", root / "models"))
+        self.loop = Passes()
         identity = PodIdentity("pod-0", "uid-1", "ns", "tabular", root)
         watch = ServerWatch(server, self.state, 1.0)
         parts = (self.state, self.loop, watch, server)
         self.reporter = KubernetesReporter(identity, self.api, parts)
 
     def say(self, **states: str) -> None:
-        self.loop.models = {name: ReportedModel(state=state) for name, state in states.items()}
+        self.tell({name: ReportedModel(state=state) for name, state in states.items()})
+
+    def tell(self, models: dict[str, ReportedModel]) -> None:
+        self.loop.models = models
         for listener in self.loop.on_pass:
             listener()
+
+    def patches(self) -> list[Json]:
+        return [patch for kind, patch in self.api.calls if kind == "patch"]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -98,8 +131,9 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(reporters, "_SPACING_S", 0.01)
+    monkeypatch.setattr(reporters, "spacing_s", lambda size, sent: 0.01)
     monkeypatch.setattr(reporters, "_RETRY_S", (0.01,))
+    monkeypatch.setattr(reporters, "_REFUSED_S", 0.01)
     return Bench(tmp_path)
 
 
@@ -212,3 +246,101 @@ async def test_a_problem_with_the_configuration_comes_and_goes(bench: Bench) -> 
     await follow(bench, act)
     assert bench.api.document is not None
     assert bench.api.document["configDigest"] == "d1"
+
+
+def failed(message: str) -> ReportedModel:
+    return ReportedModel(state="Failed", revision="2", reason="SourceError", message=message)
+
+
+async def test_while_nothing_changes_only_the_version_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporters, "_COMPARE_S", 0.01)
+
+    async def act() -> None:
+        bench.say(a="Loaded")
+        await bench.until(lambda: bench.api.reads.count("version") > 3)
+
+    await follow(bench, act)
+    assert bench.api.reads.count("whole") == 1
+    assert [kind for kind, _ in bench.api.calls] == ["create"]
+
+
+async def test_what_somebody_else_wrote_is_put_right(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporters, "_COMPARE_S", 0.01)
+
+    async def act() -> None:
+        bench.say(a="Loaded")
+        await bench.until(lambda: bool(bench.told()))
+        assert bench.api.document is not None
+        bench.api.document["models"] = {"a": {"state": "Failed"}, "b": {"state": "Loaded"}}
+        bench.api.document["metadata"]["resourceVersion"] = "another"
+        await bench.until(lambda: bench.told() == {"a": "Loaded"})
+
+    await follow(bench, act)
+    assert bench.patches() == [{"models": {"a": {"state": "Loaded"}, "b": None}}]
+
+
+async def test_progress_alone_is_told_now_and_then(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporters, "_PROGRESS_S", 0.5)
+
+    async def act() -> None:
+        bench.say(a="Waiting")
+        await bench.until(lambda: bool(bench.told()))
+        for received in range(1, 40):
+            bench.tell({"a": ReportedModel(state="Downloading", bytes=received)})
+            await asyncio.sleep(0.005)
+        await bench.until(lambda: bench.patches()[-1] == {"models": {"a": {"bytes": 39}}})
+
+    await follow(bench, act)
+    assert len(bench.patches()) < 10
+
+
+async def test_a_change_is_not_held_back_by_progress(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporters, "_PROGRESS_S", 3600)
+
+    async def act() -> None:
+        bench.say(a="Downloading", b="Waiting")
+        await bench.until(lambda: len(bench.told()) == 2)
+        bench.tell({"a": ReportedModel(state="Downloading", bytes=5), "b": failed("no")})
+        await bench.until(lambda: bench.told()["b"] == "Failed")
+
+    await follow(bench, act)
+    assert bench.api.document is not None
+    assert bench.api.document["models"]["a"]["bytes"] == 5
+
+
+async def test_a_report_that_is_refused_as_too_large_is_told_in_fewer_words(bench: Bench) -> None:
+    models = {f"m{n:04d}": failed("x" * 300) for n in range(3000)}
+    bench.api.most = 400_000
+
+    async def act() -> None:
+        with structlog.testing.capture_logs() as logs:
+            bench.tell(models)
+            await bench.until(lambda: len(bench.told()) == 3000)
+        assert {"report_refused", "report_tells_less"} <= {line["event"] for line in logs}
+        refused = next(line for line in logs if line["event"] == "report_refused")
+        assert refused["bytes"] > 400_000
+        assert refused["models"] == 3000
+
+    await follow(bench, act)
+    assert len(json.dumps(bench.api.document)) <= 400_000
+
+
+async def test_a_large_report_is_created_empty_and_filled_by_a_patch(bench: Bench) -> None:
+    models = {f"m{n:04d}": failed("x" * 300) for n in range(500)}
+
+    async def act() -> None:
+        bench.tell(models)
+        await bench.until(lambda: len(bench.told()) == 500)
+
+    await follow(bench, act)
+    (create, created), *rest = bench.api.calls
+    assert (create, created["models"]) == ("create", {})
+    assert [kind for kind, _ in rest] == ["patch"]

@@ -1,16 +1,24 @@
 """Tell others what the loop knows. Reporters read; the loop never waits for one.
 
 The Kubernetes reporter owns one object, the ModelReport named like its pod. It sends merge patches
-that hold only what changed, at most one every `_SPACING_S` seconds, and compares the whole object
-once a minute, so that a report that somebody edited or deleted comes back.
+that hold only what changed, of models that `core.bounds` has fitted into what etcd takes, and
+pauses after each for as long as its size asks for. While nothing changes it does nothing: the loop
+gives the very same mapping again. Progress of downloads alone is told once a second at most.
+
+Once a minute it asks for the report's resourceVersion. As long as that is the one of its own last
+write, nobody else has touched the report; else it is read whole, so that a report that somebody
+edited or deleted comes back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from trainedmodel_contract import modelreport, names
@@ -23,19 +31,30 @@ from trainedmodel_contract.modelreport import (
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.report import diff_models
+from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models, spacing_s
+from trainedmodel_puller.core.report import diff_models, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
-from trainedmodel_puller.kube import ReportClient, ReportGone
-from trainedmodel_puller.loop import Loop
+from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 from trainedmodel_puller.state import LiveState
 
 log: Final = structlog.get_logger()
 
-_SPACING_S: Final = 0.2
 _COMPARE_S: Final = 60.0
+_PROGRESS_S: Final = 1.0
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+#: What was refused is not sent again sooner: it would be refused again.
+_REFUSED_S: Final = 5.0
+#: A report is created with its models up to this size, and filled by a patch beyond: only patches
+#: can keep `managedFields` away, which would be as large again.
+_CREATED_BYTES: Final = 100_000
+#: Of the report beside its models.
+_HEAD_BYTES: Final = 1_000
+_LEAST_BUDGET: Final = 50_000
+
+Models = Mapping[str, ReportedModel]
+Document = dict[str, Any]
 
 
 def server_part(server: ModelServer, watch: ServerWatch) -> ReportedServer:
@@ -45,8 +64,30 @@ def server_part(server: ModelServer, watch: ServerWatch) -> ReportedServer:
         url=server.url,
         reachable=watch.is_reachable,
         since=datetime.fromtimestamp(round(watch.since), UTC),
-        message=watch.message[:MAX_MESSAGE] or None,
+        message=watch.message[:MAX_MESSAGE].encode("utf-8", "replace").decode() or None,
     )
+
+
+class Passes(Protocol):
+    """What is reported of the loop.
+
+    Attributes:
+        models: What the last pass said; another mapping whenever it said something else.
+        on_pass: Called after each pass.
+    """
+
+    models: dict[str, ReportedModel]
+    on_pass: list[Callable[[], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A patch in the making."""
+
+    bounded: Bounded
+    head: Document
+    patch: Document
+    size: int
 
 
 class KubernetesReporter:
@@ -56,16 +97,21 @@ class KubernetesReporter:
         self,
         identity: PodIdentity,
         client: ReportClient,
-        parts: tuple[LiveState, Loop, ServerWatch, ModelServer],
+        parts: tuple[LiveState, Passes, ServerWatch, ModelServer],
     ) -> None:
         self._identity = identity
         self._client = client
         self._state, self._loop, self._watch, self._server = parts
         self._news = asyncio.Event()
-        self._sent: dict[str, ReportedModel] = {}
-        self._sent_head: dict[str, Any] = {}
+        self._budget = Budget()
+        self._bounded = Bounded()
+        self._sent: Models = {}
+        self._sent_head: Document = {}
+        self._told: tuple[object, ...] = ()
+        self._version: str | None = None
         self._is_sure = False
-        self._compared = 0.0
+        self._compared = self._written = float("-inf")
+        self._is_held_back = False
         self._loop.on_pass.append(self._news.set)
 
     async def run(self) -> None:
@@ -76,52 +122,100 @@ class KubernetesReporter:
                 await self._wait()
             self._news.clear()
             try:
-                await self._send()
+                await asyncio.sleep(await self._send())
                 failures = 0
-                await asyncio.sleep(_SPACING_S)
             except Exception as error:
-                metrics.REPORT_WRITES.labels(outcome="failed").inc()
                 pause = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
+                if isinstance(error, ReportRefused):
+                    pause = max(pause, _REFUSED_S)
+                self._failed(error, pause)
                 failures += 1
-                self._is_sure = False
-                log.warning("report_failed", why=str(error)[:500], retry_in_s=pause)
                 await asyncio.sleep(pause)
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(_COMPARE_S):
+            async with asyncio.timeout(_PROGRESS_S if self._is_held_back else _COMPARE_S):
                 await self._news.wait()
         except TimeoutError:
             pass
 
-    def _head(self) -> dict[str, Any]:
+    def _failed(self, error: Exception, pause: float) -> None:
+        self._is_sure = False
+        is_refused = isinstance(error, ReportRefused)
+        metrics.REPORT_WRITES.labels(outcome="refused" if is_refused else "failed").inc()
+        log.warning(
+            "report_refused" if is_refused else "report_failed",
+            why=str(error)[:500],
+            retry_in_s=pause,
+            models=len(self._loop.models),
+            bytes=self._bounded.size,
+            budget_bytes=self._budget.wanted,
+        )
+        too_large = isinstance(error, ReportRefused) and error.is_too_large
+        if too_large and self._budget.wanted > _LEAST_BUDGET:
+            self._budget = self._budget.shrunk()
+
+    # -- one round ----------------------------------------------------------------------
+
+    async def _send(self) -> float:
+        """Bring the report up to date; return how long to wait before the next look, seconds."""
+        if not self._is_sure or time.monotonic() - self._compared > _COMPARE_S:
+            await self._compare()
+        models, moment = self._loop.models, self._moment()
+        if self._is_told(models, moment) and self._is_sure:
+            return 0.0
+        draft = await asyncio.to_thread(self._draft, models)
+        self._note(draft.bounded)
+        self._is_held_back = False
+        if not draft.patch:
+            self._sent, self._told = draft.bounded.models, (models, moment)
+            return 0.0
+        is_progress = draft.patch.keys() == {"models"} and is_only_progress(draft.patch["models"])
+        self._is_held_back = is_progress and time.monotonic() - self._written < _PROGRESS_S
+        if self._is_held_back:
+            return 0.0
+        await self._write(draft)
+        self._told = (models, moment)
+        return spacing_s(draft.bounded.size, draft.size)
+
+    def _is_told(self, models: Models, moment: tuple[object, ...]) -> bool:
+        return bool(self._told) and self._told[0] is models and self._told[1] == moment
+
+    def _moment(self) -> tuple[object, ...]:
+        """Return all that the head is made of."""
+        desired, watch = self._state.desired, self._watch
+        return (
+            desired.problem,
+            desired.config_digest,
+            watch.is_reachable,
+            watch.since,
+            watch.message,
+            self._budget,
+        )
+
+    def _draft(self, models: Models) -> _Draft:
+        """Make the next patch; in a thread, of what never changes under it."""
+        bounded = bound_models(models, self._budget, self._bounded)
+        head = self._head()
+        patch = self._patch(bounded.models, head)
+        return _Draft(bounded, head, patch, len(json.dumps(patch)) if patch else 0)
+
+    def _head(self) -> Document:
         problem = self._state.desired.problem
         return {
             "inferenceService": self._identity.service,
             "configDigest": self._state.desired.config_digest,
-            "configProblem": {"reason": Reason.CONFIG_UNREADABLE, "message": problem[:MAX_MESSAGE]}
+            "configProblem": {
+                "reason": Reason.CONFIG_UNREADABLE,
+                "message": problem[:MAX_MESSAGE].encode("utf-8", "replace").decode(),
+            }
             if problem
             else None,
             "server": server_part(self._server, self._watch).to_dict(),
         }
 
-    async def _send(self) -> None:
-        if not self._is_sure or time.monotonic() - self._compared > _COMPARE_S:
-            await self._compare()
-        models, head = dict(self._loop.models), self._head()
-        patch = self._patch(models, head)
-        if not patch:
-            return
-        try:
-            await self._client.patch(self._identity.pod_name, patch)
-        except ReportGone:
-            self._is_sure = False
-            await self._create(models, head)
-        metrics.REPORT_WRITES.labels(outcome="written").inc()
-        self._sent, self._sent_head, self._is_sure = models, head, True
-
-    def _patch(self, models: dict[str, ReportedModel], head: dict[str, Any]) -> dict[str, Any]:
-        patch: dict[str, Any] = {
+    def _patch(self, models: Models, head: Document) -> Document:
+        patch: Document = {
             key: value for key, value in head.items() if self._sent_head.get(key) != value
         }
         if "server" in patch and "message" not in patch["server"]:
@@ -131,22 +225,58 @@ class KubernetesReporter:
             patch["models"] = changed
         return patch
 
-    async def _compare(self) -> None:
-        """Read the object: what it says is what the next patch starts from."""
-        document = await self._client.read(self._identity.pod_name)
-        if document is None:
-            await self._create(dict(self._loop.models), self._head())
+    def _note(self, bounded: Bounded) -> None:
+        before, self._bounded = self._bounded, bounded
+        metrics.REPORT_BYTES.set(bounded.size + _HEAD_BYTES)
+        metrics.REPORT_LEVEL.set(bounded.level)
+        metrics.REPORT_LEFT_OUT.set(bounded.left_out)
+        if bounded.level == before.level:
             return
-        self._sent = {
-            str(key): ReportedModel.model_validate(value)
-            for key, value in (document.get("models") or {}).items()
-        }
+        say = log.error if bounded.level is Level.PARTIAL else log.warning
+        say(
+            "report_tells_less" if bounded.level > before.level else "report_tells_more",
+            level=bounded.level.name,
+            models=len(self._loop.models),
+            left_out=bounded.left_out,
+            bytes=bounded.size,
+            budget_bytes=self._budget.wanted,
+        )
+
+    async def _write(self, draft: _Draft) -> None:
+        try:
+            self._version = await self._client.patch(self._identity.pod_name, draft.patch)
+        except ReportGone:
+            self._is_sure = False
+            await self._create(draft.bounded, draft.head)
+        metrics.REPORT_WRITES.labels(outcome="written").inc()
+        self._sent, self._sent_head, self._is_sure = draft.bounded.models, draft.head, True
+        self._written = time.monotonic()
+
+    # -- what is there ------------------------------------------------------------------
+
+    async def _compare(self) -> None:
+        """Make sure of what the report says: the next patch starts from that."""
+        name = self._identity.pod_name
+        if self._version is not None:
+            if await self._client.read_version(name) == self._version:
+                self._is_sure, self._compared = True, time.monotonic()
+                return
+            log.info("report_changed_by_another", pod=name)
+        self._told = ()
+        document = await self._client.read(name)
+        if document is None:
+            draft = await asyncio.to_thread(self._draft, self._loop.models)
+            self._note(draft.bounded)
+            await self._create(draft.bounded, draft.head)
+            return
+        report = await asyncio.to_thread(ModelReport.model_validate, document)
+        self._sent = report.models
         self._sent_head = {key: document.get(key) for key in self._head()}
-        if ModelReport.model_validate(document).pod_uid != self._identity.pod_uid:
+        self._version = report.metadata.resource_version or None
+        if report.pod_uid != self._identity.pod_uid:
             # a dead pod of the same name (a StatefulSet's) left it: it would be collected with it
-            await self._client.patch(
-                self._identity.pod_name, {"metadata": {"ownerReferences": [self._owner()]}}
-            )
+            owners = {"metadata": {"ownerReferences": [self._owner()]}}
+            self._version = await self._client.patch(name, owners)
         self._is_sure, self._compared = True, time.monotonic()
 
     def _owner(self) -> dict[str, str]:
@@ -157,8 +287,9 @@ class KubernetesReporter:
             "uid": self._identity.pod_uid,
         }
 
-    async def _create(self, models: dict[str, ReportedModel], head: dict[str, Any]) -> None:
-        await self._client.create(
+    async def _create(self, bounded: Bounded, head: Document) -> None:
+        models = bounded.models if bounded.size <= _CREATED_BYTES else {}
+        self._version = await self._client.create(
             {
                 "apiVersion": names.API_VERSION,
                 "kind": modelreport.KIND,
@@ -171,6 +302,9 @@ class KubernetesReporter:
                 "models": {key: model.to_dict() for key, model in models.items()},
             }
         )
-        self._sent, self._sent_head = models, head
+        if models is not bounded.models:
+            changed = diff_models({}, bounded.models)
+            self._version = await self._client.patch(self._identity.pod_name, {"models": changed})
+        self._sent, self._sent_head = bounded.models, head
         self._is_sure, self._compared = True, time.monotonic()
         log.info("report_created", pod=self._identity.pod_name)

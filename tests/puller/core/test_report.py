@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from hypothesis import given
@@ -10,7 +11,7 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.backoff import backoff_s
-from trainedmodel_puller.core.report import diff_models, report_models
+from trainedmodel_puller.core.report import diff_models, is_only_progress, report_models
 from trainedmodel_puller.core.state import (
     Deferred,
     DesiredState,
@@ -28,8 +29,8 @@ from trainedmodel_puller.core.state import (
 READY = ServerView(True, {"a": ServerState.READY})
 ENTRY = Entry(name="a", storage_uri="s3://b/a", revision="2")
 WANTED = DesiredState(models={"a": WantedModel("model-a", ENTRY)}, is_known=True)
-OLD = {"a": DiskModel(id="model-a", published="1", loaded="1")}
-NEW = {"a": DiskModel(id="model-a", published="2", loaded="2")}
+OLD = {"a": DiskModel(id="model-a", published=frozenset({"1"}), loaded="1")}
+NEW = {"a": DiskModel(id="model-a", published=frozenset({"2"}), loaded="2")}
 FAILURE = Failure(
     stage=Stage.DOWNLOAD,
     reason=Reason.OBJECT_NOT_FOUND,
@@ -72,7 +73,7 @@ def test_a_download_shows_its_progress_and_what_serves_meanwhile() -> None:
 
 
 def test_verifying_and_loading_are_told_apart() -> None:
-    transfers = {"a": Transfer("2", Stage.VERIFY)}
+    transfers = {"a": Transfer("2", stage=Stage.VERIFY)}
     assert report(WANTED, ObservedState(OLD, READY, transfers=transfers)).state == "Verifying"
     acting = ObservedState(OLD, READY, server_actions={"a": Stage.LOAD})
     assert report(WANTED, acting).state == "Loading"
@@ -124,6 +125,101 @@ def test_a_model_on_its_way_out_is_reported_until_it_is_gone() -> None:
     model = report(desired, ObservedState(OLD, READY, failures={("a", ""): stuck}))
     assert (model.state, model.reason) == ("Unloading", "UnloadFailed")
     assert report_models(desired, ObservedState({}, READY), ()) == {}
+
+
+def test_what_memory_or_disk_does_not_hold_is_blocked() -> None:
+    for reason in (Reason.INSUFFICIENT_MEMORY, Reason.INSUFFICIENT_DISK):
+        failed = ObservedState(OLD, READY, failures={("a", "2"): replace(FAILURE, reason=reason)})
+        assert report(WANTED, failed).state == "Blocked"
+        waits = Deferred("a", reason, "needs 2 GiB")
+        assert report(WANTED, ObservedState(OLD, READY), waits).state == "Blocked"
+
+
+def test_a_message_with_half_a_character_in_it_is_told_without() -> None:
+    failure = replace(FAILURE, message="nothing at \udc80.bin")  # a file name that is not UTF-8
+    model = report(WANTED, ObservedState(OLD, READY, failures={("a", "2"): failure}))
+    assert model.message == "nothing at ?.bin"
+    json.dumps(model.to_dict(), ensure_ascii=False).encode()
+
+
+def test_progress_is_told_in_hundredths_and_its_end_exactly() -> None:
+    def told(received: int, total: int | None) -> int | None:
+        transfer = Transfer("2", received_bytes=received, total_bytes=total)
+        return report(WANTED, ObservedState(OLD, READY, transfers={"a": transfer})).bytes
+
+    assert told(1_234_567, 100_000_000) == 1_000_000
+    assert told(99_999_999, 100_000_000) == 99_000_000
+    assert told(12_345_678, 12_345_678) == 12_345_678
+    assert told(5 * 2**20 + 7, None) == 5 * 2**20
+
+
+def test_what_did_not_change_is_the_same_object_again() -> None:
+    names = [f"m{n}" for n in range(5)]
+    wanted = {n: WantedModel(f"id-{n}", ENTRY.model_copy(update={"name": n})) for n in names}
+    desired = DesiredState(models=wanted, is_known=True)
+    disk = {n: DiskModel(id=f"id-{n}", loaded="2") for n in names}
+    ready = dict.fromkeys(names, ServerState.READY)
+    waits = [Deferred("m3", Reason.QUEUED, "waits for a load slot")]
+    ready["m3"] = ServerState.ABSENT
+    observed = ObservedState(disk, ServerView(True, ready))
+    first = report_models(desired, observed, waits)
+    assert report_models(desired, observed, waits, first) is first
+    ready["m1"] = ServerState.ABSENT
+    second = report_models(desired, observed, waits, first)
+    assert {key for key in first if second[key] is not first[key]} == {"id-m1"}
+
+
+STATES = st.sampled_from([ServerState.READY, ServerState.ABSENT])
+WORLDS = st.builds(
+    lambda wanted, loaded, server, failures: (
+        DesiredState(
+            models={n: WantedModel(n, ENTRY.model_copy(update={"name": n})) for n in wanted},
+            is_known=True,
+        ),
+        ObservedState(
+            {n: DiskModel(id=n, loaded=revision) for n, revision in loaded.items()},
+            ServerView(True, server),
+            failures={(n, "2"): FAILURE for n in failures},
+        ),
+    ),
+    st.frozensets(st.sampled_from("abcd")),
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
+    st.dictionaries(st.sampled_from("abcd"), STATES),
+    st.frozensets(st.sampled_from("abcd")),
+)
+
+
+SAID = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.builds(
+        ReportedModel,
+        state=st.sampled_from(["Loaded", "Loaded", "Waiting"]),
+        revision=st.sampled_from("12"),
+        loaded_revision=st.none() | st.just("1"),
+        reason=st.none() | st.just("Queued"),
+    )
+    | st.builds(ReportedModel, state=st.just("Loaded"), revision=st.sampled_from("12")),
+)
+
+
+@given(SAID, WORLDS)
+def test_what_was_said_before_never_changes_what_is_said(
+    before: dict[str, ReportedModel], world: tuple[DesiredState, ObservedState]
+) -> None:
+    assert report_models(*world, (), before) == report_models(*world, ())
+
+
+def test_a_patch_holds_the_fields_that_changed_and_no_others() -> None:
+    before = ReportedModel(state="Downloading", revision="2", bytes=1, total_bytes=9)
+    after = ReportedModel(state="Downloading", revision="2", bytes=2, total_bytes=9)
+    patch = diff_models({"a": before, "b": before}, {"a": after, "b": before})
+    assert patch == {"a": {"bytes": 2}}
+    assert is_only_progress(patch)
+    ended = ReportedModel(state="Loaded", revision="2")
+    patch = diff_models({"a": before}, {"a": ended})
+    assert patch == {"a": {"state": "Loaded", "bytes": None, "totalBytes": None}}
+    assert not is_only_progress(patch)
+    assert not is_only_progress({"a": None})
 
 
 MODELS = st.dictionaries(

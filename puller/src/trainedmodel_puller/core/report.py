@@ -4,17 +4,22 @@ The words are born in the plan and in the faults; here they are only put togethe
 the witness: a model is `Loaded` when the server says ready *and* the puller saw that server
 confirm this revision. While the server's state is in doubt the last known truth stands, and
 `server.reachable` says that it is in doubt.
+
+The loop asks at every pass, and nearly always nothing has changed. So what was said before is
+given in, and each model that is as it was stays the very same object: whoever compares two reports
+compares identities first. How much of this goes into a ModelReport is the matter of `bounds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from operator import is_
+from typing import Final
 
 from trainedmodel_contract.modelreport import MAX_MESSAGE, ReportedModel
 from trainedmodel_contract.reasons import Reason, State
 
-from trainedmodel_puller.core.plan import NOTHING
 from trainedmodel_puller.core.state import (
     Deferred,
     DesiredState,
@@ -27,56 +32,92 @@ from trainedmodel_puller.core.state import (
     WantedModel,
 )
 
+#: Reasons that go away when something else changes, not with the next try.
+_BLOCKING: Final = frozenset(
+    {Reason.INSUFFICIENT_DISK, Reason.INSUFFICIENT_MEMORY, Reason.FOLDER_NOT_OURS}
+)
+#: Progress is told in steps of a hundredth; while the size is not known, of a mebibyte.
+_STEPS: Final = 100
+_STEP_BYTES: Final = 2**20
+#: Looking a member up in its enumeration takes longer than comparing with it.
+_LOADED: Final = State.LOADED.value
+#: A settled model is `{state: Loaded, revision}`.
+_SETTLED_FIELDS: Final = 2
+_NOTHING: Final[Mapping[str, ReportedModel]] = {}
+
 
 def report_models(
     desired: DesiredState,
     observed: ObservedState,
     deferred: Iterable[Deferred],
+    previous: dict[str, ReportedModel] | None = None,
 ) -> dict[str, ReportedModel]:
-    """Say of each model, by metadata.name, where it is."""
+    """Say of each model, by metadata.name, where it is.
+
+    `previous` never changes what is said, only what it costs: a model that is as it was is the
+    same object again, and if all are, `previous` itself is returned. Nobody may change it.
+    """
+    before = _NOTHING if previous is None else previous
     waiting = {item.name: item for item in deferred}
+    disk, server, ready = observed.disk, observed.server.models, ServerState.READY
     models: dict[str, ReportedModel] = {}
     for name, wanted in desired.models.items():
-        models[wanted.id] = _wanted_model(wanted, observed, waiting.get(name))
+        model_id, revision = wanted.id, wanted.entry.revision
+        old = before.get(model_id)
+        held = disk.get(name)
+        served = held.loaded if held and server.get(name) is ready else None
+        if served != revision:
+            new = _wanted_model(wanted, observed, waiting.get(name), served)
+            old = _same(old, new)
+        elif (
+            old is None
+            or old.revision != revision
+            or old.state != _LOADED
+            or len(old.model_fields_set) != _SETTLED_FIELDS
+        ):
+            old = ReportedModel(state=State.LOADED, revision=revision)
+        models[model_id] = old
     for model_id, fault in desired.faults.items():
-        served = models.get(model_id)
-        models[model_id] = ReportedModel(
-            state=State.FAILED if fault.reason is not Reason.NAME_CONFLICT else State.BLOCKED,
-            revision=served.revision if served else None,
-            loaded_revision=_loaded_revision(served),
-            reason=fault.reason,
-            message=fault.message[:MAX_MESSAGE],
-        )
+        new = _faulty_model(models.get(model_id), fault.reason, fault.message)
+        models[model_id] = _same(before.get(model_id), new)
     if desired.is_known:
-        for name in observed.disk.keys() - desired.models.keys():
-            disk = observed.disk[name]
-            if not disk.is_foreign:
-                models.setdefault(disk.id or name, _leaving_model(name, disk, observed))
-    return models
+        for name in disk.keys() - desired.models.keys():
+            held = disk[name]
+            model_id = held.id or name
+            if not held.is_foreign and model_id not in models:
+                new = _leaving_model(name, held, observed)
+                models[model_id] = _same(before.get(model_id), new)
+    return models if previous is None or not _is_same(previous, models) else previous
 
 
-def _loaded_revision(served: ReportedModel | None) -> str | None:
-    if served is None:
-        return None
-    return served.revision if served.state == State.LOADED else served.loaded_revision
+def _same(old: ReportedModel | None, new: ReportedModel) -> ReportedModel:
+    return old if old == new and old is not None else new
 
 
-def served_revision(name: str, observed: ObservedState) -> str | None:
-    """Return the revision that the server was last seen to serve under this name, if any."""
-    if observed.server.state_of(name) is not ServerState.READY:
-        return None
-    return observed.disk.get(name, NOTHING).loaded
+def _is_same(before: Mapping[str, ReportedModel], after: Mapping[str, ReportedModel]) -> bool:
+    return len(before) == len(after) and all(map(is_, map(before.get, after), after.values()))
+
+
+def _faulty_model(served: ReportedModel | None, reason: Reason, message: str) -> ReportedModel:
+    loaded = None
+    if served is not None:
+        loaded = served.revision if served.state == State.LOADED else served.loaded_revision
+    return ReportedModel(
+        state=State.BLOCKED if reason is Reason.NAME_CONFLICT else State.FAILED,
+        revision=served.revision if served else None,
+        loaded_revision=loaded,
+        reason=reason,
+        message=_words(message),
+    )
 
 
 def _wanted_model(
     wanted: WantedModel,
     observed: ObservedState,
     waiting: Deferred | None,
+    served: str | None,
 ) -> ReportedModel:
     name, revision = wanted.entry.name, wanted.entry.revision
-    served = served_revision(name, observed)
-    if served == revision:
-        return ReportedModel(state=State.LOADED, revision=revision)
     transfer = observed.transfers.get(name)
     if transfer is not None and transfer.revision != revision:
         transfer = None
@@ -96,23 +137,23 @@ def _wanted_model(
         return ReportedModel(
             state=State.WAITING, revision=revision, loaded_revision=served, reason=Reason.QUEUED
         )
+    is_blocked = waiting.is_blocked or waiting.reason in _BLOCKING
     return ReportedModel(
-        state=State.BLOCKED if waiting.is_blocked else State.WAITING,
+        state=State.BLOCKED if is_blocked else State.WAITING,
         revision=revision,
         loaded_revision=served,
         reason=waiting.reason,
-        message=waiting.message[:MAX_MESSAGE],
+        message=_words(waiting.message),
     )
 
 
 def _failed_model(failure: Failure, revision: str, served: str | None) -> ReportedModel:
-    is_blocked = failure.reason in {Reason.INSUFFICIENT_DISK, Reason.FOLDER_NOT_OURS}
     return ReportedModel(
-        state=State.BLOCKED if is_blocked else State.FAILED,
+        state=State.BLOCKED if failure.reason in _BLOCKING else State.FAILED,
         revision=revision,
         loaded_revision=served,
         reason=failure.reason,
-        message=failure.message[:MAX_MESSAGE],
+        message=_words(failure.message),
         attempt=failure.count,
         failed_time=_time(failure.failed_time),
         next_retry_time=_time(failure.next_retry_time),
@@ -128,21 +169,30 @@ def _transferring_model(
         revision=revision,
         loaded_revision=served,
         reason=Reason.IN_PROGRESS,
-        bytes=transfer.received_bytes or None,
+        bytes=_in_steps(transfer.received_bytes, transfer.total_bytes) or None,
         total_bytes=transfer.total_bytes,
         attempt=failure.count if failure else None,
     )
 
 
+def _in_steps(received: int, total: int | None) -> int:
+    """Round progress down, so that a report is not rewritten for what nobody would see."""
+    if not total:
+        return received - received % _STEP_BYTES
+    if received >= total:
+        return received
+    return received - received % max(total // _STEPS, 1)
+
+
 def _leaving_model(name: str, disk: DiskModel, observed: ObservedState) -> ReportedModel:
-    served = served_revision(name, observed)
+    served = disk.loaded if observed.server.state_of(name) is ServerState.READY else None
     failure = observed.failures.get((name, ""))
     if failure is not None:
         return ReportedModel(
             state=State.UNLOADING,
             loaded_revision=served,
             reason=failure.reason,
-            message=failure.message[:MAX_MESSAGE],
+            message=_words(failure.message),
             attempt=failure.count,
             failed_time=_time(failure.failed_time),
             next_retry_time=_time(failure.next_retry_time),
@@ -154,22 +204,40 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(round(seconds), UTC)
 
 
+def _words(message: str) -> str:
+    """Cut a message to the contract's length, of characters that JSON has.
+
+    A file name that is not UTF-8 reaches messages with lone surrogates in it.
+    """
+    return message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+
+
 def diff_models(
     before: Mapping[str, ReportedModel], after: Mapping[str, ReportedModel]
 ) -> dict[str, dict[str, object] | None]:
-    """Return the merge patch of a report's `models`: what changed, and None for what is gone.
+    """Return the merge patch of a report's `models`: fields that changed, None for what is gone.
 
     A merge patch keeps fields that it does not name, so fields that went away are named as None.
     """
     patch: dict[str, dict[str, object] | None] = {}
     for model_id, model in after.items():
         old = before.get(model_id)
-        if old == model:
+        if old is model:
             continue
-        new = model.to_dict()
-        gone = {} if old is None else {key: None for key in old.to_dict() if key not in new}
-        patch[model_id] = {**new, **gone}
-    for model_id in before:
-        if model_id not in after:
-            patch[model_id] = None
+        if old is None:
+            patch[model_id] = model.to_dict()
+        elif old != model:
+            patch[model_id] = _diff_fields(old.to_dict(), model.to_dict())
+    for model_id in before.keys() - after.keys():
+        patch[model_id] = None
     return patch
+
+
+def _diff_fields(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    changed = {key: value for key, value in new.items() if old.get(key) != value}
+    return changed | {key: None for key in old if key not in new}
+
+
+def is_only_progress(patch: Mapping[str, Mapping[str, object] | None]) -> bool:
+    """Tell whether a patch of `diff_models` says nothing but how far downloads are."""
+    return all(change is not None and change.keys() <= {"bytes"} for change in patch.values())
