@@ -67,7 +67,12 @@ class Puller:
         for folder in (self.config, self.models):
             folder.mkdir(parents=True, exist_ok=True)
         self._port = free_port()
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(root), **(env or {})}
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(root),
+            **(env or {}),
+        }
         self._command = [
             *(sys.executable, "-m", "trainedmodel_puller"),
             *("--config-dir", str(self.config)),

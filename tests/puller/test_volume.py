@@ -1,56 +1,26 @@
-"""P4 and P7 on a real file system: nothing partial is ever visible, and any kill converges."""
+"""P4 on a real file system: how trees come into sight, move, stay and go."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from trainedmodel_puller import durable
-from trainedmodel_puller import volume as volume_module
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
-from trainedmodel_puller.volume import IDENTITY_FILE, Volume
-
-FILES = ("weights", "sub/config")
+from trainedmodel_puller.volume import Volume
+from volume_steps import beside, load, lora_volume, make_volume, seal, served, shown, stage
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Volume:
-    made = Volume(tmp_path / "vol" / "models", tmp_path / "vol" / "state")
-    made.prepare()
-    return made
+    return make_volume(tmp_path / "vol")
 
 
-def stage(volume: Volume, revision: str, name: str = "m") -> None:
-    folder, _ = volume.staging(name, revision, f"f{revision}")
-    for file in FILES:
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(revision)
-
-
-def seal(volume: Volume, revision: str, name: str = "m") -> None:
-    stage(volume, revision, name)
-    volume.seal(name, revision, {"id": "tm", "fingerprint": f"f{revision}"})
-
-
-def load(volume: Volume, revision: str, name: str = "m") -> None:
-    seal(volume, revision, name)
-    volume.publish(name, revision)
-    volume.mark_loaded(name, "tm", revision)
-
-
-def served(volume: Volume, name: str = "m") -> set[str]:
-    """Return the revisions that the files under models/<name> are of: one, or none."""
-    folder = volume.model_dir / name
-    if not folder.exists():
-        return set()
-    assert (folder / IDENTITY_FILE).exists(), "visible without an identity"
-    return {(folder / file).read_text() for file in FILES}
+@pytest.fixture
+def lora(tmp_path: Path) -> Volume:
+    return lora_volume(tmp_path / "vol")
 
 
 class TestTheWay:
@@ -63,7 +33,7 @@ class TestTheWay:
 
     def test_a_sealed_one_can_be_published(self, volume: Volume) -> None:
         seal(volume, "1")
-        assert volume.scan_one("m").versions == {"1"}
+        assert beside(volume) == {"1"}
         volume.publish("m", "1")
         assert served(volume) == {"1"}
 
@@ -72,9 +42,9 @@ class TestTheWay:
         seal(volume, "2")
         volume.publish("m", "2")
         assert served(volume) == {"2"}
-        assert volume.scan_one("m") == DiskModel(
-            id="tm", published="2", versions=frozenset({"1"}), loaded="1"
-        )
+        seen = volume.scan_one("m")
+        assert (seen.id, set(seen.published), seen.loaded) == ("tm", {"2"}, "1")
+        assert seen.trees.keys() == {"1", "2"}
         volume.publish("m", "1")
         assert served(volume) == {"1"}
 
@@ -83,11 +53,11 @@ class TestTheWay:
     ) -> None:
         load(volume, "1")
         stage(volume, "1")
-        (volume.staging("m", "1", "f1")[0] / "weights").write_text("mended")
+        (volume.begin("m", "1", "f2").folder / "weights").write_text("mended")
         volume.seal("m", "1", {"id": "tm"})
         volume.publish("m", "1")
         assert (volume.model_dir / "m" / "weights").read_text() == "mended"
-        assert volume.scan_one("m").versions == frozenset()
+        assert beside(volume) == set()
 
     def test_publishing_twice_changes_nothing(self, volume: Volume) -> None:
         load(volume, "1")
@@ -97,9 +67,9 @@ class TestTheWay:
 
     def test_withdrawing_takes_it_out_of_sight_and_keeps_it(self, volume: Volume) -> None:
         load(volume, "1")
-        volume.withdraw("m")
+        volume.withdraw("m", "1")
         assert served(volume) == set()
-        assert volume.scan_one("m").versions == {"1"}
+        assert beside(volume) == {"1"}
 
     def test_removing_leaves_nothing(self, volume: Volume) -> None:
         load(volume, "1")
@@ -113,39 +83,60 @@ class TestTheWay:
     def test_one_version_can_be_removed(self, volume: Volume) -> None:
         load(volume, "1")
         seal(volume, "2")
-        volume.remove_version("m", "2")
-        assert volume.scan_one("m").versions == frozenset()
+        volume.remove_versions("m", frozenset({"2"}))
+        assert beside(volume) == set()
         assert served(volume) == {"1"}
 
     def test_the_fingerprint_of_a_sealed_source_is_remembered(self, volume: Volume) -> None:
         load(volume, "1")
         seal(volume, "2")
-        assert volume.sealed_identity("m", "1")["fingerprint"] == "f1"
-        assert volume.sealed_identity("m", "2")["fingerprint"] == "f2"
-        assert volume.sealed_identity("m", "3") == {}
+        assert volume.identity("m", "1")["fingerprint"] == "f1"
+        assert volume.identity("m", "2")["fingerprint"] == "f2"
+        assert volume.identity("m", "3") == {}
 
     def test_staging_of_another_revision_drops_the_older_one_but_not_its_own_journal(
         self, volume: Volume
     ) -> None:
         stage(volume, "1")
         stage(volume, "2")
-        journal = volume.staging("m", "2", "f2")[0].with_name("2.journal")
-        journal.write_text("{}")
-        folder, _ = volume.staging("m", "2", "f2")
-        assert sorted(path.name for path in folder.parent.iterdir()) == ["2", "2.journal"]
+        folder = volume.begin("m", "2", "f2").folder
+        folder.with_name(f"{folder.name}.journal").write_text("{}")
+        volume.begin("m", "2", "f2")
+        left = sorted(path.name for path in (volume.state_dir / "staging").iterdir())
+        assert left == ["m@2", "m@2.journal"]
 
-    def test_a_verified_tree_is_taken_as_it_is_until_its_source_changes(
+    def test_staging_of_a_name_leaves_longer_names_alone(self, volume: Volume) -> None:
+        stage(volume, "1", "m1")
+        stage(volume, "1", "m")
+        volume.begin("m", "2", "f2")
+        assert volume.scan_one("m1").is_staged
+        assert not volume.scan_one("m").is_staged
+
+    def test_what_is_sealed_and_unchanged_is_not_begun_again(self, volume: Volume) -> None:
+        seal(volume, "1")
+        assert volume.begin("m", "1", "f1").is_sealed
+        assert not volume.begin("m", "1", "another").is_sealed
+
+    def test_a_dear_tree_that_was_verified_is_taken_as_it_is_until_its_source_changes(
         self, volume: Volume
     ) -> None:
         stage(volume, "1")
-        assert volume.staging("m", "1", "f1")[1] is False
-        volume.mark_verified("m", "1", "f1")
-        folder, is_verified = volume.staging("m", "1", "f1")
-        assert is_verified
-        assert (folder / "weights").exists()
-        folder, is_verified = volume.staging("m", "1", "other")
-        assert not is_verified
-        assert not folder.exists(), "fitted to its server already: not to be resumed"
+        assert not volume.begin("m", "1", "f1").is_whole
+        volume.begin_fitting("m", "1", "f1", is_dear=True)
+        begun = volume.begin("m", "1", "f1")
+        assert begun.is_whole
+        assert (begun.folder / "weights").exists()
+        begun = volume.begin("m", "1", "other")
+        assert not begun.is_whole
+        assert not begun.folder.exists(), "fitted to its server already: not to be resumed"
+
+    def test_a_cheap_tree_that_was_being_fitted_is_fetched_again(self, volume: Volume) -> None:
+        stage(volume, "1")
+        volume.begin_fitting("m", "1", "f1", is_dear=False)
+        begun = volume.begin("m", "1", "f1")
+        assert not begun.is_whole
+        assert not begun.folder.exists()
+        assert list((volume.state_dir / "staging").iterdir()) == []
 
 
 class TestForeignThings:
@@ -201,143 +192,107 @@ class TestMemory:
         load(volume, "1")
         (volume.state_dir / "markers" / "m.json").write_text("{")
         assert volume.scan_one("m").loaded is None
-        assert volume.scan_one("m").published == "1"
+        assert volume.scan_one("m").published == {"1"}
 
 
-# -- kills -------------------------------------------------------------------------------
+class TestAFolderARevision:
+    def test_an_update_adds_a_folder_and_moves_none(self, lora: Volume) -> None:
+        load(lora, "1")
+        before = (lora.model_dir / "m" / "r1").stat().st_ino
+        load(lora, "2")
+        assert shown(lora) == {"r1", "r2"}
+        assert (lora.model_dir / "m" / "r1").stat().st_ino == before
+        assert lora.scan_one("m").published == {"1", "2"}
+        assert lora.scan_one("m").loaded == "2"
+
+    def test_a_refused_revision_stays_where_it_is(self, lora: Volume) -> None:
+        load(lora, "1")
+        seal(lora, "2")
+        lora.publish("m", "2")
+        lora.withdraw("m", "2")
+        assert shown(lora) == {"r1", "r2"}
+
+    def test_an_old_revision_can_be_removed(self, lora: Volume) -> None:
+        load(lora, "1")
+        load(lora, "2")
+        lora.remove_versions("m", frozenset({"1"}))
+        assert shown(lora) == {"r2"}
+
+    def test_removing_leaves_nothing(self, lora: Volume) -> None:
+        load(lora, "1")
+        load(lora, "2")
+        lora.remove("m")
+        assert lora.scan() == {}
+        assert list(lora.model_dir.iterdir()) == []
+
+    def test_a_folder_that_is_not_ours_is_foreign_and_stays(self, lora: Volume) -> None:
+        (lora.model_dir / "m" / "theirs").mkdir(parents=True)
+        seal(lora, "1")
+        assert lora.scan_one("m").is_foreign
+        with pytest.raises(VolumeFault, match="not made by the puller"):
+            lora.publish("m", "1")
+        lora.remove("m")
+        assert (lora.model_dir / "m" / "theirs").exists()
+
+    def test_a_folder_that_vanished_is_seen(self, lora: Volume) -> None:
+        load(lora, "1")
+        expected = lora.served.expected(lora.scan_one("m").published)
+        assert lora.served.listed()["m"] == expected
+        shutil.rmtree(lora.model_dir / "m" / "r1")
+        assert lora.served.listed()["m"] != expected
 
 
-class Killed(BaseException):
-    """Stands for kill -9: no handler of the code under test sees it."""
+class TestAFolderOfKServesAgent:
+    def kserve_folder(self, volume: Volume) -> Path:
+        folder = volume.model_dir / "m"
+        folder.mkdir()
+        (folder / "weights").write_text("1")
+        (folder / "SUCCESS.3c5a").write_text("{}")
+        return folder
 
+    def test_it_is_known_by_its_marker(self, volume: Volume) -> None:
+        self.kserve_folder(volume)
+        seen = volume.scan_one("m")
+        assert seen.is_foreign
+        assert seen.is_adoptable
 
-class _Countdown:
-    """Raises Killed before the n-th step that changes the disk."""
+    def test_a_tree_of_ours_takes_its_place(self, volume: Volume) -> None:
+        self.kserve_folder(volume)
+        seal(volume, "1")
+        volume.publish("m", "1")
+        assert served(volume) == {"1"}
+        assert not list((volume.model_dir / "m").glob("SUCCESS.*"))
 
-    left: int | None = None
-    writes = frozenset(
-        {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
-    )
-
-    def step(self) -> None:
-        if self.left is None:
-            return
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-
-    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.left is None:
-            return
-        opens_to_write = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        if event in self.writes or opens_to_write:
-            self.step()
-
-
-COUNTDOWN = _Countdown()
-sys.addaudithook(COUNTDOWN.hook)
-
-
-@contextmanager
-def killed_after(steps: int) -> Iterator[None]:
-    COUNTDOWN.left = steps
-    try:
-        yield
-    finally:
-        COUNTDOWN.left = None
-
-
-def update(volume: Volume) -> None:
-    seal(volume, "2")
-    volume.publish("m", "2")
-    volume.mark_loaded("m", "tm", "2")
-    volume.remove_version("m", "1")
-
-
-def roll_back(volume: Volume) -> None:
-    seal(volume, "2")
-    volume.publish("m", "2")
-    volume.publish("m", "1")
-    volume.remove_version("m", "2")
-
-
-def first(volume: Volume) -> None:
-    load(volume, "1")
-
-
-def leave(volume: Volume) -> None:
-    volume.forget_loaded("m")
-    volume.remove("m")
-
-
-WAYS: dict[str, tuple[Callable[[Volume], None], str | None, set[str]]] = {
-    "first": (first, None, {"1"}),
-    "update": (update, "1", {"2"}),
-    "roll back": (roll_back, "1", {"1"}),
-    "leave": (leave, "1", set()),
-}
-
-
-def converge(volume: Volume, wanted: set[str]) -> None:
-    """Do what the plan does after a restart, from whatever `scan` says."""
-    disk = volume.scan().get("m", DiskModel())
-    if not wanted:
+    def test_one_that_nobody_wants_stays(self, volume: Volume) -> None:
+        folder = self.kserve_folder(volume)
         volume.remove("m")
-        return
-    (revision,) = wanted
-    if revision != disk.published and revision not in disk.versions:
-        seal(volume, revision)
-    volume.publish("m", revision)
-    volume.mark_loaded("m", "tm", revision)
-    for old in volume.scan_one("m").versions:
-        volume.remove_version("m", old)
+        assert (folder / "weights").exists()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_p7_a_kill_before_any_step_shows_nothing_partial_and_converges(
-    way: str, can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_exchange = durable.exchange
+class TestRoom:
+    def test_the_size_and_age_of_kept_trees_are_known(self, volume: Volume) -> None:
+        stage(volume, "1")
+        volume.seal("m", "1", {"id": "tm", "bytes": 1234})
+        volume.publish("m", "1")
+        volume.mark_loaded("m", "tm", "1")
+        os.utime(volume.model_dir / "m", (1, 1))
+        load(volume, "2")
+        kept = volume.scan_one("m").trees["1"]
+        assert kept.size == 1234
+        assert kept.retired > 1_000_000, "it was wanted until just now"
 
-    def exchange(one: Path, other: Path, trash: Path) -> None:
-        if can_exchange:
-            COUNTDOWN.step()
-            real_exchange(one, other, trash)
-            return
-        aside = trash / "aside"
-        other.rename(aside)
-        one.rename(other)
-        aside.rename(one)
+    def test_declared_memory_is_that_of_what_is_loaded(self, volume: Volume) -> None:
+        stage(volume, "1")
+        volume.seal("m", "1", {"id": "tm", "entry": {"memory": 5000}})
+        volume.publish("m", "1")
+        assert volume.scan_one("m").memory == 0
+        volume.mark_loaded("m", "tm", "1")
+        assert volume.scan_one("m").memory == 5000
 
-    monkeypatch.setattr(volume_module, "exchange", exchange)
-    act, before, after = WAYS[way]
-    kills = 0
-    for steps in range(200):
-        root = tmp_path / str(steps)
-        volume = Volume(root / "models", root / "state")
-        volume.prepare()
-        if before:
-            load(volume, before)
-        try:
-            with killed_after(steps):
-                act(volume)
-        except Killed:
-            kills += 1
-        else:
-            break
-        seen = served(volume)
-        assert len(seen) <= 1, f"mixed files after {steps} steps"
-        if before and after and can_exchange:
-            assert seen, f"nothing served after {steps} steps"
-        reborn = Volume(root / "models", root / "state")
-        reborn.prepare()
-        converge(reborn, after)
-        assert served(reborn) == after, f"not converged after {steps} steps"
-        left = reborn.scan().get("m", DiskModel())
-        assert left.versions == frozenset()
-        assert list((root / "state" / "trash").iterdir()) == []
-    else:
-        pytest.fail("the way never came to its end")
-    assert kills >= 6
-    assert served(volume) == after
+    def test_what_an_earlier_try_left_is_counted(self, volume: Volume) -> None:
+        begun = volume.begin("m", "1", "f1")
+        assert begun.staged_bytes == 0
+        begun.folder.mkdir()
+        (begun.folder / "part").write_bytes(b"x" * 100_000)
+        assert 100_000 <= volume.begin("m", "1", "f1").staged_bytes < 110_000
+        assert begun.free_bytes > 100_000

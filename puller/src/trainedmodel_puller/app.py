@@ -18,10 +18,12 @@ from aiohttp import web
 
 from trainedmodel_puller.core.state import Limits
 from trainedmodel_puller.disk import Disk
-from trainedmodel_puller.drivers.base import ModelServer
-from trainedmodel_puller.drivers.factory import make_server
+from trainedmodel_puller.drivers.auto import Identity, identify
+from trainedmodel_puller.drivers.base import Layout, ModelServer, ServerSettings
+from trainedmodel_puller.drivers.factory import AUTO, default_url, make_server
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.executor import Executor
+from trainedmodel_puller.fetching import Fetcher
 from trainedmodel_puller.http import Endpoints
 from trainedmodel_puller.kube import ReportClient
 from trainedmodel_puller.loop import Loop
@@ -32,12 +34,15 @@ from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.volume import Volume
+from trainedmodel_puller.waiting import waiting_application
 from trainedmodel_puller.watch import watch_folder
 
 log: Final = structlog.get_logger()
 
 #: Of the 5 s in which a SIGTERM must be answered, this much is for loads under way.
 _GRACE_S: Final = 3.0
+#: How often a server that has not said who it is is asked again.
+_IDENTIFY_PERIOD_S: Final = 0.5
 
 
 async def run(settings: Settings) -> None:
@@ -50,13 +55,13 @@ async def run(settings: Settings) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stop.set)
-    volume = Volume(settings.model_dir, settings.state_dir)
-    await asyncio.to_thread(volume.prepare)
-    server = make_server(
-        settings.server, settings.server_url, settings.model_dir, settings.load_timeout_s
-    )
+    server = await find_server(settings, stop)
+    if server is None:
+        return
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
+        volume = make_volume(settings, server)
+        await asyncio.to_thread(volume.prepare)
         registry = StorageRegistry(settings.storage)
         stack.push_async_callback(registry.close)
         downloader = Downloader(
@@ -71,6 +76,62 @@ async def run(settings: Settings) -> None:
     log.info("stopped")
 
 
+async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | None:
+    """Make the driver; with `auto`, wait until a server says who it is, or `stop` is set."""
+    kind, url = settings.server, settings.server_url
+    if kind == AUTO:
+        identity = await _identify(settings, stop)
+        if identity is None:
+            return None
+        kind, url = identity.kind, identity.url
+        log.info("server_identified", server=kind, url=url)
+    return make_server(
+        kind,
+        ServerSettings(
+            url=url if url is not None else default_url(kind),
+            model_dir=settings.model_dir,
+            served_dir=settings.server_model_dir or settings.model_dir,
+            action_timeout_s=settings.load_timeout_s,
+            config_file=settings.server_config,
+        ),
+    )
+
+
+async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:
+    """Ask again and again; probes of the pod are answered meanwhile."""
+    async with AsyncExitStack() as stack:
+        await _serve(stack, waiting_application(), settings.port)
+        while not stop.is_set():
+            identity = await identify(settings.server_url)
+            if identity is not None:
+                return identity
+            try:
+                async with asyncio.timeout(_IDENTIFY_PERIOD_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+    return None
+
+
+def make_volume(settings: Settings, server: ModelServer) -> Volume:
+    """Make the volume in the layout that a server wants."""
+    return Volume(settings.model_dir, settings.state_dir, server.layout, server.folder_name)
+
+
+def make_limits(settings: Settings, server: ModelServer) -> Limits:
+    """Turn settings into what plans are made with."""
+    # where trees stay in place, requests under way may still come back to the one just replaced
+    least_kept = 1 if server.layout is Layout.PER_REVISION else 0
+    return Limits(
+        max_downloads=settings.max_downloads,
+        max_loads=settings.max_loads or server.max_loads,
+        memory_budget=settings.memory_budget,
+        keep_versions=max(settings.keep_versions, least_kept),
+        keep_bytes=settings.keep_bytes,
+        max_unpacked_bytes=settings.max_unpacked_bytes,
+    )
+
+
 async def _run_parts(
     settings: Settings,
     volume: Volume,
@@ -79,16 +140,20 @@ async def _run_parts(
     stop: asyncio.Event,
 ) -> None:
     state = LiveState(chance=random.random)
-    limits = Limits(settings.max_downloads, settings.max_loads or server.max_loads)
+    limits = make_limits(settings, server)
     disk = Disk(volume, state)
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     await loop.restore()
     watch = ServerWatch(server, state, settings.period_s)
-    endpoints = Endpoints(state, loop, watch, server)
+    endpoints = Endpoints(state, loop, watch, server, ready_when=settings.ready_when)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        await _serve(stack, endpoints, settings.port)
+        await _serve(stack, endpoints.application(), settings.port)
         log.info("started", server=server.kind, url=server.url, port=settings.port)
-        executor = Executor(state, disk, downloader, server, tasks)
+        fetcher = Fetcher(state, disk, downloader, server, limits)
+        served_dir = settings.server_model_dir or settings.model_dir
+        executor = Executor(
+            state, disk, fetcher, server, tasks, served_dir=served_dir, go_on=loop.go_on
+        )
         owned = [tasks.create_task(watch.run())]
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell, stop)))
@@ -106,8 +171,8 @@ async def _run_parts(
             await executor.drain(_GRACE_S)
 
 
-async def _serve(stack: AsyncExitStack, endpoints: Endpoints, port: int) -> None:
-    runner = web.AppRunner(endpoints.application(), access_log=None, shutdown_timeout=0.5)
+async def _serve(stack: AsyncExitStack, application: web.Application, port: int) -> None:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -2,15 +2,16 @@
 
 Downloads and loads of one name may run side by side, and each ends with a look at what the volume
 now holds. Without an order between them an old look could be noted after a new one, or a look
-could see the middle of a swap. So each operation, and each look with its note, holds the name's
-lock.
+could see the middle of a swap. So each operation holds the name's lock, and its look is made in the
+same turn of the same thread: with thousands of models, going to threads is what costs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar, cast
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.state import LiveState
@@ -36,25 +37,66 @@ class Disk:
         Raises:
             VolumeFault: what the operation raises.
         """
-        async with self._lock(name):
-            work = asyncio.create_task(asyncio.to_thread(operation, *args, **kwargs))
+        return await self._run(name, partial(operation, *args, **kwargs), self.volume.scan_one)
+
+    async def run_unseen(
+        self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation that moves no tree, or whose outcome its caller notes.
+
+        Raises:
+            VolumeFault: what the operation raises.
+        """
+        return await self._run(name, partial(operation, *args, **kwargs), None)
+
+    async def _run(
+        self, name: str, call: Callable[[], T], look: Callable[[str], DiskModel] | None
+    ) -> T:
+        def do() -> tuple[T | None, Exception | None, DiskModel | None]:
+            result, error = None, None
             try:
-                return await asyncio.shield(work)
-            finally:
-                await asyncio.wait({work})  # a thread cannot be cancelled: its end is waited for
-                self._note(name, await asyncio.to_thread(self.volume.scan_one, name))
+                result = call()
+            except Exception as raised:
+                error = raised
+            return result, error, None if look is None else look(name)
+
+        async with self._lock(name):
+            work = asyncio.get_running_loop().run_in_executor(None, do)
+            try:
+                result, error, found = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # a thread cannot be cancelled: its end is waited for
+                _, _, found = await _finished(work)
+                self._note(name, found)
+                raise
+            self._note(name, found)
+            if error is not None:
+                raise error
+            return cast("T", result)
+
+    def _note(self, name: str, found: DiskModel | None) -> None:
+        if found is not None:
+            self._state.set_disk(name, found)
 
     async def look(self, name: str) -> DiskModel:
         """Look at one name and note what there is."""
-        async with self._lock(name):
-            found = await asyncio.to_thread(self.volume.scan_one, name)
-            self._note(name, found)
-        return found
-
-    def _note(self, name: str, found: DiskModel) -> None:
-        self._state.set_disk(name, found)
+        await self.run(name, _nothing)
+        return self._state.disk.get(name, DiskModel())
 
     def _lock(self, name: str) -> asyncio.Lock:
         if name not in self._state.disk and name not in self._state.desired.models:
             self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _nothing() -> None:
+    """Do nothing: the look that follows is what is wanted."""
+
+
+async def _finished(work: asyncio.Future[T]) -> T:
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            continue
+    return work.result()

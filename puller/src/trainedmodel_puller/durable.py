@@ -32,27 +32,38 @@ def volume_fault(error: OSError) -> VolumeFault:
     return VolumeFault(Reason.VOLUME_ERROR, f"{where!a:.200}: {error.strerror or error}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path | str) -> dict[str, Any]:
     """Return a file's JSON object; anything else is an empty one."""
     try:
-        document = json.loads(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            document = json.loads(file.read())
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
 
+def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
+    """Replace a file's content, whole or not at all; if `durable`, force it to the disk.
+
+    Its name is forced by whoever syncs the folder. Without `durable` a crash of the whole machine
+    may leave an empty file.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.tmp")
+    with open(temporary, "wb", buffering=0) as file:
+        file.write(text.encode())
+        if durable:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Replace a file's content, whole or not at all, and force it to the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, text, durable=True)
     sync_path(path.parent)
 
 
-def sync_path(path: Path) -> None:
+def sync_path(path: Path | str) -> None:
     """Force a file's data, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -61,10 +72,13 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree_folders(root: Path) -> None:
-    """Force the names of a folder and all below it to the disk."""
-    for folder, _, _ in os.walk(root):
-        sync_path(Path(folder))
+def sync_tree(root: Path, *, with_files: bool) -> None:
+    """Force the names of a folder and all below it to the disk, and the files' data if asked."""
+    for folder, _, files in os.walk(root, topdown=False):
+        if with_files:
+            for name in files:
+                sync_path(os.path.join(folder, name))
+        sync_path(folder)
 
 
 def exchange(one: Path, other: Path, trash: Path) -> None:

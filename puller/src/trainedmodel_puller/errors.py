@@ -43,7 +43,15 @@ class SourceFault(ModelFault):
 
 
 class VolumeFault(ModelFault):
-    """The model volume could not take or publish the files."""
+    """The model volume could not take or publish the files.
+
+    Attributes:
+        needs_bytes: What did not fit, if that is what happened.
+    """
+
+    def __init__(self, reason: Reason, message: str, needs_bytes: int | None = None) -> None:
+        super().__init__(reason, message)
+        self.needs_bytes = needs_bytes
 
 
 class ServerFault(ModelFault):

@@ -12,16 +12,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import structlog
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_contract.uri import parse_uri
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.plan import NOTHING
+from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.state import (
     Download,
     FailureKey,
@@ -34,19 +33,13 @@ from trainedmodel_puller.core.state import (
     Unload,
 )
 from trainedmodel_puller.disk import Disk
-from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
-from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
+from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Target
+from trainedmodel_puller.errors import ModelFault, VolumeFault
+from trainedmodel_puller.fetching import Fetcher
 from trainedmodel_puller.state import LiveState
-from trainedmodel_puller.storage.base import Listing
-from trainedmodel_puller.storage.digest import verify
-from trainedmodel_puller.storage.download import Downloader
+from trainedmodel_puller.trees import read_identity
 
 log: Final = structlog.get_logger()
-
-#: Free space that a download must leave on the volume, in bytes.
-RESERVE_BYTES: Final = 16 * 1024 * 1024
-#: Progress rings the bell at most this often, in seconds.
-_PROGRESS_PERIOD_S: Final = 1.0
 
 
 class Executor:
@@ -56,15 +49,20 @@ class Executor:
         self,
         state: LiveState,
         disk: Disk,
-        downloader: Downloader,
+        fetcher: Fetcher,
         server: ModelServer,
         tasks: asyncio.TaskGroup,
+        *,
+        served_dir: Path,
+        go_on: Callable[[str], None],
     ) -> None:
         self._state = state
         self._disk = disk
         self._volume = disk.volume
-        self._downloader = downloader
+        self._fetcher = fetcher
         self._server = server
+        self._served_dir = served_dir
+        self._go_on = go_on
         self._tasks = tasks
         self._transfers: dict[str, asyncio.Task[None]] = {}
         self._acting: set[asyncio.Task[None]] = set()
@@ -80,8 +78,11 @@ class Executor:
         for action in plan.actions:
             match action:
                 case Download():
-                    total = Transfer(action.entry.revision)
-                    self._state.transfers[action.name] = total
+                    self._state.transfers[action.name] = Transfer(
+                        action.entry.revision,
+                        source=(action.entry.storage_uri, action.entry.credentials),
+                        progressed_at=time.monotonic(),
+                    )
                     task = self._tasks.create_task(self._download(action))
                     self._transfers[action.name] = task
                 case Load():
@@ -94,15 +95,23 @@ class Executor:
 
     def _act(self, name: str, stage: Stage, work: Awaitable[None]) -> None:
         self._state.server_actions[name] = stage
+        self._state.action_began[name] = time.monotonic()
 
         async def run() -> None:
             try:
                 await work
             finally:
                 self._state.server_actions.pop(name, None)
-                self._state.bell.set()
+                self._state.action_began.pop(name, None)
+                self._end(name)
 
         self._keep(self._tasks.create_task(run()))
+
+    def _end(self, name: str) -> None:
+        """Have the end of an action noticed: now for its name, soon for all."""
+        self._state.bell.set()
+        if not self._is_stopping:
+            self._go_on(name)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._acting.add(task)
@@ -125,125 +134,64 @@ class Executor:
         name, revision = action.name, action.entry.revision
         began = time.monotonic()
         try:
-            listing = await self._fetch(action)
+            fetched = await self._fetcher.fetch(action)
         except asyncio.CancelledError:
             if self._is_stopping:
                 raise
             # cancelled by a plan: an end like any other, for this name alone
+            await self._disk.look(name)
         except ModelFault as fault:
+            await self._disk.look(name)
             self._fail((name, revision), Stage.DOWNLOAD, fault, action.entry)
         except Exception as error:
+            await self._disk.look(name)
             self._crash((name, revision), Stage.DOWNLOAD, error, action.entry)
         else:
-            metrics.DOWNLOAD_SECONDS.observe(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            metrics.DOWNLOAD_SECONDS.observe(seconds)
             self._state.recheck((name, revision))
             log.info(
                 "downloaded",
                 model=name,
                 revision=revision,
-                bytes=listing.total_bytes,
-                seconds=round(time.monotonic() - began, 3),
+                bytes=fetched.size,
+                how=fetched.how,
+                seconds=round(seconds, 3),
             )
         finally:
-            if not self._is_stopping:
-                await self._disk.look(name)
             self._state.transfers.pop(name, None)
             self._transfers.pop(name, None)
-            self._state.bell.set()
-
-    async def _fetch(self, action: Download) -> Listing:
-        name, entry = action.name, action.entry
-        try:
-            uri = parse_uri(entry.storage_uri)
-        except ValueError as error:
-            raise SourceFault(Reason.INVALID_URI, str(error)) from error
-        listing = await self._downloader.list(uri, credentials=entry.credentials)
-        fingerprint = listing.fingerprint()
-        known = await asyncio.to_thread(self._volume.sealed_identity, name, entry.revision)
-        if known.get("fingerprint") == fingerprint:
-            return listing
-        await self._admit(name, listing)
-        self._progress(name, entry.revision, total=listing.total_bytes)
-        folder, is_verified = await self._disk.run(
-            name, self._volume.staging, name, entry.revision, fingerprint
-        )
-        if not is_verified:
-            progress = self._progress_meter(name, entry.revision)
-            await self._downloader.fetch(
-                uri, listing, folder, progress, credentials=entry.credentials
-            )
-            self._state.transfers[name] = replace(self._state.transfers[name], stage=Stage.VERIFY)
-            if entry.digest is not None:
-                await verify(folder, listing, entry.digest)
-            await asyncio.to_thread(self._volume.mark_verified, name, entry.revision, fingerprint)
-        await asyncio.to_thread(self._server.prepare, folder, entry)
-        identity = {
-            "id": action.id,
-            "name": name,
-            "storageUri": str(uri),
-            "fingerprint": fingerprint,
-            "bytes": listing.total_bytes,
-        }
-        await self._disk.run(name, self._volume.seal, name, entry.revision, identity)
-        return listing
-
-    async def _admit(self, name: str, listing: Listing) -> None:
-        promised = sum(
-            max((other.total_bytes or 0) - other.received_bytes, 0)
-            for key, other in self._state.transfers.items()
-            if key != name
-        )
-        free = await asyncio.to_thread(self._volume.free_bytes) - promised - RESERVE_BYTES
-        if listing.total_bytes > free:
-            raise VolumeFault(
-                Reason.INSUFFICIENT_DISK,
-                f"needs {listing.total_bytes / 2**20:.1f} MiB, {max(free, 0) / 2**20:.1f} MiB free",
-            )
-
-    def _progress(self, name: str, revision: str, total: int) -> None:
-        if name in self._state.transfers:
-            self._state.transfers[name] = Transfer(revision, total_bytes=total)
-
-    def _progress_meter(self, name: str, revision: str) -> Callable[[int], None]:
-        rung = time.monotonic()
-
-        def advance(received: int) -> None:
-            nonlocal rung
-            transfer = self._state.transfers.get(name)
-            if transfer is None or transfer.revision != revision:
-                return
-            metrics.BYTES.inc(received)
-            self._state.transfers[name] = replace(
-                transfer, received_bytes=transfer.received_bytes + received
-            )
-            if time.monotonic() - rung > _PROGRESS_PERIOD_S:
-                rung = time.monotonic()
-                self._state.bell.set()
-
-        return advance
+            self._end(name)
 
     async def _load(self, action: Load) -> None:
         name, revision = action.name, action.revision
         began = time.monotonic()
         before = self._state.disk.get(name, NOTHING)
         try:
-            await self._publish(name, revision)
-            await self._server.load(name, action.entry)
-            await self._disk.run(name, self._volume.mark_loaded, name, action.id, revision)
+            tree, identity = await self._publish(name, revision)
+            entry = self._entry_of(name, revision, identity)
+            is_serving = self._state.server.state_of(name) is ServerState.READY
+            await self._server.load(
+                Target(name, revision, self._as_served(tree), entry, is_serving)
+            )
+            await self._disk.run_unseen(name, self._volume.mark_loaded, name, action.id, revision)
         except (ServerGone, ServerInDoubt) as error:
             # the next observation says what is; nothing is known to be wrong with the model
             self._state.doubt_server(str(error))
+            metrics.LOADS.labels(outcome="undecided").inc()
             log.info("load_undecided", model=name, revision=revision, why=str(error))
         except ModelFault as fault:
+            metrics.LOADS.labels(outcome="failed").inc()
             await self._roll_back(name, before.loaded, revision)
-            self._fail((name, revision), Stage.LOAD, fault, action.entry)
+            self._fail((name, revision), Stage.LOAD, fault, self._wanted_entry(name, revision))
         except Exception as error:
-            self._crash((name, revision), Stage.LOAD, error, action.entry)
+            self._crash((name, revision), Stage.LOAD, error, self._wanted_entry(name, revision))
         else:
             self._state.failures.pop((name, revision), None)
-            self._state.set_server_model(name, ServerState.READY)
+            self._state.note_loaded(name, action.id, revision, entry.memory or 0)
             seconds = time.monotonic() - began
             metrics.LOAD_SECONDS.observe(seconds)
+            metrics.LOADS.labels(outcome="loaded").inc()
             log.info(
                 "loaded",
                 model=name,
@@ -252,21 +200,42 @@ class Executor:
                 seconds=round(seconds, 3),
             )
 
-    async def _publish(self, name: str, revision: str) -> None:
-        served = await self._disk.run(name, self._volume.publish, name, revision)
-        await asyncio.to_thread(self._server.touch, served)
+    def _wanted_entry(self, name: str, revision: str) -> Entry | None:
+        wanted = self._state.desired.models.get(name)
+        return wanted.entry if wanted is not None and wanted.entry.revision == revision else None
+
+    def _entry_of(self, name: str, revision: str, identity: dict[str, Any]) -> Entry:
+        """Return the entry that a revision was fetched for, as its tree remembers it."""
+        try:
+            return Entry.model_validate(identity.get("entry"))
+        except ValueError:
+            wanted = self._wanted_entry(name, revision)
+            uri = str(identity.get("storageUri") or "unknown:")
+            return wanted or Entry(name=name, storage_uri=uri, revision=revision)
+
+    def _as_served(self, tree: Path) -> Path:
+        return self._served_dir / tree.relative_to(self._volume.model_dir)
+
+    async def _publish(self, name: str, revision: str) -> tuple[Path, dict[str, Any]]:
+        """Put a tree where the server sees it; return where, and what it says of itself."""
+
+        def put() -> tuple[Path, dict[str, Any]]:
+            tree = self._volume.publish(name, revision)
+            self._server.touch(tree)
+            return tree, read_identity(tree)
+
+        return await self._disk.run(name, put)
 
     async def _roll_back(self, name: str, loaded: str | None, failed: str) -> None:
         """Put back the files of what still serves, so that it stays loadable (P5)."""
         if loaded == failed:
             return
         try:
-            versions = (await self._disk.look(name)).versions
-            if loaded is not None and loaded in versions:
+            if loaded is not None and loaded in (await self._disk.look(name)).trees:
                 await self._publish(name, loaded)
                 log.info("rolled_back", model=name, revision=loaded, failed=failed)
             else:
-                await self._disk.run(name, self._volume.withdraw, name)
+                await self._disk.run(name, self._volume.withdraw, name, failed)
         except VolumeFault as fault:
             log.warning("rollback_failed", model=name, revision=loaded, why=str(fault))
 
@@ -277,12 +246,15 @@ class Executor:
             await self._disk.run(name, self._volume.forget_loaded, name)
         except (ServerGone, ServerInDoubt) as error:
             self._state.doubt_server(str(error))
+            metrics.UNLOADS.labels(outcome="undecided").inc()
             log.info("unload_undecided", model=name, why=str(error))
         except ModelFault as fault:
+            metrics.UNLOADS.labels(outcome="failed").inc()
             self._fail((name, ""), Stage.UNLOAD, fault, None)
         except Exception as error:
             self._crash((name, ""), Stage.UNLOAD, error, None)
         else:
+            metrics.UNLOADS.labels(outcome="unloaded").inc()
             self._state.set_server_model(name, ServerState.ABSENT)
             log.info("unloaded", model=name)
 
@@ -291,8 +263,15 @@ class Executor:
         try:
             if action.is_staging:
                 await self._disk.run(name, self._volume.remove_staging, name)
-            elif action.version is not None:
-                await self._disk.run(name, self._volume.remove_version, name, action.version)
+            elif action.versions is not None:
+                await self._disk.run(name, self._volume.remove_versions, name, action.versions)
+                metrics.EVICTIONS.inc(len(action.versions))
+                log.info(
+                    "removed_versions",
+                    model=name,
+                    revisions=sorted(action.versions),
+                    why=action.reason,
+                )
             else:
                 await self._disk.run(name, self._volume.remove, name)
                 log.info("removed", model=name)
@@ -304,13 +283,13 @@ class Executor:
             self._state.failures.pop((name, ""), None)
         finally:
             self._state.removals.discard(name)
-            self._state.bell.set()
+            self._end(name)
 
     # -- what all of them share ---------------------------------------------------------
 
     def _fail(self, key: FailureKey, stage: Stage, fault: ModelFault, entry: Entry | None) -> None:
-        failure = self._state.fail(key, stage, entry, fault.reason, fault.message)
-        metrics.FAILURES.labels(reason=str(fault.reason)).inc()
+        failure = self._state.fail(key, stage, entry, fault)
+        metrics.count_failure(fault.reason, stage, failure.count)
         log.warning(
             "failed",
             model=key[0],

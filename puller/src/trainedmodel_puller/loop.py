@@ -4,12 +4,16 @@ One pass reads the configuration folder (when its signature changed), looks at t
 (names only; a name that surprises is read whole), takes the last observation of the server, and
 plans. Between two passes lies at least a share of what the last one cost, so that a burst of
 events costs a bounded part of a core.
+
+When an action ends, its own name and the next in the queues are planned at once, without a pass:
+with a thousand models to load, slots would otherwise stand empty from pass to pass.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -19,10 +23,11 @@ from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_contract.reasons import State
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.plan import NOTHING, plan
+from trainedmodel_puller.core.draft import NOTHING
+from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
 from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
-from trainedmodel_puller.core.state import Limits, Plan
+from trainedmodel_puller.core.state import DiskModel, Limits, Plan
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.executor import Executor
@@ -34,7 +39,10 @@ log: Final = structlog.get_logger()
 #: The folder is read whole this often even when its signature says that nothing changed, seconds.
 _FULL_READ_S: Final = 60.0
 #: After a pass of n seconds the next one waits at least this many times n.
-_REST: Final = 2.0
+_REST: Final = 4.0
+#: How many that wait for a slot are looked at when one is free: some may have ceased to.
+_NEXT: Final = 2
+_NOT_THERE: Final[frozenset[str]] = frozenset()
 
 
 class Loop:
@@ -42,8 +50,10 @@ class Loop:
 
     Attributes:
         models: What was last reported of each model, by metadata.name.
+        plan: What the last pass decided.
         is_settled: Every model of the first configuration was loaded or has failed once.
-        passed: Set after each pass.
+        is_all_loaded: Every model of the first configuration was loaded, or has left it.
+        on_pass: Called after each pass.
     """
 
     def __init__(
@@ -66,9 +76,14 @@ class Loop:
         self._read_at = float("-inf")
         self._first: set[str] | None = None
         self.models: dict[str, ReportedModel] = {}
+        self._times = metrics.TimeToLoaded()
+        self.plan = Plan()
         self.is_settled = False
+        self.is_all_loaded = False
         self.last_pass = time.monotonic()
         self.on_pass: list[Callable[[], None]] = []
+        self._executor: Executor | None = None
+        self._queues: tuple[deque[str], deque[str]] = (deque(), deque())
 
     async def restore(self) -> None:
         """Remember what an earlier life knew: the disk, and the last good configuration."""
@@ -78,16 +93,34 @@ class Loop:
 
     async def run(self, executor: Executor, stop: asyncio.Event) -> None:
         """Pass after pass, until `stop` is set."""
+        self._executor = executor
         while not stop.is_set():
             self._state.bell.clear()
             began = time.monotonic()
             made = await self.make_pass()
             executor.carry_out(made)
+            self._queues = (deque(made.queued_downloads), deque(made.queued_loads))
             self._report(made)
             cost = time.monotonic() - began
             metrics.PASS_SECONDS.observe(cost)
             self.last_pass = time.monotonic()
             await self._rest(cost, made, stop)
+
+    def go_on(self, name: str) -> None:
+        """Plan for a name whose action has ended, and for those who wait for its slot."""
+        if self._executor is None:
+            return
+        names = [name]
+        for queue in self._queues:
+            names += [queue.popleft() for _ in range(min(_NEXT, len(queue)))]
+        made = plan(
+            self._state.desired, self._state.observed(), self._limits, time.monotonic(), only=names
+        )
+        self._executor.carry_out(made)
+        for queue, still in zip(
+            self._queues, (made.queued_downloads, made.queued_loads), strict=True
+        ):
+            queue.extendleft(reversed(still))
 
     async def _rest(self, cost: float, made: Plan, stop: asyncio.Event) -> None:
         await asyncio.sleep(min(cost * _REST, 1.0))
@@ -109,7 +142,10 @@ class Loop:
         await self._read_config()
         await self._look_at_disk()
         self._state.forget_settled_failures()
-        return plan(self._state.desired, self._state.observed(), self._limits, time.monotonic())
+        began = time.monotonic()
+        made = plan(self._state.desired, self._state.observed(), self._limits, began)
+        metrics.PLAN_SECONDS.observe(time.monotonic() - began)
+        return made
 
     async def _read_config(self) -> None:
         signature = await asyncio.to_thread(read_signature, self._config_dir)
@@ -142,25 +178,36 @@ class Loop:
             log.warning("config_not_kept", why=str(fault))
 
     async def _look_at_disk(self) -> None:
-        seen = await asyncio.to_thread(self._volume.listed_names)
-        known = {
-            name
-            for name, disk in self._state.disk.items()
-            if disk.published is not None or disk.is_foreign
-        }
-        for name in seen ^ known:
-            if name in self._state.server_actions or name in self._state.removals:
+        seen, self._state.free_bytes = await asyncio.to_thread(self._glance)
+        disk, wanted = self._state.disk, self._state.desired.models
+        expected = self._volume.served.expected
+        for name in seen.keys() | disk.keys():
+            held = disk.get(name)
+            if held is None and name not in wanted:
+                continue  # not ours, and in nobody's way
+            held = held or NOTHING
+            is_as_known = seen.get(name, _NOT_THERE) == expected(held.published)
+            if is_as_known or name in self._state.server_actions or name in self._state.removals:
                 continue
-            if name not in self._state.desired.models and name not in self._state.disk:
+            if held.is_foreign and name in seen and name not in wanted:
                 continue
-            before = self._state.disk.get(name, NOTHING)
-            found = await self._disk.look(name)
-            if found != before:
-                log.warning("folder_changed", model=name, published=found.published)
+            await self._look_at(name, held)
+
+    def _glance(self) -> tuple[dict[str, frozenset[str]], int]:
+        return self._volume.served.listed(), self._volume.free_bytes()
+
+    async def _look_at(self, name: str, before: DiskModel) -> None:
+        found = await self._disk.look(name)
+        if found != before:
+            log.warning("folder_changed", model=name, published=sorted(found.published))
 
     def _report(self, made: Plan) -> None:
-        self.models = report_models(self._state.desired, self._state.observed(), made.deferred)
-        if not self.is_settled:
+        self.plan = made
+        self.models = report_models(
+            self._state.desired, self._state.observed(), made.deferred, self.models
+        )
+        self._times.note(self.models)
+        if not self.is_all_loaded:
             self._settle()
         for listener in self.on_pass:
             listener()
@@ -171,9 +218,7 @@ class Loop:
             return
         if self._first is None:
             self._first = set(self.models)
-        unsettled = {
-            model_id
-            for model_id in self._first & self.models.keys()
-            if self.models[model_id].state not in {State.LOADED, State.FAILED, State.BLOCKED}
-        }
-        self.is_settled = not unsettled and self._state.server.is_known
+        states = {self.models[model_id].state for model_id in self._first & self.models.keys()}
+        if self._state.server.is_known:
+            self.is_settled |= states <= {State.LOADED, State.FAILED, State.BLOCKED}
+            self.is_all_loaded = states <= {State.LOADED}

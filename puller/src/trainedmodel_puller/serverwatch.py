@@ -4,24 +4,28 @@ Refused connections mean that the process is down: nothing is known from then on
 again, and all that it had is gone. No answer in time means nothing (some servers are silent while
 they load): the last truth stands for reports, and no load or unload is planned on it (P2).
 
-Whether it is alive is asked every period. Its index is asked for as seldom as makes it a small
-share of the server's time: MLServer reads a file for each model to answer it (0.24 s with 200). A
-server that was down or in doubt is asked for its index first of all.
+Whether it is alive is asked every period, over one kept connection: a connection that broke says
+that the process may be another one, and the index is asked for at once. Otherwise the index is
+asked for as seldom as makes it a small share of the server's time: MLServer reads a file for each
+model to answer it (0.24 s with 200). A server that was down or in doubt is asked for its index
+first of all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 import structlog
 
-from trainedmodel_puller.core.state import ServerState, ServerView
-from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
+from trainedmodel_puller import metrics
+from trainedmodel_puller.core.state import ServerView
+from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Sight
 from trainedmodel_puller.state import LiveState
 
+T = TypeVar("T")
 log: Final = structlog.get_logger()
 
 #: Share of the time that may be spent looking at the server: a look of 20 ms, one a second.
@@ -48,6 +52,7 @@ class ServerWatch:
         self._period_s = period_s
         self._doubts = 0
         self._silent_since = 0.0
+        self._was_reached = False
         self.is_reachable = False
         self.since = time.time()
         self.message = "not asked yet"
@@ -55,61 +60,93 @@ class ServerWatch:
     async def run(self) -> None:
         """Look for ever."""
         next_index = 0.0
+        was_same = False
         while True:
-            is_known = self._state.server.is_known
-            is_index_due = not is_known or time.monotonic() >= next_index
-            took_s = await self.look(with_index=is_index_due)
+            is_index_due = not self._state.server.is_known or time.monotonic() >= next_index
+            if not is_index_due:
+                is_same = await self.ping()
+                # a server that never keeps connections says nothing by another one
+                is_index_due = was_same and not is_same
+                if is_index_due and self._was_reached:
+                    metrics.SERVER_RESTARTS.inc()
+                was_same = is_same
             if is_index_due:
+                took_s = await self.look()
                 next_index = time.monotonic() + took_s / _WATCH_SHARE
             pause_s = self._period_s
             if not self._state.server.is_known:
                 pause_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
             await asyncio.sleep(pause_s)
 
-    async def look(self, *, with_index: bool = True) -> float:
-        """Look once, at the index or only for a sign of life; return the seconds it took."""
-        began = time.monotonic()
+    async def ping(self) -> bool:
+        """Look for a sign of life; return whether it is the process that it was before."""
         try:
-            models = await self._observe(with_index=with_index)
+            is_same = await self._asked(self._server.ping)
         except ServerGone as error:
-            self._doubts = 0
-            self._state.server_models = {}
-            self._judge(False, str(error))
-            self._conclude(ServerView(False, {}, str(error)))
+            self._take_gone(error)
+            return False
         except ServerInDoubt as error:
-            self._doubts += 1
-            if self._doubts == 1:
-                self._silent_since = began
-            is_loading = bool(self._state.server_actions)
-            if self._doubts >= _DOUBTS and (not is_loading or began > self._patience_ends()):
-                self._judge(False, str(error))
-            self._conclude(ServerView(False, self._state.server_models, str(error)))
+            self._take_doubt(error, time.monotonic())
+            return True
+        self._doubts = 0
+        self._judge(True, "")
+        self._conclude(ServerView(True, self._state.server_models, self._state.server_revisions))
+        return is_same
+
+    async def look(self) -> float:
+        """Look at the index; return the seconds it took."""
+        began = time.monotonic()
+        names = [name for name, held in self._state.disk.items() if held.loaded or held.published]
+        try:
+            sight = await self._asked(lambda: self._server.observe(names))
+        except ServerGone as error:
+            self._take_gone(error)
+        except ServerInDoubt as error:
+            self._take_doubt(error, began)
         else:
             self._doubts = 0
-            merged = dict(models)
-            if not with_index:
-                began = float("-inf")
-            for name, marked in list(self._state.server_marks.items()):
-                if marked < began:
-                    del self._state.server_marks[name]
-                elif name in self._state.server_models:
-                    merged[name] = self._state.server_models[name]
-                else:
-                    merged.pop(name, None)
-            self._state.server_models = merged
+            self._take(sight, began)
             self._judge(True, "")
-            self._conclude(ServerView(True, merged))
+            self._conclude(
+                ServerView(True, self._state.server_models, self._state.server_revisions)
+            )
         return time.monotonic() - began
 
-    async def _observe(self, *, with_index: bool) -> Mapping[str, ServerState]:
+    def _take(self, sight: Sight, began: float) -> None:
+        """Believe what was seen, but for names that our own actions have changed since."""
+        state = self._state
+        models, revisions = dict(sight.states), dict(sight.revisions)
+        for name, marked in list(state.server_marks.items()):
+            if marked < began:
+                del state.server_marks[name]
+                continue
+            _put_back(name, models, state.server_models)
+            _put_back(name, revisions, state.server_revisions)
+        state.server_models, state.server_revisions = models, revisions
+
+    def _take_gone(self, error: ServerGone) -> None:
+        self._doubts = 0
+        if self._was_reached:
+            metrics.SERVER_RESTARTS.inc()
+            self._was_reached = False
+        self._state.server_models, self._state.server_revisions = {}, {}
+        self._judge(False, str(error))
+        self._conclude(ServerView(False, {}, {}, str(error)))
+
+    def _take_doubt(self, error: ServerInDoubt, began: float) -> None:
+        self._doubts += 1
+        if self._doubts == 1:
+            self._silent_since = began
+        is_loading = bool(self._state.server_actions)
+        if self._doubts >= _DOUBTS and (not is_loading or began > self._patience_ends()):
+            self._judge(False, str(error))
+        self._conclude(
+            ServerView(False, self._state.server_models, self._state.server_revisions, str(error))
+        )
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:
-            if not with_index:
-                await self._server.ping()
-                return self._state.server_models
-            disk = self._state.disk
-            return await self._server.observe(
-                [name for name, held in disk.items() if held.loaded or held.published]
-            )
+            return await ask()
         except (ServerGone, ServerInDoubt):
             raise
         except Exception as error:  # a driver's own fault is one more way of not knowing
@@ -121,6 +158,7 @@ class ServerWatch:
 
     def _judge(self, is_reachable: bool, message: str) -> None:
         self.message = message
+        self._was_reached |= is_reachable
         if is_reachable == self.is_reachable:
             return
         self.is_reachable = is_reachable
@@ -131,3 +169,9 @@ class ServerWatch:
         if view != self._state.server:
             self._state.bell.set()
         self._state.server = view
+
+
+def _put_back(name: str, seen: dict[str, T], known: Mapping[str, T]) -> None:
+    seen.pop(name, None)
+    if name in known:
+        seen[name] = known[name]

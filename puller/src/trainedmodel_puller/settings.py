@@ -35,25 +35,32 @@ class Settings:
         config_dir: Mounted entries.
         model_dir: What the model server serves from.
         state_dir: The puller's own folder, on the same file system as `model_dir`.
-        server: Kind of model server.
-        server_url: Where it listens.
+        server: Kind of model server, or `auto`.
+        server_url: Where it listens; None means where its kind does by default.
+        server_model_dir: `model_dir` as the server sees it; None means the same.
+        server_config: Configuration file of servers that take one.
         port: The puller's own HTTP port; 9081 belongs to the agent of KServe in the same pod.
         period_s: How often everything is looked at without being woken.
         max_downloads: Models being downloaded at once.
         max_connections: Connections to stores at once, over all models.
         max_loads: Loads at once; 0 means as many as the server bears.
+        memory_budget: Bytes that the models may declare together; 0 means any.
+        keep_versions: Replaced revisions of a model kept for a rollback.
+        keep_bytes: Bytes of them, over all models.
+        max_unpacked_bytes: Bytes that one archive may unpack to.
         load_timeout_s: How long a load may take before it is reported as failed.
         stall_timeout_s: How long a store may send nothing.
         storage: What the storage back ends may do.
         identity: None outside Kubernetes: nothing is reported there.
         has_watch: Whether changes of `config_dir` wake the loop.
+        ready_when: When `/readyz` turns good: `settled`, `all` or `server`.
     """
 
     config_dir: Path
     model_dir: Path
     state_dir: Path
     server: str
-    server_url: str
+    server_url: str | None
     port: int
     period_s: float
     max_downloads: int
@@ -63,4 +70,11 @@ class Settings:
     stall_timeout_s: float
     storage: StorageSettings
     identity: PodIdentity | None
-    has_watch: bool
+    has_watch: bool = True
+    memory_budget: int = 0
+    keep_versions: int = 1
+    keep_bytes: int = 10 * 2**30
+    max_unpacked_bytes: int = 2**40
+    server_model_dir: Path | None = None
+    server_config: Path | None = None
+    ready_when: str = "settled"

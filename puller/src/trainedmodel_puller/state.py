@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from trainedmodel_contract.entry import Entry
-from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.backoff import backoff_s
 from trainedmodel_puller.core.state import (
@@ -27,6 +26,7 @@ from trainedmodel_puller.core.state import (
     Stage,
     Transfer,
 )
+from trainedmodel_puller.errors import ModelFault, VolumeFault
 
 
 @dataclass
@@ -45,11 +45,14 @@ class LiveState:
     disk: dict[str, DiskModel] = field(default_factory=dict)
     server: ServerView = field(default_factory=ServerView)
     server_models: dict[str, ServerState] = field(default_factory=dict)
+    server_revisions: dict[str, str] = field(default_factory=dict)
     server_marks: dict[str, float] = field(default_factory=dict)
     transfers: dict[str, Transfer] = field(default_factory=dict)
     server_actions: dict[str, Stage] = field(default_factory=dict)
+    action_began: dict[str, float] = field(default_factory=dict)
     removals: set[str] = field(default_factory=set)
     failures: dict[FailureKey, Failure] = field(default_factory=dict)
+    free_bytes: int | None = None
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observed(self) -> ObservedState:
@@ -59,32 +62,32 @@ class LiveState:
             server=self.server,
             transfers=self.transfers,
             server_actions=self.server_actions,
+            action_began=self.action_began,
             removals=self.removals,
             failures=self.failures,
+            free_bytes=self.free_bytes,
         )
 
     def fail(
-        self,
-        key: FailureKey,
-        stage: Stage,
-        entry: Entry | None,
-        reason: Reason,
-        message: str,
+        self, key: FailureKey, stage: Stage, entry: Entry | None, fault: ModelFault
     ) -> Failure:
         """Count one more failure and say when the next try is due."""
         previous = self.failures.get(key)
         same = previous is not None and previous.entry == entry
         count = previous.count + 1 if previous is not None and same else 1
         delay = backoff_s(count, self.chance())
+        now = time.monotonic()
         failure = Failure(
             stage=stage,
-            reason=reason,
-            message=message,
+            reason=fault.reason,
+            message=fault.message,
             count=count,
-            until=time.monotonic() + delay,
+            until=now + delay,
             failed_time=time.time(),
             next_retry_time=time.time() + delay,
             entry=entry,
+            needs_bytes=fault.needs_bytes if isinstance(fault, VolumeFault) else None,
+            failed_at=now,
         )
         self.failures[key] = failure
         return failure
@@ -97,7 +100,7 @@ class LiveState:
 
     def doubt_server(self, message: str) -> None:
         """Plan nothing on the server until it has been looked at again."""
-        self.server = ServerView(False, self.server_models, message)
+        self.server = ServerView(False, self.server_models, self.server_revisions, message)
 
     def set_disk(self, name: str, disk: DiskModel) -> None:
         """Take note of what the volume holds of a name now."""
@@ -106,13 +109,23 @@ class LiveState:
         else:
             self.disk[name] = disk
 
-    def set_server_model(self, name: str, state: ServerState) -> None:
+    def note_loaded(self, name: str, model_id: str, revision: str, memory: int) -> None:
+        """Take note that the server confirmed a revision, and that this is remembered on disk."""
+        disk = self.disk.get(name, DiskModel())
+        self.disk[name] = replace(disk, id=model_id, loaded=revision, memory=memory)
+        self.set_server_model(name, ServerState.READY, revision)
+
+    def set_server_model(self, name: str, state: ServerState, revision: str | None = None) -> None:
         """Take note of what the server confirmed to one of our own actions."""
         self.server_marks[name] = time.monotonic()
         if state is ServerState.ABSENT:
             self.server_models.pop(name, None)
         else:
             self.server_models[name] = state
+        if revision is None or name not in self.server_revisions:
+            self.server_revisions.pop(name, None)
+        else:
+            self.server_revisions[name] = revision
 
     def forget_settled_failures(self) -> None:
         """Drop failures that nothing refers to any more: of revisions no longer wanted."""

@@ -1,21 +1,22 @@
 """The model volume: where files are staged, sealed, served, and how they move between.
 
-    <model-dir>/<name>/                what the server sees; only whole trees, only by rename (P4)
-    <state-dir>/staging/<name>/<rev>/  being downloaded; may be half written, may be resumed
-    <state-dir>/versions/<name>/<rev>/ whole and verified: ready to be published, or just replaced
+    <model-dir>/                       what the server sees; only whole trees, only by rename (P4)
+    <state-dir>/staging/               being downloaded, unpacked, fitted (`staged`)
+    <state-dir>/versions/<name>/<rev>/ whole and verified: ready to be published, or replaced and
+                                       kept for a rollback
     <state-dir>/markers/<name>.json    which revision the server last confirmed
     <state-dir>/trash/                 being deleted
     <state-dir>/held.json              the last good configuration (P1)
 
-Both folders are on one file system, so that each move is one rename. Which revision a tree holds
-is written inside it (`.trainedmodel.json`), because a name outside could be wrong after a kill
-between the two renames of a swap; `scan` puts such names right. Everything here blocks and runs in
-threads, one operation of a name at a time.
+Both folders are on one file system, so that each move is one rename; how trees lie in the served
+one is told in `trees`. Everything here blocks and runs in threads, one operation of a name at a
+time.
 
 What a kill -9 leaves, step by step (P7): a half-filled staging folder is resumed or refilled; a
-sealed version is published by the next load; a published tree whose marker has another revision is
-loaded again; an unloaded name whose marker is still there is unloaded again, which is no error;
-trash is emptied at start.
+half-unpacked archive is unpacked anew; a sealed version is published by the next load; a tree under
+a name that is not its revision's (killed between the renames of a swap) is renamed by `scan`; a
+published tree whose marker has another revision is loaded again; an unloaded name whose marker is
+still there is unloaded again, which is no error; trash is emptied at start.
 """
 
 from __future__ import annotations
@@ -25,26 +26,56 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
-from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.state import DiskModel
+from trainedmodel_puller.drivers.base import Layout
 from trainedmodel_puller.durable import (
-    exchange,
     read_json,
-    sync_path,
-    sync_tree_folders,
+    replace_file,
+    sync_tree,
     volume_fault,
     write_durably,
 )
-from trainedmodel_puller.errors import SettingsError, VolumeFault
+from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.staged import StagingArea
+from trainedmodel_puller.trees import (
+    IDENTITY_FILE,
+    InPlace,
+    PerRevision,
+    ServedFolder,
+    Trash,
+    count_of,
+    describe_tree,
+    is_kserves,
+    read_identity,
+    revision_of,
+)
 
-#: Inside each tree: which TrainedModel and revision it is, and what its source looked like.
-IDENTITY_FILE: Final = ".trainedmodel.json"
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What there is when a download begins.
+
+    Attributes:
+        folder: Where to put it.
+        is_sealed: It was fetched, and its source has not changed since.
+        is_whole: It lies whole and right in `folder`, and is to be sealed.
+        staged_bytes: Room that an earlier try of it already takes.
+        free_bytes: Room that is left.
+    """
+
+    folder: Path
+    is_sealed: bool = False
+    is_whole: bool = False
+    staged_bytes: int = 0
+    free_bytes: int = 0
 
 
 class Volume:
@@ -53,16 +84,29 @@ class Volume:
     Args:
         model_dir: What the model server serves from.
         state_dir: The puller's own; on the same file system, outside `model_dir`.
+        layout: How the server wants its trees.
+        folder_name: Folder of a revision, for the layout per revision.
     """
 
-    def __init__(self, model_dir: Path, state_dir: Path) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        state_dir: Path,
+        layout: Layout = Layout.IN_PLACE,
+        folder_name: Callable[[str], str] = str,
+    ) -> None:
         self.model_dir = model_dir
         self.state_dir = state_dir
-        self._staging = state_dir / "staging"
         self._versions = state_dir / "versions"
         self._markers = state_dir / "markers"
-        self._trash = state_dir / "trash"
+        self._trash = Trash(state_dir / "trash")
+        self._staging = StagingArea(state_dir / "staging", self._trash)
         self._held = state_dir / "held.json"
+        self.served: ServedFolder = (
+            InPlace(model_dir, self._trash)
+            if layout is Layout.IN_PLACE
+            else PerRevision(model_dir, self._trash, folder_name)
+        )
 
     def prepare(self) -> None:
         """Create the folders, check them, and empty the trash of an earlier life.
@@ -70,15 +114,18 @@ class Volume:
         Raises:
             SettingsError: a folder cannot be used; names the flag and the fix.
         """
+        model_dir, state_dir = self.model_dir.resolve(), self.state_dir.resolve()
+        if state_dir.is_relative_to(model_dir):
+            raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
         try:
-            for folder in (self.model_dir, *self._own_folders()):
+            for folder in (model_dir, *self._own_folders()):
                 folder.mkdir(parents=True, exist_ok=True)
-            model_dir, state_dir = self.model_dir.resolve(), self.state_dir.resolve()
-            probe = self._trash / f"probe-{uuid.uuid4().hex}"
+            probe = self._trash.folder / f"probe-{uuid.uuid4().hex}"
             probe.mkdir()
             target = model_dir / probe.name
             probe.rename(target)
             target.rmdir()
+            self._trash.empty()
         except OSError as error:
             if error.errno == errno.EXDEV:
                 raise SettingsError(
@@ -89,63 +136,76 @@ class Volume:
                 f"--model-dir {self.model_dir} and --state-dir {self.state_dir} "
                 f"must be writable folders: {error.strerror} ({error.filename})"
             ) from error
-        if state_dir.is_relative_to(model_dir):
-            raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
-        self.empty_trash()
 
     def _own_folders(self) -> tuple[Path, ...]:
-        return (self._staging, self._versions, self._markers, self._trash)
+        return (self._staging.folder, self._versions, self._markers, self._trash.folder)
 
     # -- what is there ------------------------------------------------------------------
 
-    def scan(self) -> dict[str, DiskModel]:
+    def exists(self) -> bool:
+        """Tell whether a puller has prepared this volume."""
+        return all(folder.is_dir() for folder in (self.model_dir, *self._own_folders()))
+
+    def scan(self, *, mend: bool = True) -> dict[str, DiskModel]:
         """Read everything, at start, and mend what a kill left misnamed."""
-        for entry in list(os.scandir(self._versions)):
+        for entry in list(os.scandir(self._versions)) if mend else ():
             self._mend_versions(Path(entry.path))
-        found: set[str] = set()
-        for folder in (self.model_dir, self._versions, self._staging):
+        found = self._staging.names()
+        for folder in (self.model_dir, self._versions):
             found.update(entry.name for entry in os.scandir(folder) if entry.is_dir())
         found.update(path.stem for path in self._markers.glob("*.json"))
         return {name: self.scan_one(name) for name in sorted(found) if names.is_model_name(name)}
 
     def scan_one(self, name: str) -> DiskModel:
         """Read what there is of one name; changes nothing."""
-        identity = read_json(self.model_dir / name / IDENTITY_FILE)
         marker = read_json(self._marker(name))
-        published = identity.get("revision")
+        published = self.served.trees(name)
+        paths = {**self._sealed_versions(name), **published}
+        identities = {revision: read_identity(path) for revision, path in paths.items()}
+        loaded = marker.get("loaded")
+        told = next(iter(identities.values()), {})
+        is_foreign = not published and self.served.is_foreign(name)
         return DiskModel(
-            id=marker.get("id") or identity.get("id"),
-            published=published,
-            versions=self._sealed_versions(name),
-            loaded=marker.get("loaded"),
-            is_staged=(self._staging / name).exists(),
-            is_foreign=published is None and (self.model_dir / name).exists(),
+            id=marker.get("id") or told.get("id"),
+            trees={
+                revision: describe_tree(paths[revision], identities[revision]) for revision in paths
+            },
+            published=frozenset(published),
+            loaded=loaded,
+            memory=count_of(identities.get(str(loaded), {}).get("entry"), "memory"),
+            is_staged=bool(self._staging.leftovers(name)),
+            is_foreign=is_foreign,
+            is_adoptable=is_foreign and is_kserves(self.model_dir / name),
         )
 
-    def _sealed_versions(self, name: str) -> frozenset[str]:
-        folder = self._versions / name
-        if not folder.is_dir():
-            return frozenset()
-        return frozenset(
-            entry.name
-            for entry in os.scandir(folder)
-            if read_json(Path(entry.path) / IDENTITY_FILE).get("revision") == entry.name
-        )
+    def _sealed_versions(self, name: str) -> dict[str, Path]:
+        try:
+            with os.scandir(os.path.join(self._versions, name)) as entries:
+                found = [(entry.name, Path(entry.path)) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {key: path for key, path in found if revision_of(path) == key}
 
     def _mend_versions(self, folder: Path) -> None:
         """Put right what a kill between the two renames of a swap left under a wrong name."""
         for entry in list(os.scandir(folder)):
-            revision = read_json(Path(entry.path) / IDENTITY_FILE).get("revision")
+            revision = revision_of(Path(entry.path))
             if revision == entry.name:
                 continue
             if revision is None or (folder / revision).exists():
-                self._discard(Path(entry.path))
+                self._trash.discard(Path(entry.path))
             else:
                 Path(entry.path).rename(folder / revision)
 
-    def listed_names(self) -> frozenset[str]:
-        """Return the names of the folders that the server sees: one cheap look, for each pass."""
-        return frozenset(entry.name for entry in os.scandir(self.model_dir))
+    def tree(self, name: str, revision: str) -> Path | None:
+        """Return where the tree of a revision lies now."""
+        published = self.served.trees(name).get(revision)
+        return published or self._sealed_versions(name).get(revision)
+
+    def identity(self, name: str, revision: str) -> dict[str, Any]:
+        """Return what `seal` was told of a revision that is on disk, or nothing."""
+        tree = self.tree(name, revision)
+        return {} if tree is None else read_identity(tree)
 
     def free_bytes(self) -> int:
         """Return the bytes that the puller may still write."""
@@ -153,140 +213,130 @@ class Volume:
 
     # -- the way in ---------------------------------------------------------------------
 
-    def staging(self, name: str, revision: str, fingerprint: str) -> tuple[Path, bool]:
-        """Return the folder to download a revision into, and whether it already is all there.
-
-        What is left of other revisions is dropped. A folder that was verified is whole; it may have
-        been fitted to its server since, so it is neither resumed nor verified again: with another
-        fingerprint of the source it is dropped.
+    def begin(self, name: str, revision: str, fingerprint: str) -> Begun:
+        """Make ready for a download, as far as it has not come already.
 
         Raises:
             VolumeFault: the volume refused.
         """
-        folder = self._staging / name
-        try:
-            folder.mkdir(exist_ok=True)
-            verified = read_json(self._verified(name, revision)).get("fingerprint")
-            for entry in list(os.scandir(folder)):
-                is_of_it = entry.name == revision or entry.name.startswith(f"{revision}.")
-                if not is_of_it or verified not in {None, fingerprint}:
-                    self._discard(Path(entry.path))
-        except OSError as error:
-            raise volume_fault(error) from error
-        return folder / revision, verified == fingerprint
+        folder = self._staging.tree(name, revision)
+        free = self.free_bytes()
+        if self.identity(name, revision).get("fingerprint") == fingerprint:
+            return Begun(folder, is_sealed=True, free_bytes=free)
+        with _told_as_fault():
+            is_whole = self._staging.begin(name, revision, fingerprint)
+            staged = self._staging.allocated_bytes(name, revision)
+        return Begun(folder, is_whole=is_whole, staged_bytes=staged, free_bytes=free)
 
-    def mark_verified(self, name: str, revision: str, fingerprint: str) -> None:
-        """Remember that a staged tree is whole and right, before it is fitted to its server.
+    def staged(self, name: str, revision: str) -> Path:
+        """Return where a revision is downloaded to."""
+        return self._staging.tree(name, revision)
+
+    def begin_light(self, name: str, revision: str) -> Path:
+        """Return an empty folder, to be filled and fitted in one go and sealed.
 
         Raises:
             VolumeFault: the volume refused.
         """
-        try:
-            write_durably(
-                self._verified(name, revision), canonical_json({"fingerprint": fingerprint})
-            )
-        except OSError as error:
-            raise volume_fault(error) from error
+        with _told_as_fault():
+            return self._staging.begin_light(name, revision)
 
-    def _verified(self, name: str, revision: str) -> Path:
-        return self._staging / name / f"{revision}.verified"
+    def stage_light(self, name: str, revision: str) -> None:
+        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet.
 
-    def seal(self, name: str, revision: str, identity: dict[str, Any]) -> None:
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with _told_as_fault():
+            self._staging.stage_light(name, revision)
+
+    def begin_unpacking(self, name: str, revision: str) -> Path:
+        """Return an empty folder to unpack the staged archive into.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with _told_as_fault():
+            return self._staging.begin_unpacking(name, revision)
+
+    def end_unpacking(self, name: str, revision: str) -> None:
+        """Put what was unpacked in the place of its archive, which goes.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with _told_as_fault():
+            self._staging.end_unpacking(name, revision)
+
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+        """Return the staged tree, whole and right, to be fitted to its server and sealed.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with _told_as_fault():
+            return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
+
+    def seal(
+        self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False
+    ) -> None:
         """Declare a staged tree whole: from now on it may be published.
 
+        All of it is on the disk before it says so; `is_synced` tells that its files are already.
+
         Raises:
             VolumeFault: the volume refused.
         """
-        staged = self._staging / name / revision
         document = canonical_json({**identity, "revision": revision})
-        try:
-            write_durably(staged / IDENTITY_FILE, document)
-            sync_tree_folders(staged)
-            folder = self._versions / name
-            folder.mkdir(exist_ok=True)
-            if (folder / revision).exists():
-                self._discard(folder / revision)
-            staged.rename(folder / revision)
-            sync_path(folder)
-            self._discard(self._staging / name)
-        except OSError as error:
-            raise volume_fault(error) from error
-
-    def sealed_identity(self, name: str, revision: str) -> dict[str, Any]:
-        """Return what `seal` was told of a revision that is on disk, or nothing."""
-        for folder in (self._versions / name / revision, self.model_dir / name):
-            identity = read_json(folder / IDENTITY_FILE)
-            if identity.get("revision") == revision:
-                return identity
-        return {}
+        sealed = self._versions / name / revision
+        with _told_as_fault():
+            tree = self._staging.fitted(name, revision)
+            sync_tree(tree, with_files=not is_synced)
+            replace_file(tree / IDENTITY_FILE, document, durable=True)
+            sealed.parent.mkdir(exist_ok=True)
+            if sealed.exists():
+                self._trash.discard(sealed)
+            tree.rename(sealed)
+            self._staging.forget(name, revision)
 
     def publish(self, name: str, revision: str) -> Path:
-        """Put a sealed revision where the server sees it; the replaced one is kept beside.
+        """Bring a sealed revision where the server sees it; a replaced one is kept beside.
 
         Returns:
-            The served folder. Publishing what is already published changes nothing.
+            The served tree. Publishing what is already published changes nothing.
 
         Raises:
             VolumeFault: the volume refused, or a foreign folder is in the way.
         """
-        served, sealed = self.model_dir / name, self._versions / name / revision
-        try:
-            current = read_json(served / IDENTITY_FILE).get("revision")
-            if current == revision and not sealed.exists():
-                return served
-            if current is None and served.exists():
-                raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{served} was not made by the puller")
-            if current is None:
-                sealed.rename(served)
-            else:
-                self._swap(sealed, served, current)
-            sync_path(self.model_dir)
-            sync_path(sealed.parent)
-        except OSError as error:
-            raise volume_fault(error) from error
-        return served
+        with _told_as_fault():
+            return self.served.publish(name, revision, self._versions / name)
 
-    def _swap(self, sealed: Path, served: Path, current: str) -> None:
-        exchange(sealed, served, self._trash)
-        old = sealed.with_name(current)
-        if old == sealed:  # fetched again: what was mended under the same URI replaces it
-            self._discard(sealed)
-            return
-        if old.exists():
-            self._discard(old)
-        sealed.rename(old)
-
-    def withdraw(self, name: str) -> None:
-        """Take what is published out of the server's sight; it stays as a sealed version.
+    def withdraw(self, name: str, revision: str) -> None:
+        """Take a revision out of the server's sight, where the layout allows that; keep it.
 
         Raises:
             VolumeFault: the volume refused.
         """
-        served = self.model_dir / name
-        try:
-            revision = read_json(served / IDENTITY_FILE).get("revision")
-            if revision is None:
-                return
-            folder = self._versions / name
-            folder.mkdir(exist_ok=True)
-            if (folder / revision).exists():
-                self._discard(folder / revision)
-            served.rename(folder / revision)
-            sync_path(self.model_dir)
-        except OSError as error:
-            raise volume_fault(error) from error
+        with _told_as_fault():
+            (self._versions / name).mkdir(exist_ok=True)
+            self.served.withdraw(name, revision, self._versions / name)
 
     # -- the way out --------------------------------------------------------------------
 
-    def remove_version(self, name: str, revision: str) -> None:
-        """Delete one sealed version.
+    def remove_versions(self, name: str, revisions: frozenset[str]) -> None:
+        """Delete trees of a name, wherever they lie; an in-place server's own is spared.
 
         Raises:
             VolumeFault: the volume refused.
         """
-        self._remove(self._versions / name / revision)
-        with contextlib.suppress(OSError):  # other versions are kept
-            (self._versions / name).rmdir()
+        with _told_as_fault():
+            published = self.served.trees(name)
+            for revision in revisions:
+                tree = self._versions / name / revision
+                if tree.exists():
+                    self._trash.discard(tree)
+                elif isinstance(self.served, PerRevision) and revision in published:
+                    self._trash.discard(published[revision])
 
     def remove_staging(self, name: str) -> None:
         """Delete what a download has left.
@@ -294,42 +344,25 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        self._remove(self._staging / name)
+        with _told_as_fault():
+            self._staging.remove(name)
 
     def remove(self, name: str) -> None:
-        """Delete all of a name. The served tree vanishes in one step; the marker goes last.
+        """Delete all of a name. The served trees go first, the marker last.
 
         Raises:
             VolumeFault: the volume refused.
         """
-        if read_json(self.model_dir / name / IDENTITY_FILE).get("revision") is not None:
-            self._remove(self.model_dir / name)
-        self._remove(self._versions / name)
+        with _told_as_fault():
+            self.served.remove(name)
+        self._discard_if_there(self._versions / name)
         self.remove_staging(name)
         self._marker(name).unlink(missing_ok=True)
 
-    def _remove(self, path: Path) -> None:
-        try:
+    def _discard_if_there(self, path: Path) -> None:
+        with _told_as_fault():
             if path.exists():
-                self._discard(path)
-        except OSError as error:
-            raise volume_fault(error) from error
-
-    def _discard(self, path: Path) -> None:
-        doomed = self._trash / uuid.uuid4().hex
-        path.rename(doomed)
-        if doomed.is_dir():
-            shutil.rmtree(doomed)
-        else:
-            doomed.unlink()
-
-    def empty_trash(self) -> None:
-        """Delete what an earlier life did not finish deleting."""
-        for entry in list(os.scandir(self._trash)):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                Path(entry.path).unlink()
+                self._trash.discard(path)
 
     # -- what is remembered -------------------------------------------------------------
 
@@ -341,16 +374,20 @@ class Volume:
         self._marker(name).unlink(missing_ok=True)
 
     def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
-        """Remember which revision the server confirmed.
+        """Remember which revision the server confirmed; others are not wanted from now on.
+
+        Not forced to the disk: after a crash of the machine no server serves anything.
 
         Raises:
             VolumeFault: the volume refused.
         """
         document = canonical_json({"id": model_id, "name": name, "loaded": revision})
-        try:
-            write_durably(self._marker(name), document)
-        except OSError as error:
-            raise volume_fault(error) from error
+        with _told_as_fault():
+            before = read_json(self._marker(name)).get("loaded")
+            replace_file(self._marker(name), document, durable=False)
+            replaced = self.served.trees(name).get(str(before))
+            if before != revision and replaced is not None:
+                os.utime(replaced)
 
     def read_held(self) -> str | None:
         """Return the last good configuration, if one was kept."""
@@ -365,7 +402,13 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        try:
+        with _told_as_fault():
             write_durably(self._held, text)
-        except OSError as error:
-            raise volume_fault(error) from error
+
+
+@contextlib.contextmanager
+def _told_as_fault() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise volume_fault(error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from trainedmodel_puller.core.state import (
     ServerView,
     Stage,
     Transfer,
+    Tree,
     Unload,
     WantedModel,
 )
@@ -64,7 +65,26 @@ def failure(revision: str, stage: Stage, until: float, *, rechecked: bool = Fals
     )
 
 
-LOADED_A1 = DiskModel(id="a", published="1", loaded="1")
+def on_disk(
+    *versions: str,
+    published: str | None = None,
+    loaded: str | None = None,
+    sizes: int = 10,
+    **fields: Any,
+) -> DiskModel:
+    """Return a name's disk: trees beside (oldest first), one published, one confirmed."""
+    trees = {revision: Tree(sizes, float(at)) for at, revision in enumerate(versions)}
+    if published is not None:
+        trees[published] = Tree(sizes, 100.0)
+    shown = frozenset() if published is None else frozenset({published})
+    return DiskModel(trees=trees, published=shown, loaded=loaded, **fields)
+
+
+def loaded_a1(*versions: str, **fields: Any) -> DiskModel:
+    return on_disk(*versions, id="a", published="1", loaded="1", **fields)
+
+
+LOADED_A1 = loaded_a1()
 
 
 def decide(desired: DesiredState, observed: ObservedState, limits: Limits = LIMITS) -> Plan:
@@ -77,34 +97,35 @@ class TestFirstLoad:
         assert [type(action) for action in made.actions] == [Download]
 
     def test_a_sealed_version_is_loaded(self) -> None:
-        disk = {"a": DiskModel(versions=frozenset({"1"}))}
+        disk = {"a": on_disk("1")}
         made = decide(desire(a="1"), ObservedState(disk, server()))
-        assert made.actions == (Load("a", "a", "1", entry("a", "1"), "wanted"),)
+        assert made.actions == (Load("a", "a", "1", "wanted"),)
 
     def test_a_settled_model_needs_nothing(self) -> None:
         observed = ObservedState({"a": LOADED_A1}, server(a=ServerState.READY))
         assert decide(desire(a="1"), observed).is_empty
 
     def test_leftover_versions_of_a_settled_model_are_removed(self) -> None:
-        disk = {"a": replace(LOADED_A1, versions=frozenset({"0"}))}
-        made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
-        assert made.actions == (Remove("a", "0"),)
+        disk = {"a": loaded_a1("0")}
+        observed = ObservedState(disk, server(a=ServerState.READY))
+        made = decide(desire(a="1"), observed, replace(LIMITS, keep_versions=0))
+        assert made.actions == (Remove("a", frozenset({"0"}), reason="more than is kept"),)
 
     def test_leftovers_that_could_not_be_removed_are_tried_again_later(self) -> None:
         failures = {("a", ""): failure("", Stage.UNLOAD, NOW + 5)}
-        disk = {"a": replace(LOADED_A1, versions=frozenset({"0"}))}
+        disk = {"a": loaded_a1("0")}
         observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
-        assert not decide(desire(a="1"), observed).actions
+        assert not decide(desire(a="1"), observed, replace(LIMITS, keep_versions=0)).actions
 
     def test_what_a_cancelled_download_left_is_removed(self) -> None:
-        disk = {"a": replace(LOADED_A1, is_staged=True)}
+        disk = {"a": loaded_a1(is_staged=True)}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
-        assert made.actions == (Remove("a", is_staging=True),)
+        assert made.actions == (Remove("a", is_staging=True, reason="a cancelled download"),)
         gone = decide(desire(), ObservedState({"a": DiskModel(is_staged=True)}, server()))
         assert gone.actions == (Remove("a"),)
 
     def test_p5_a_ready_server_is_not_believed_for_a_revision_that_it_never_confirmed(self) -> None:
-        disk = {"a": DiskModel(published="1", loaded=None)}
+        disk = {"a": on_disk(published="1")}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
         assert [type(action) for action in made.actions] == [Load]
 
@@ -115,7 +136,7 @@ class TestDoubt:
         assert decide(DesiredState(), observed).is_empty
 
     def test_p2_no_load_and_no_unload_while_the_server_is_unknown(self) -> None:
-        disk = {"a": DiskModel(versions=frozenset({"1"})), "gone": LOADED_A1}
+        disk = {"a": on_disk("1"), "gone": LOADED_A1}
         made = decide(desire(a="1", b="1"), ObservedState(disk, ServerView(message="silent")))
         assert [type(action) for action in made.actions] == [Download]
         reasons = {item.name: item.reason for item in made.deferred}
@@ -126,7 +147,7 @@ class TestDoubt:
         assert [type(action) for action in made.actions] == [Download]
 
     def test_a_server_that_is_loading_by_itself_is_left_alone(self) -> None:
-        disk = {"a": DiskModel(published="1")}
+        disk = {"a": on_disk(published="1")}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.LOADING)))
         assert not made.actions
         assert made.wake_at is not None
@@ -148,7 +169,7 @@ class TestUpdate:
     def test_a_failed_update_backs_off_and_says_until_when(self) -> None:
         failures = {("a", "2"): failure("2", Stage.LOAD, NOW + 5)}
         observed = ObservedState(
-            {"a": replace(LOADED_A1, versions=frozenset({"2"}))},
+            {"a": loaded_a1("2")},
             server(a=ServerState.READY),
             failures=failures,
         )
@@ -158,14 +179,14 @@ class TestUpdate:
 
     def test_after_a_failed_load_the_source_is_looked_at_again_before_the_next_try(self) -> None:
         failures = {("a", "2"): failure("2", Stage.LOAD, NOW - 1)}
-        disk = {"a": replace(LOADED_A1, versions=frozenset({"2"}))}
+        disk = {"a": loaded_a1("2")}
         observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
         made = decide(desire(a="2"), observed)
         assert [type(action) for action in made.actions] == [Download]
 
     def test_p6_it_is_loaded_again_once_the_source_was_rechecked(self) -> None:
         failures = {("a", "2"): failure("2", Stage.LOAD, NOW - 1, rechecked=True)}
-        disk = {"a": replace(LOADED_A1, versions=frozenset({"2"}))}
+        disk = {"a": loaded_a1("2")}
         observed = ObservedState(disk, server(a=ServerState.READY), failures=failures)
         made = decide(desire(a="2"), observed)
         assert [type(action) for action in made.actions] == [Load]
@@ -194,13 +215,13 @@ class TestRestart:
     def test_p10_it_gets_the_old_revision_while_the_new_one_still_downloads(self) -> None:
         observed = ObservedState({"a": LOADED_A1}, server(), transfers={"a": Transfer("2")})
         made = decide(desire(a="2"), observed)
-        assert made.actions == (Load("a", "a", "1", None, "restore"),)
+        assert made.actions == (Load("a", "a", "1", "restore"),)
 
     def test_p10_it_gets_the_old_revision_while_the_new_one_keeps_failing(self) -> None:
         failures = {("a", "2"): failure("2", Stage.DOWNLOAD, NOW + 60)}
         observed = ObservedState({"a": LOADED_A1}, server(), failures=failures)
         made = decide(desire(a="2"), observed)
-        assert made.actions == (Load("a", "a", "1", None, "restore"),)
+        assert made.actions == (Load("a", "a", "1", "restore"),)
 
     def test_a_restore_that_fails_backs_off_like_any_other(self) -> None:
         failures = {
@@ -270,7 +291,7 @@ class TestLimits:
 
     def test_no_more_loads_than_the_server_bears(self) -> None:
         revisions = {f"m{i}": "1" for i in range(10)}
-        disk = {name: DiskModel(versions=frozenset({"1"})) for name in revisions}
+        disk = {name: on_disk("1") for name in revisions}
         made = decide(desire(**revisions), ObservedState(disk, server()))
         assert len(made.actions) == LIMITS.max_loads
         assert {item.reason for item in made.deferred} == {Reason.QUEUED}
@@ -281,13 +302,13 @@ class TestLimits:
 NAMES = st.sampled_from(["a", "b", "c"])
 REVISIONS = st.sampled_from(["1", "2"])
 DISKS = st.builds(
-    DiskModel,
-    id=st.none(),
-    published=st.none() | REVISIONS,
-    versions=st.frozensets(REVISIONS, max_size=2),
-    loaded=st.none() | REVISIONS,
-    is_staged=st.booleans(),
-    is_foreign=st.just(False),
+    lambda beside, published, loaded, is_staged: on_disk(
+        *sorted(beside), published=published, loaded=loaded, is_staged=is_staged
+    ),
+    st.frozensets(REVISIONS, max_size=2),
+    st.none() | REVISIONS,
+    st.none() | REVISIONS,
+    st.booleans(),
 )
 VIEWS = st.builds(
     ServerView,
@@ -316,14 +337,10 @@ def apply_plan(made: Plan, observed: ObservedState) -> ObservedState:
         old = disk.get(action.name, DiskModel())
         match action:
             case Download():
-                disk[action.name] = replace(old, versions=old.versions | {action.entry.revision})
+                disk[action.name] = replace(old, trees={**old.trees, action.entry.revision: Tree()})
             case Load():
-                left = (old.versions | {old.published}) - {action.revision, None}
                 disk[action.name] = replace(
-                    old,
-                    published=action.revision,
-                    loaded=action.revision,
-                    versions=frozenset(str(version) for version in left),
+                    old, published=frozenset({action.revision}), loaded=action.revision
                 )
                 models[action.name] = ServerState.READY
             case Unload():
@@ -332,10 +349,11 @@ def apply_plan(made: Plan, observed: ObservedState) -> ObservedState:
             case Remove():
                 if action.is_staging:
                     disk[action.name] = replace(old, is_staged=False)
-                elif action.version is None:
+                elif action.versions is None:
                     disk.pop(action.name, None)
                 else:
-                    disk[action.name] = replace(old, versions=old.versions - {action.version})
+                    left = {k: v for k, v in old.trees.items() if k not in action.versions}
+                    disk[action.name] = replace(old, trees=left)
     return ObservedState(disk, replace(observed.server, models=models))
 
 
@@ -354,12 +372,14 @@ def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
             assert action.name not in observed.transfers
         if isinstance(action, Remove):
             assert action.name not in observed.removals
-            if action.version is None and not action.is_staging:
+            if action.versions is None and not action.is_staging:
                 assert desired.is_known
                 assert observed.server.is_known
                 assert observed.server.state_of(action.name) is ServerState.ABSENT
                 assert observed.disk[action.name].loaded is None
-    names = [(type(action), action.name, getattr(action, "version", 0)) for action in made.actions]
+    names = [
+        (type(action), action.name, getattr(action, "is_staging", 0)) for action in made.actions
+    ]
     assert len(names) == len(set(names))
 
 

@@ -4,36 +4,48 @@ Rules for a name that is wanted, in order; each is a function below:
 
 1. `_keep_foreign`     a folder that the puller did not make is never touched: blocked
 2. `_settle`           published, loaded and confirmed by the server: only leftovers are removed
-3. `_fetch`            the revision is not on disk, or its load failed and the source may have been
-                       mended: download, unless backing off or out of slots; a download of another
-                       revision is cancelled
-4. `_await_server`     no decision about loads while the server's state is in doubt (P2), or while
+3. `_admit_memory`     declared memory beyond the budget: blocked
+4. `_fetch`            the revision is not on disk, or its load failed and the source may have been
+                       mended: download, unless backing off, out of slots, or another name is
+                       fetching the very same source; a download of another revision is cancelled
+5. `_await_server`     no decision about loads while the server's state is in doubt (P2), or while
                        it is loading or unloading this name
-5. `_load`             the revision is on disk: load, unless backing off or out of slots
-6. `_restore`          the wanted revision is not there yet, but the server has lost the one that it
-                       had served and its files are still in place: load that again (P10)
+6. `_load`             the revision is on disk: load, unless backing off or out of slots
+7. `_restore`          the wanted revision cannot be loaded yet, but the server has lost the one
+                       that it had served and its files are still there: load that again (P10)
 
 Rules for a name that is not wanted:
 
-7. `_unload`           the server has it, or was last confirmed to have it: unload (P3)
-8. `_remove`           the server is known not to have it: delete its files
+8. `_unload`           the server has it, or was last confirmed to have it: unload (P3)
+9. `_remove`           the server is known not to have it: delete its files
+
+And for all of them together, last:
+
+10. `_tidy`            replaced revisions beyond what is kept for rollbacks are removed, and more of
+                       them if a download waits for their room (`core.room`)
 
 While the configuration was never read, nothing is unwanted (P1).
 
+A plan may be made for some names only, which is how the next one in a queue is started the moment
+that a slot is free, without looking at ten thousand others; rule 10 is then left out.
+
 A transfer and a server action of one name may run side by side (an old revision is restored while
 a new one downloads); two of a kind never do. Slots go to models without failures first, so that
-broken ones never crowd out the others (P12).
+broken ones never crowd out the others (P12), and then to what the server had before. What holds a
+slot for long without an end in sight (a load of more than half a second, a download that gets no
+byte) gives it back, up to a bound: one that hangs does not stop the others (P12).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.draft import NOTHING, Draft, is_on_disk
+from trainedmodel_puller.core.room import Kept, evict, fits_now, kept_trees, surplus
 from trainedmodel_puller.core.state import (
-    Action,
-    Deferred,
     DesiredState,
     DiskModel,
     Download,
@@ -52,101 +64,113 @@ from trainedmodel_puller.core.state import (
 
 #: How soon to look again at a server that is loading or unloading a name by itself.
 POLL_S: Final = 0.5
-NOTHING: Final = DiskModel()
 
 
-class _Draft:
-    """A plan in the making, and the slots left."""
-
-    def __init__(self, observed: ObservedState, limits: Limits, now: Instant) -> None:
-        self.observed = observed
-        self.now = now
-        self.actions: list[Action] = []
-        self.cancelled: list[str] = []
-        self.deferred: list[Deferred] = []
-        self.download_slots = limits.max_downloads - len(observed.transfers)
-        self.load_slots = limits.max_loads - len(observed.server_actions)
-
-    def defer(self, name: str, reason: Reason, message: str, until: Instant | None = None) -> None:
-        self.deferred.append(Deferred(name, reason, message, until))
-
-
-def plan(desired: DesiredState, observed: ObservedState, limits: Limits, now: Instant) -> Plan:
-    """Decide what to do now. See the module for the rules."""
-    draft = _Draft(observed, limits, now)
+def plan(
+    desired: DesiredState,
+    observed: ObservedState,
+    limits: Limits,
+    now: Instant,
+    only: Collection[str] | None = None,
+) -> Plan:
+    """Decide what to do now, for all names or for `only` some. See the module for the rules."""
+    draft = Draft(desired, observed, limits, now)
+    known = observed.disk.keys() | observed.transfers.keys() if only is None else only
     if desired.is_known:
-        for name in sorted(observed.disk.keys() - desired.models.keys()):
-            _plan_unwanted(draft, name, observed.disk[name])
-        for name in observed.transfers:
-            if name not in desired.models:
+        for name in sorted(set(known) - desired.models.keys()):
+            if name in observed.transfers:
                 draft.cancelled.append(name)
-    unsettled = [
-        wanted for name, wanted in desired.models.items() if not _settle(draft, name, wanted)
-    ]
+            if name in observed.disk:
+                _plan_unwanted(draft, name, observed.disk[name])
+    models = desired.models
+    names = models if only is None else [name for name in only if name in models]
+    unsettled = [models[name] for name in names if not _settle(draft, name, models[name])]
     unsettled.sort(key=lambda wanted: _priority(draft, wanted))
     for wanted in unsettled:
         _plan_wanted(draft, wanted)
-    return Plan(tuple(draft.actions), tuple(draft.cancelled), tuple(draft.deferred))
+    if only is None:
+        _tidy(draft)
+    return Plan(
+        tuple(draft.actions),
+        tuple(draft.cancelled),
+        tuple(draft.deferred),
+        tuple(draft.queued_downloads),
+        tuple(draft.queued_loads),
+    )
 
 
-def _priority(draft: _Draft, wanted: WantedModel) -> tuple[int, str]:
-    failure = draft.observed.failures.get((wanted.entry.name, wanted.entry.revision))
-    return (failure.count if failure else 0, wanted.entry.name)
+def _priority(draft: Draft, wanted: WantedModel) -> tuple[int, bool, str]:
+    name = wanted.entry.name
+    failure = draft.observed.failures.get((name, wanted.entry.revision))
+    is_new = draft.observed.disk.get(name, NOTHING).loaded is None
+    return (failure.count if failure else 0, is_new, name)
 
 
-def _plan_wanted(draft: _Draft, wanted: WantedModel) -> None:
+def _plan_wanted(draft: Draft, wanted: WantedModel) -> None:
     name = wanted.entry.name
     disk = draft.observed.disk.get(name, NOTHING)
     if _keep_foreign(draft, name, disk):
         return
     failure = _active_failure(draft, wanted)
-    if failure is not None and draft.now < failure.until:
+    is_waiting = failure is not None and draft.now < failure.until
+    if is_waiting and failure is not None:
         draft.defer(name, failure.reason, failure.message, failure.until)
-    _fetch(draft, wanted, disk, failure)
+        is_waiting = not fits_now(failure, draft.available, draft.now)
+        draft.missing_bytes = max(draft.missing_bytes, _missing_bytes(draft, failure))
+    is_refused = _refuse_memory(draft, wanted)
+    if not is_refused:
+        _fetch(draft, wanted, failure, is_waiting=is_waiting)
     if name in draft.observed.server_actions or name in draft.observed.removals:
         return
     if _await_server(draft, name):
         return
-    if _is_on_disk(wanted, disk) and not _needs_recheck(failure):
-        _load(draft, wanted, failure)
+    is_fetched = is_on_disk(wanted, disk) and not _needs_recheck(failure)
+    if is_fetched and not is_refused and not is_waiting:
+        _load(draft, wanted)
     else:
         _restore(draft, wanted, disk)
 
 
-def _keep_foreign(draft: _Draft, name: str, disk: DiskModel) -> bool:
-    if not disk.is_foreign:
+def _missing_bytes(draft: Draft, failure: Failure) -> int:
+    if failure.needs_bytes is None or draft.available is None:
+        return 0
+    return failure.needs_bytes - draft.available
+
+
+def _keep_foreign(draft: Draft, name: str, disk: DiskModel) -> bool:
+    if not disk.is_foreign or disk.is_adoptable:
         return False
-    draft.deferred.append(
-        Deferred(
-            name,
-            Reason.FOLDER_NOT_OURS,
-            f"a folder {name!r} that the puller did not make is in the model folder: "
-            "remove or rename it",
-            draft.now + 10.0,
-            is_blocked=True,
-        )
+    draft.block(
+        name,
+        Reason.FOLDER_NOT_OURS,
+        f"a folder {name!r} that the puller did not make is in the model folder: "
+        "remove or rename it",
+        draft.now + 10.0,
     )
     return True
 
 
-def _settle(draft: _Draft, name: str, wanted: WantedModel) -> bool:
+def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
     disk = draft.observed.disk.get(name)
     revision = wanted.entry.revision
-    if disk is None or disk.loaded != revision or disk.published != revision or disk.is_foreign:
+    if disk is None or disk.loaded != revision or revision not in disk.published:
         return False
     server = draft.observed.server
     if not server.is_known or server.models.get(name) is not ServerState.READY:
         return False
+    if server.revisions and server.revisions.get(name, revision) != revision:
+        return False
     if name in draft.observed.transfers:
         draft.cancelled.append(name)
-    elif _may_tidy(draft, name):
-        draft.actions.extend(Remove(name, old) for old in sorted(disk.versions))
-        if disk.is_staged and not disk.versions:
-            draft.actions.append(Remove(name, is_staging=True))
+    elif (disk.is_staged or len(disk.trees) > 1) and _may_tidy(draft, name):
+        if len(disk.trees) > 1:
+            draft.kept.extend(kept_trees(name, disk, revision))
+        if disk.is_staged:
+            draft.actions.append(Remove(name, is_staging=True, reason="a cancelled download"))
     return True
 
 
-def _may_tidy(draft: _Draft, name: str) -> bool:
+def _may_tidy(draft: Draft, name: str) -> bool:
     observed = draft.observed
     failure = observed.failures.get((name, ""))
     return (
@@ -156,40 +180,47 @@ def _may_tidy(draft: _Draft, name: str) -> bool:
     )
 
 
-def _active_failure(draft: _Draft, wanted: WantedModel) -> Failure | None:
+def _active_failure(draft: Draft, wanted: WantedModel) -> Failure | None:
     failure = draft.observed.failures.get((wanted.entry.name, wanted.entry.revision))
     return failure if failure is not None and failure.entry == wanted.entry else None
-
-
-def _is_on_disk(wanted: WantedModel, disk: DiskModel) -> bool:
-    return wanted.entry.revision == disk.published or wanted.entry.revision in disk.versions
 
 
 def _needs_recheck(failure: Failure | None) -> bool:
     return failure is not None and failure.stage is Stage.LOAD and not failure.is_rechecked
 
 
-def _fetch(draft: _Draft, wanted: WantedModel, disk: DiskModel, failure: Failure | None) -> None:
+def _refuse_memory(draft: Draft, wanted: WantedModel) -> bool:
+    why = draft.memory.refusal(wanted)
+    if why is not None:
+        draft.block(wanted.entry.name, Reason.INSUFFICIENT_MEMORY, why)
+    return why is not None
+
+
+def _fetch(draft: Draft, wanted: WantedModel, failure: Failure | None, *, is_waiting: bool) -> None:
     name = wanted.entry.name
     transfer = draft.observed.transfers.get(name)
     if transfer is not None:
         if transfer.revision != wanted.entry.revision:
             draft.cancelled.append(name)
         return
-    if _is_on_disk(wanted, disk) and not _needs_recheck(failure):
-        return
-    if failure is not None and draft.now < failure.until:
+    disk = draft.observed.disk.get(name, NOTHING)
+    if is_waiting or (is_on_disk(wanted, disk) and not _needs_recheck(failure)):
         return
     if name in draft.observed.removals or name in draft.observed.server_actions:
         return  # files of this name are being moved; the end of that is the next pass
     if draft.download_slots <= 0:
-        draft.defer(name, Reason.QUEUED, "waits for a download slot")
+        draft.queued_downloads.append(name)
+        draft.defer(name, Reason.QUEUED, "waits for a download slot", draft.download_slot_at)
+        return
+    rival = draft.rival(wanted)
+    if rival is not None:
+        draft.defer(name, Reason.QUEUED, f"the same source is being fetched for {rival!r}")
         return
     draft.download_slots -= 1
     draft.actions.append(Download(name, wanted.id, wanted.entry))
 
 
-def _await_server(draft: _Draft, name: str) -> bool:
+def _await_server(draft: Draft, name: str) -> bool:
     server = draft.observed.server
     if not server.is_known:
         message = server.message or "the model server has not answered yet"
@@ -204,22 +235,20 @@ def _await_server(draft: _Draft, name: str) -> bool:
     return False
 
 
-def _load(draft: _Draft, wanted: WantedModel, failure: Failure | None) -> None:
-    name, entry = wanted.entry.name, wanted.entry
-    if name in draft.observed.transfers or (failure is not None and draft.now < failure.until):
+def _load(draft: Draft, wanted: WantedModel) -> None:
+    name = wanted.entry.name
+    if name in draft.observed.transfers:
         return
-    if draft.load_slots <= 0:
-        draft.defer(name, Reason.QUEUED, "waits for a load slot")
+    if not draft.takes_load_slot(name):
         return
-    draft.load_slots -= 1
-    draft.actions.append(Load(name, wanted.id, entry.revision, entry, "wanted"))
+    draft.actions.append(Load(name, wanted.id, wanted.entry.revision, "wanted"))
 
 
-def _restore(draft: _Draft, wanted: WantedModel, disk: DiskModel) -> None:
+def _restore(draft: Draft, wanted: WantedModel, disk: DiskModel) -> None:
     name = wanted.entry.name
     if (
         disk.loaded is None
-        or disk.published != disk.loaded
+        or disk.loaded not in disk.trees
         or disk.loaded == wanted.entry.revision
         or draft.observed.server.state_of(name) is not ServerState.ABSENT
     ):
@@ -227,14 +256,12 @@ def _restore(draft: _Draft, wanted: WantedModel, disk: DiskModel) -> None:
     failure = draft.observed.failures.get((name, disk.loaded))
     if failure is not None and draft.now < failure.until:
         return
-    if draft.load_slots <= 0:
-        draft.defer(name, Reason.QUEUED, "waits for a load slot")
+    if not draft.takes_load_slot(name):
         return
-    draft.load_slots -= 1
-    draft.actions.append(Load(name, wanted.id, disk.loaded, None, "restore"))
+    draft.actions.append(Load(name, wanted.id, disk.loaded, "restore"))
 
 
-def _plan_unwanted(draft: _Draft, name: str, disk: DiskModel) -> None:
+def _plan_unwanted(draft: Draft, name: str, disk: DiskModel) -> None:
     observed = draft.observed
     if disk.is_foreign or name in observed.server_actions or name in observed.removals:
         return
@@ -250,12 +277,27 @@ def _plan_unwanted(draft: _Draft, name: str, disk: DiskModel) -> None:
         draft.actions.append(Remove(name))
 
 
-def _unload(draft: _Draft, name: str, disk: DiskModel) -> bool:
+def _unload(draft: Draft, name: str, disk: DiskModel) -> bool:
     if disk.loaded is None and draft.observed.server.state_of(name) is ServerState.ABSENT:
         return False
-    if draft.load_slots <= 0:
-        draft.defer(name, Reason.QUEUED, "waits for a load slot")
-        return True
-    draft.load_slots -= 1
-    draft.actions.append(Unload(name))
+    if draft.takes_load_slot(name):
+        draft.actions.append(Unload(name))
     return True
+
+
+def _tidy(draft: Draft) -> None:
+    gone = dict.fromkeys(surplus(draft.kept, draft.limits), "more than is kept")
+    if draft.missing_bytes > 0:
+        for name, wanted in draft.desired.models.items():
+            disk = draft.observed.disk.get(name)
+            is_idle = name not in draft.observed.transfers and _may_tidy(draft, name)
+            if disk is not None and is_idle and disk.loaded != wanted.entry.revision:
+                draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
+        for tree in evict(draft.kept, draft.missing_bytes):
+            gone.setdefault(tree, "room for another model")
+    by_name: dict[str, list[Kept]] = {}
+    for tree in gone:
+        by_name.setdefault(tree.name, []).append(tree)
+    for name, trees in sorted(by_name.items()):
+        revisions = frozenset(tree.revision for tree in trees)
+        draft.actions.append(Remove(name, revisions, reason=gone[trees[0]]))

@@ -7,11 +7,21 @@ A driver speaks one server's dialect and hides its quirks; it decides nothing. W
 - `unload` returns only when the server no longer has the name; a name it never had is no error;
 - `observe` says what it saw or raises; it never returns a guess (P2);
 - none of them is called twice at once for one name.
+
+Where the files of a revision must lie depends on the server, and a driver says so (`layout`):
+
+- *in place*: one folder a name, `<model-dir>/<name>`; an update swaps it, the old model lives on in
+  the server's memory. For servers that read files only while they load;
+- *per revision*: one folder a revision, `<model-dir>/<name>/<folder>`, never touched again once
+  made, gone only after it was let go of. For servers that come back to the files (vLLM reads an
+  evicted adapter again) or want a new version number (TensorFlow Serving).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -39,6 +49,65 @@ class ServerHungUp(ServerInDoubt):
     """Somebody listened and dropped the connection in the middle of a call."""
 
 
+class Layout(StrEnum):
+    """Where the trees of a name lie in the served folder."""
+
+    IN_PLACE = "InPlace"
+    PER_REVISION = "PerRevision"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a load is to bring about.
+
+    Attributes:
+        name: Served name.
+        revision: What must serve afterwards.
+        path: The tree, as the server sees it: below `--server-model-dir`.
+        entry: As the revision was fetched with; its parameters go into the load call.
+        is_serving: The server was last seen to serve some revision of the name: then its being
+            ready proves nothing of the new one.
+    """
+
+    name: str
+    revision: str
+    path: Path
+    entry: Entry
+    is_serving: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look at the server has shown.
+
+    Attributes:
+        states: By served name; a name that is not in it is absent.
+        revisions: By served name, for servers that tell which files they serve: the revision.
+    """
+
+    states: Mapping[str, ServerState]
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What a driver is told.
+
+    Attributes:
+        url: Where the server listens; for MMS and TorchServe the management address.
+        model_dir: The served folder, as the puller sees it.
+        served_dir: The same folder, as the server sees it.
+        action_timeout_s: How long a load or unload may take in all, in seconds.
+        config_file: For servers that take one configuration file: where it is.
+    """
+
+    url: str
+    model_dir: Path
+    served_dir: Path
+    action_timeout_s: float = ACTION_TIMEOUT_S
+    config_file: Path | None = None
+
+
 class ModelServer(Protocol):
     """One running model server.
 
@@ -46,14 +115,19 @@ class ModelServer(Protocol):
         kind: Name of the dialect, as in `--server`.
         url: Where it listens.
         max_loads: How many loads it bears at once.
+        layout: Where it wants its files.
     """
 
     kind: str
     url: str
     max_loads: int
+    layout: Layout
 
-    async def ping(self) -> None:
+    async def ping(self) -> bool:
         """Ask for a sign of life, as cheaply as the server has one.
+
+        Returns:
+            Whether it is provably the same process as at the last ping.
 
         Raises:
             ServerGone: nobody listens.
@@ -61,7 +135,7 @@ class ModelServer(Protocol):
         """
         ...
 
-    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
+    async def observe(self, names: Collection[str]) -> Sight:
         """Return the state of each model the server knows; of `names` at least, if it has them.
 
         Raises:
@@ -73,6 +147,9 @@ class ModelServer(Protocol):
     def prepare(self, tree: Path, entry: Entry) -> None:
         """Make a verified, not yet published tree loadable under the entry's name (blocking).
 
+        A kill may come between any two of its steps, so doing it again must end the same way. A
+        file that was there is never written into, only replaced: other names may share it.
+
         Raises:
             ServerFault: InvalidLayout; names the missing file and the fix.
         """
@@ -82,8 +159,12 @@ class ModelServer(Protocol):
         """Make the server see that the published files are new (blocking)."""
         ...
 
-    async def load(self, name: str, entry: Entry | None) -> None:
-        """Load or reload, and return when the server says ready.
+    def folder_name(self, revision: str) -> str:
+        """Return the folder of a revision below that of its name; for the layout per revision."""
+        ...
+
+    async def load(self, target: Target) -> None:
+        """Load or reload, and return when the server says ready and has let go of older revisions.
 
         Raises:
             ServerFault: LoadFailed or LoadTimeout, with the server's words.

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import Layout, ServerSettings, Sight, Target
 
 
 class FilesOnly:
@@ -21,16 +22,18 @@ class FilesOnly:
     kind = "none"
     url = ""
     max_loads = 16
+    layout = Layout.IN_PLACE
 
-    def __init__(self, model_dir: Path) -> None:
-        self._model_dir = model_dir
+    def __init__(self, settings: ServerSettings) -> None:
+        self._model_dir = settings.model_dir
 
-    async def ping(self) -> None:
-        """Be alive."""
+    async def ping(self) -> bool:
+        """Be alive, and the same for ever."""
+        return True
 
-    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
+    async def observe(self, names: Collection[str]) -> Sight:
         """Call ready what has a folder."""
-        return await asyncio.to_thread(self._look, tuple(names))
+        return Sight(await asyncio.to_thread(self._look, tuple(names)))
 
     def _look(self, names: Collection[str]) -> Mapping[str, ServerState]:
         return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
@@ -41,7 +44,11 @@ class FilesOnly:
     def touch(self, tree: Path) -> None:
         """Do nothing."""
 
-    async def load(self, name: str, entry: Entry | None) -> None:
+    def folder_name(self, revision: str) -> str:
+        """Return the revision; this layout has no use for it."""
+        return revision
+
+    async def load(self, target: Target) -> None:
         """Do nothing: publishing was all."""
 
     async def unload(self, name: str) -> None:

@@ -56,7 +56,9 @@ class Triton(RepositoryServer):
             text = config.read_text()
             anonymous = without_name(text)
             if anonymous != text:
-                config.write_text(anonymous)
+                temporary = config.with_name(f".{CONFIG}.tmp")
+                temporary.write_text(anonymous)
+                temporary.replace(config)
 
     def touch(self, tree: Path) -> None:
         """Set every time stamp in the tree to now, without which a reload may be skipped."""
@@ -66,15 +68,13 @@ class Triton(RepositoryServer):
                 os.utime(os.path.join(folder, name), (now, now))
             os.utime(folder, (now, now))
 
-    def _load_body(self, entry: Entry | None) -> dict[str, Any]:
-        if entry is None or not entry.parameters:
-            return {}
-        return {"parameters": dict(entry.parameters)}
+    def _load_body(self, entry: Entry) -> dict[str, Any]:
+        return {"parameters": dict(entry.parameters)} if entry.parameters else {}
 
     async def _is_gone(self, name: str) -> bool:
         if await self._is_ready(name):
             return False
-        _, body = await self._call("POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {})
+        _, body = await self._client.call("POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {})
         return self._read_index(body).get(name) is not ServerState.UNLOADING
 
 

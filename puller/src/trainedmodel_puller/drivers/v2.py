@@ -1,10 +1,10 @@
-"""The model repository extension of the v2 protocol, as Triton and MLServer both speak it.
+"""The model repository extension of the v2 protocol, as Triton, MLServer and KServe speak it.
 
 Common ground only: `POST /v2/repository/index`, `/load`, `/unload`, `GET /v2/models/N/ready`. What
-differs (how a reload is forced, what an unload means, what the files must look like) is in the two
+differs (how a reload is forced, what an unload means, what the files must look like) is in the
 drivers beside.
 
-Measured on both, and so handled here:
+Measured on the first two, and so handled here:
 
 - the index is read from disk: a loaded model whose folder is gone is not in it and goes on serving.
   Names of interest that the index lacks are asked for one by one;
@@ -23,48 +23,46 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
-    ACTION_TIMEOUT_S,
     OBSERVE_TIMEOUT_S,
-    ServerGone,
+    Layout,
     ServerHungUp,
     ServerInDoubt,
+    ServerSettings,
+    Sight,
+    Target,
 )
+from trainedmodel_puller.drivers.client import ServerClient, words
 from trainedmodel_puller.errors import ServerFault
 
 _POLL_S: Final = 0.1
 #: One load call is waited for at most this long; then readiness is polled instead.
 _CALL_TIMEOUT_S: Final = 120.0
-_MAX_BODY: Final = 64 * 1024 * 1024
-_MAX_WORDS: Final = 300
 
 
 class RepositoryServer:
-    """What Triton and MLServer have in common.
-
-    Args:
-        url: Such as `http://127.0.0.1:8080`.
-        action_timeout_s: How long a load or unload may take in all.
-    """
+    """What Triton, MLServer and KServe have in common."""
 
     kind = "v2"
     max_loads = 4
+    layout = Layout.IN_PLACE
 
-    def __init__(self, url: str, action_timeout_s: float = ACTION_TIMEOUT_S) -> None:
-        self.url = url.rstrip("/")
-        self._action_timeout_s = action_timeout_s
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, settings: ServerSettings) -> None:
+        self._action_timeout_s = settings.action_timeout_s
+        self._client = ServerClient(self.kind, settings.url)
+        self.url = self._client.url
 
     async def close(self) -> None:
         """Let go of connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
+
+    def folder_name(self, revision: str) -> str:
+        """Return the revision; this layout has no use for it."""
+        return revision
 
     def prepare(self, tree: Path, entry: Entry) -> None:
         """Accept any layout; the drivers know better."""
@@ -74,16 +72,22 @@ class RepositoryServer:
 
     # -- observing ----------------------------------------------------------------------
 
-    async def ping(self) -> None:
+    async def ping(self) -> bool:
         """Ask for liveness; readiness is lost whenever a model loads."""
-        status, _ = await self._call("GET", "/v2/health/live", OBSERVE_TIMEOUT_S)
+        status, is_same = await self._client.ping("/v2/health/live")
         if status != 200:
             raise ServerInDoubt(f"{self.kind} answers {status} on /v2/health/live")
+        return is_same
 
-    async def observe(self, names: Collection[str]) -> Mapping[str, ServerState]:
+    async def observe(self, names: Collection[str]) -> Sight:
         """Ask for liveness and the index, then for each name that the index lacks."""
         await self.ping()
-        status, body = await self._call("POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {})
+        status, body = await self._client.call(
+            "POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {}
+        )
+        return await self._sight(status, body, names)
+
+    async def _sight(self, status: int, body: bytes, names: Collection[str]) -> Sight:
         if status != 200:
             raise ServerInDoubt(
                 f"{self.kind} answers {status} on /v2/repository/index: {words(body)}"
@@ -94,7 +98,7 @@ class RepositoryServer:
         for name in unsure:
             if await self._is_ready(name):
                 states[name] = ServerState.READY
-        return {name: state for name, state in states.items() if state is not None}
+        return Sight({name: state for name, state in states.items() if state is not None})
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
         try:
@@ -114,23 +118,24 @@ class RepositoryServer:
         return _INDEX_STATES.get(str(row.get("state", "")).upper())
 
     async def _is_ready(self, name: str) -> bool:
-        status, _ = await self._call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
+        status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
         if status >= 500:
             raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models/{name}/ready")
         return status == 200
 
     # -- acting -------------------------------------------------------------------------
 
-    async def load(self, name: str, entry: Entry | None) -> None:
+    async def load(self, target: Target) -> None:
         """Load by name and wait for the server's own word that it is ready."""
+        name = target.name
         deadline = time.monotonic() + self._action_timeout_s
-        body = self._load_body(entry)
+        body = self._load_body(target.entry)
         # readiness proves a load only of a model that was not ready before: in an update the old
         # revision is ready all along, so there the call's own answer is the only proof
-        is_update = await self._is_ready(name)
+        is_update = target.is_serving
         timeout_s = self._action_timeout_s if is_update else _CALL_TIMEOUT_S
         try:
-            status, answer = await self._call(
+            status, answer = await self._client.call(
                 "POST", f"/v2/repository/models/{name}/load", timeout_s, body
             )
         except ServerHungUp as error:
@@ -153,7 +158,7 @@ class RepositoryServer:
                 f"{self.kind} answered 200 to the load but does not call the model ready",
             )
 
-    def _load_body(self, entry: Entry | None) -> dict[str, Any]:
+    def _load_body(self, entry: Entry) -> dict[str, Any]:
         return {}
 
     async def _poll_ready(self, name: str, deadline: float) -> None:
@@ -177,7 +182,7 @@ class RepositoryServer:
 
     async def unload(self, name: str) -> None:
         """Unload by name and wait until the server no longer has it."""
-        status, answer = await self._call(
+        status, answer = await self._client.call(
             "POST", f"/v2/repository/models/{name}/unload", _CALL_TIMEOUT_S, {}
         )
         if status not in {200, 404}:
@@ -195,36 +200,6 @@ class RepositoryServer:
     async def _is_gone(self, name: str) -> bool:
         return not await self._is_ready(name)
 
-    # -- speaking -----------------------------------------------------------------------
-
-    async def _call(
-        self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None
-    ) -> tuple[int, bytes]:
-        """Make one call.
-
-        Raises:
-            ServerGone: connection refused.
-            ServerInDoubt: no whole answer within the time.
-        """
-        if self._session is None:
-            # a kept connection would turn each restart of the server into one failed call
-            connector = aiohttp.TCPConnector(force_close=True, limit=16)
-            self._session = aiohttp.ClientSession(connector=connector)
-        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=OBSERVE_TIMEOUT_S)
-        try:
-            async with self._session.request(
-                method, self.url + path, json=body, timeout=limits, allow_redirects=False
-            ) as response:
-                return response.status, await response.content.read(_MAX_BODY)
-        except aiohttp.ClientConnectorError as error:
-            raise ServerGone(f"{self.kind} at {self.url} refuses connections") from error
-        except TimeoutError as error:
-            raise ServerInDoubt(
-                f"{self.kind} did not answer {path} within {timeout_s:.0f} s"
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise ServerHungUp(f"{self.kind} dropped the connection of {path}") from error
-
 
 _INDEX_STATES: Final[dict[str, ServerState | None]] = {
     "READY": ServerState.READY,
@@ -232,28 +207,3 @@ _INDEX_STATES: Final[dict[str, ServerState | None]] = {
     "UNLOADING": ServerState.UNLOADING,
     "UNAVAILABLE": ServerState.ABSENT,
 }
-
-
-def words(body: bytes) -> str:
-    """Return what a person needs of an error body: its last telling line, cut to 300 characters."""
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        document = json.loads(text)
-        if isinstance(document, dict):
-            text = str(document.get("error") or document.get("detail") or text)
-    except ValueError:
-        pass
-    lines = [line.strip() for line in text.splitlines() if line.strip(" ;\n")]
-    if len(lines) > 1 and any("Traceback" in line for line in lines):
-        # an error that wraps a traceback: its first words say what, its last exception says why
-        head = lines[0].split("Traceback", 1)[0].strip(" :")
-        why = next((ln for ln in reversed(lines) if _is_exception(ln)), lines[-1])
-        text = why if not head or head in why else f"{head}: {why}"
-    elif lines:
-        text = lines[0]
-    return text[:_MAX_WORDS]
-
-
-def _is_exception(line: str) -> bool:
-    head = line.split(":", 1)[0]
-    return head.replace(".", "").replace("_", "").isalnum() and head[:1].isalpha() and ":" in line

@@ -1,0 +1,227 @@
+"""Which server is it? Asked of the server itself (`--server auto`).
+
+A server is known by words that no other says, read off real ones (those of SGLang, TensorFlow
+Serving and OpenVINO Model Server in their sources). Many answer a path that another made famous
+(`/v1/models` has five meanings), so a name alone is believed only where it is the server's own, and
+else two answers must agree.
+
+It never guesses: no answer in time, words that fit nobody, or two servers that both answer are all
+"not sure", and it is asked again. An address that serves predictions only, as TorchServe's 8080, is
+no match either: the driver could do nothing there.
+
+Only GETs are sent, to paths that these servers have; to the others they are one 404 each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+import structlog
+
+log: Final = structlog.get_logger()
+
+#: Where the known kinds listen when nobody says otherwise.
+DEFAULT_URLS: Final = (
+    "http://127.0.0.1:8080",  # MLServer, KServe, llama-server
+    "http://127.0.0.1:8000",  # Triton, vLLM, OpenVINO Model Server
+    "http://127.0.0.1:8081",  # management of TorchServe and Multi Model Server
+    "http://127.0.0.1:8501",  # TensorFlow Serving
+    "http://127.0.0.1:30000",  # SGLang
+)
+
+#: How long one server may take for all of its answers, in seconds.
+TIMEOUT_S: Final = 3.0
+_MAX_BODY: Final = 4 * 1024 * 1024
+#: A model that nobody has: the words of its absence differ from server to server.
+_NOBODY: Final = "/v1/models/trainedmodel-nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A server that said who it is.
+
+    Attributes:
+        kind: As in `--server`.
+        url: Where it listens.
+    """
+
+    kind: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    software: str
+    document: Any
+
+    def get(self, key: str) -> Any:
+        """Return a field of the answered object; None if it is no object or has no such field."""
+        return self.document.get(key) if isinstance(self.document, dict) else None
+
+
+#: By path; a path that was not answered in time is not in it.
+_Answers = Mapping[str, _Answer]
+_NOTHING: Final = _Answer(0, "", None)
+
+
+async def identify(url: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Identity | None:
+    """Ask the server at `url`, or whoever is at the default addresses, who it is.
+
+    Returns:
+        Kind and address; None if nobody answers, the answers fit no known server, or more than one
+        server answers.
+    """
+    urls = DEFAULT_URLS if url is None else (url.rstrip("/"),)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        asked = await asyncio.gather(*(_identify_one(session, one, timeout_s) for one in urls))
+    found = [identity for identity in asked if identity is not None]
+    if len(found) > 1:
+        log.warning(
+            "servers_ambiguous",
+            servers=[f"{one.kind} at {one.url}" for one in found],
+            fix="name one with --server and --server-url",
+        )
+    return found[0] if len(found) == 1 else None
+
+
+async def _identify_one(
+    session: aiohttp.ClientSession, url: str, timeout_s: float
+) -> Identity | None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            answers = await _ask_all(session, url)
+    except TimeoutError:
+        return None
+    kinds = [kind for kind, is_it in _TELLS.items() if is_it(answers)]
+    return Identity(kinds[0], url) if len(kinds) == 1 else None
+
+
+async def _ask_all(session: aiohttp.ClientSession, url: str) -> _Answers:
+    """Ask the first path alone: where nobody listens, or it tells all, the others are spared."""
+    first, *others = _PATHS
+    answer = await _ask(session, url + first)
+    if answer is None:
+        return {}
+    if _is_named_v2(answer):
+        return {first: answer}
+    said = await asyncio.gather(*(_ask(session, url + path) for path in others))
+    pairs = zip(_PATHS, (answer, *said), strict=True)
+    return {path: answer for path, answer in pairs if answer is not None}
+
+
+async def _ask(session: aiohttp.ClientSession, url: str) -> _Answer | None:
+    try:
+        async with session.get(url, allow_redirects=False) as response:
+            body = b""
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    return None
+            software = response.headers.get("Server", "")
+            return _Answer(response.status, software, _read(body))
+    except (aiohttp.ClientError, OSError, ValueError):
+        return None
+
+
+def _read(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+# -- what only one server says ---------------------------------------------------------
+
+
+def _is_named_v2(answer: _Answer) -> bool:
+    return answer.status == 200 and answer.get("name") in {"triton", "mlserver", "kserve"}
+
+
+def _is_v2(name: str) -> Callable[[_Answers], bool]:
+    def is_it(answers: _Answers) -> bool:
+        said = answers.get("/v2", _NOTHING)
+        return said.status == 200 and said.get("name") == name
+
+    return is_it
+
+
+def _is_managed(title: str) -> Callable[[_Answers], bool]:
+    """Tell a management address by its description, and by the list that predictions lack."""
+
+    def is_it(answers: _Answers) -> bool:
+        info = answers.get("/api-description", _NOTHING).get("info")
+        listed = answers.get("/models", _NOTHING)
+        is_titled = isinstance(info, dict) and info.get("title") == title
+        return is_titled and listed.status == 200 and isinstance(listed.get("models"), list)
+
+    return is_it
+
+
+def _is_llama(answers: _Answers) -> bool:
+    props, listed = answers.get("/props", _NOTHING), answers.get("/models", _NOTHING)
+    is_router = props.get("role") == "router" and isinstance(listed.get("data"), list)
+    return is_router and props.software == "llama.cpp"
+
+
+def _is_owner(answers: _Answers, owner: str) -> bool:
+    rows = answers.get("/v1/models", _NOTHING).get("data")
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(isinstance(row, dict) and row.get("owned_by") == owner for row in rows)
+    )
+
+
+def _is_vllm(answers: _Answers) -> bool:
+    said = answers.get("/version", _NOTHING)
+    return said.status == 200 and bool(said.get("version")) and _is_owner(answers, "vllm")
+
+
+def _is_sglang(answers: _Answers) -> bool:
+    told = [answers.get(path, _NOTHING) for path in ("/model_info", "/get_model_info")]
+    has_info = any(said.status == 200 and said.get("model_path") for said in told)
+    return has_info and _is_owner(answers, "sglang")
+
+
+def _is_tfs(answers: _Answers) -> bool:
+    said = answers.get(_NOBODY, _NOTHING)
+    words = str(said.get("error"))
+    return said.status == 404 and "Could not find any versions of model" in words
+
+
+def _is_ovms(answers: _Answers) -> bool:
+    said, config = answers.get(_NOBODY, _NOTHING), answers.get("/v1/config", _NOTHING)
+    is_unknown = "Model with requested name is not found" in str(said.get("error"))
+    return is_unknown and config.status == 200 and isinstance(config.document, dict)
+
+
+_PATHS: Final = (
+    "/v2",
+    "/v1/models",
+    _NOBODY,
+    "/v1/config",
+    "/version",
+    "/model_info",
+    "/get_model_info",
+    "/models",
+    "/api-description",
+    "/props",
+)
+_TELLS: Final[Mapping[str, Callable[[_Answers], bool]]] = {
+    "triton": _is_v2("triton"),
+    "mlserver": _is_v2("mlserver"),
+    "kserve": _is_v2("kserve"),
+    "torchserve": _is_managed("TorchServe APIs"),
+    "mms": _is_managed("Model Server APIs"),
+    "llama": _is_llama,
+    "vllm": _is_vllm,
+    "sglang": _is_sglang,
+    "tfs": _is_tfs,
+    "ovms": _is_ovms,
+}

@@ -1,0 +1,86 @@
+"""KServe's `ModelServer` (custom predictors): quirks measured on 0.21.
+
+- It speaks the v2 paths, but its index route is 404: `GET /v2/models` names what is in memory, so
+  that is the index, and each name's own readiness says the rest. A server that does have the index
+  is asked for it; which one it is, is remembered.
+- Any failed load is 503, an unknown name included, with the exception's words; the old instance
+  goes on serving. A load always loads again.
+- Unload of what is not loaded is 404.
+- A registered model that is not ready is 503 on `/ready`: an answer, not a doubt.
+- A load that computes (rather than awaits) silences all endpoints meanwhile: in doubt, not down.
+- What a model's folder must hold is its class's affair: nothing is prepared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+from typing import Final
+
+from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import (
+    OBSERVE_TIMEOUT_S,
+    ServerInDoubt,
+    ServerSettings,
+    Sight,
+)
+from trainedmodel_puller.drivers.client import words
+from trainedmodel_puller.drivers.v2 import RepositoryServer
+
+#: How many models are asked for their readiness at once.
+_ASK_AT_ONCE: Final = 8
+
+
+class KServe(RepositoryServer):
+    """One KServe model server."""
+
+    kind = "kserve"
+
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings)
+        self._has_index = True
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        """Ask for the index; where there is none, for the models in memory and each one's state."""
+        await self.ping()
+        if self._has_index:
+            status, body = await self._client.call(
+                "POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {}
+            )
+            if status != 404:
+                return await self._sight(status, body, names)
+            self._has_index = False
+        status, body = await self._client.call("GET", "/v2/models", 2 * OBSERVE_TIMEOUT_S)
+        if status != 200:
+            # perhaps another server has come up at this address
+            self._has_index = True
+            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models: {words(body)}")
+        listed = self._read_models(body)
+        return Sight(dict.fromkeys(await self._ready_ones(listed), ServerState.READY))
+
+    def _read_models(self, body: bytes) -> list[str]:
+        try:
+            document = json.loads(body)
+            listed = document["models"]
+            if not isinstance(listed, list):
+                raise TypeError("not a list")
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServerInDoubt(
+                f"{self.kind} answers with a list of models that makes no sense"
+            ) from error
+        return [str(name) for name in listed]
+
+    async def _ready_ones(self, names: list[str]) -> list[str]:
+        ready: list[str] = []
+        for start in range(0, len(names), _ASK_AT_ONCE):
+            some = names[start : start + _ASK_AT_ONCE]
+            answers = await asyncio.gather(*(self._is_ready(name) for name in some))
+            ready += [name for name, is_ready in zip(some, answers, strict=True) if is_ready]
+        return ready
+
+    async def _is_ready(self, name: str) -> bool:
+        status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
+        if status >= 500 and status != 503:
+            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models/{name}/ready")
+        return status == 200

@@ -1,0 +1,355 @@
+"""llama.cpp's `llama-server` in router mode: quirks measured on b10434.
+
+It must run with `--models-dir` on the served folder and without `-m`; best with `--models-max 0`.
+
+- A model is a folder with a GGUF file in it, and the folder's name is its id. Among several files
+  it takes the first of the alphabet: `prepare` wants one model, in one file or in all its parts.
+- It knows what it read of the folder last; `GET /models?reload=1` reads it again. A loaded model
+  whose *file name* changed is unloaded by that at once, one whose content changed is not. So
+  `prepare` gives the file a name that is the same in each revision.
+- A load answers 200 at once, also for a corrupt file: the status says `loading`, then `loaded`, or
+  `unloaded` with `failed`, and why is in its log alone. A failure is forgotten by the next reload.
+- Loading what is loaded is 400, and a replaced file is not noticed: an update is unload and load,
+  which is a gap. Measured with a model of 120 KB: 0.05-0.15 s, and as long as the server's
+  `stop-timeout` more (10 s, unless its presets say less) when requests are being answered at that
+  moment. They get 500 and 400; without `--no-models-autoload` some wait instead, and load the new
+  file themselves.
+- A broken update never gets that far: the new files prove themselves first, under `<name>..probe`,
+  a link to the folder. So two copies are in memory for a moment; an entry's parameter `prove=false`
+  goes without.
+- Beyond `--models-max` (4 by default) a load silently unloads the model that was used least
+  recently. If ours were of that kind, models that do not fit would push each other out for ever; so
+  a load that would push another one out is refused instead, and the message says why.
+- Without `--no-models-autoload` any request loads a model again that was just unloaded: while its
+  clients go on asking, an unload fails, and says so.
+- Dot folders, and links, are listed as models: names that are none of ours are never looked at.
+- Unload of what is not loaded or not known is 400. `/health` is 200 whatever the models do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.names import is_model_name
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import (
+    OBSERVE_TIMEOUT_S,
+    Layout,
+    ServerInDoubt,
+    ServerSettings,
+    Sight,
+    Target,
+)
+from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.errors import ServerFault
+
+_POLL_S: Final = 0.05
+_PROBE: Final = "..probe"
+#: Parameter of an entry: whether the files of an update are loaded beside the old ones first.
+PROVE: Final = "prove"
+_PART: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_STEM: Final = "model"
+_STATES: Final = {
+    "loaded": ServerState.READY,
+    "sleeping": ServerState.READY,
+    "loading": ServerState.LOADING,
+    "downloading": ServerState.LOADING,
+    "unloaded": ServerState.ABSENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What the list says of one model; `process` tells one start of it from the next."""
+
+    state: ServerState
+    exit_code: int | None
+    process: str
+
+    @property
+    def has_failed(self) -> bool:
+        return self.exit_code is not None
+
+
+class Llama:
+    """One llama-server in router mode."""
+
+    kind = "llama"
+    max_loads = 2
+    layout = Layout.IN_PLACE
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._model_dir = settings.model_dir
+        self._served_dir = settings.served_dir
+        self._action_timeout_s = settings.action_timeout_s
+        self._client = ServerClient(self.kind, settings.url)
+        self.url = self._client.url
+        #: Held from counting the loaded models to the load that takes the last place.
+        self._places = asyncio.Lock()
+        self._is_swept = False
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
+
+    def prepare(self, tree: Path, entry: Entry) -> None:
+        """Check that there is one model, and give its files their names.
+
+        Raises:
+            ServerFault: InvalidLayout; none, several, or parts are missing.
+        """
+        for path, name in fixed_names(tree).items():
+            if path.name != name:
+                path.rename(path.with_name(name))
+
+    def touch(self, tree: Path) -> None:
+        """Do nothing: an update unloads first."""
+
+    def folder_name(self, revision: str) -> str:
+        """Return the revision; this layout has no use for it."""
+        return revision
+
+    # -- observing ----------------------------------------------------------------------
+
+    async def ping(self) -> bool:
+        """Ask for the router's health."""
+        status, is_same = await self._client.ping("/health")
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on /health")
+        return is_same
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        """Ask for the list; it says what is loaded, whatever lies in the folder."""
+        rows = await self._models()
+        return Sight(
+            {
+                name: row.state
+                for name, row in rows.items()
+                if row.state is not ServerState.ABSENT and is_model_name(name)
+            }
+        )
+
+    async def _models(self, *, is_reload: bool = False) -> dict[str, _Row]:
+        path = "/models"
+        status, body = await self._client.call(
+            "GET", path, 2 * OBSERVE_TIMEOUT_S, params={"reload": "1"} if is_reload else None
+        )
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
+        try:
+            rows = json.loads(body)["data"]
+            return {str(row["id"]): _read_status(row["status"]) for row in rows}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ServerInDoubt(
+                f"{self.kind} answers with a list of models that makes no sense "
+                "(it must run in router mode: --models-dir, and no -m)"
+            ) from error
+
+    # -- acting -------------------------------------------------------------------------
+
+    async def load(self, target: Target) -> None:
+        """Load, or unload and load anew, and wait until the status says loaded."""
+        name = target.name
+        deadline = time.monotonic() + self._action_timeout_s
+        await self._sweep()
+        rows = await self._models(is_reload=True)
+        if name not in rows:
+            raise ServerFault(
+                Reason.LOAD_FAILED,
+                f"{self.kind} does not list it: its --models-dir must be the folder "
+                f"{self._served_dir}, which --server-model-dir names",
+            )
+        if rows[name].state is ServerState.ABSENT:
+            async with self._places:
+                await self._start(name, "one more would push another out")
+        else:
+            if (target.entry.parameters or {}).get(PROVE) != "false":
+                await self._prove(name, deadline)
+            async with self._places:  # so that no other model takes the place meanwhile
+                if await self._end(name) is ServerState.ABSENT:
+                    await self._start(name, "another has taken its place")
+        await self._see_loaded(name, deadline)
+
+    async def _prove(self, name: str, deadline: float) -> None:
+        """Load the new files beside the old ones for a moment.
+
+        Raises:
+            ServerFault: LoadFailed or LoadTimeout; the old ones serve on.
+        """
+        link = self._model_dir / f"{name}{_PROBE}"
+        await asyncio.to_thread(_make_link, link, name)
+        try:
+            await self._models(is_reload=True)
+            async with self._places:
+                await self._start(
+                    link.name,
+                    f"an update needs a place to prove its files first (the parameter {PROVE}="
+                    "false goes without, and a broken update then takes the model down)",
+                )
+            await self._see_loaded(link.name, deadline)
+        finally:
+            await asyncio.to_thread(link.unlink, missing_ok=True)
+            # reading the folder again also unloads what is no longer in it
+            await self._models(is_reload=True)
+
+    async def _start(self, name: str, why_not: str) -> None:
+        """Send the load call, if that pushes no other model out; `_places` must be held."""
+        if await self._free_places(name) == 0:
+            raise ServerFault(
+                Reason.LOAD_FAILED,
+                f"{self.kind} holds as many models as it may (--models-max "
+                f"{await self._limit()}), and {why_not}: raise it (0 is no limit), or remove a "
+                "model",
+            )
+        status, body = await self._client.call(
+            "POST", "/models/load", self._action_timeout_s, {"model": name}
+        )
+        # 400: it runs already, because a request has loaded it meanwhile
+        if status not in {200, 400}:
+            raise ServerFault(
+                Reason.LOAD_FAILED, f"{self.kind} refused the load ({status}): {words(body)}"
+            )
+
+    async def _free_places(self, name: str) -> int | None:
+        """Return how many models may still be loaded; None is no limit."""
+        limit = await self._limit()
+        if limit is None:
+            return None
+        rows = await self._models()
+        taken = [
+            other
+            for other, row in rows.items()
+            if other != name and row.state is not ServerState.ABSENT
+        ]
+        return max(0, limit - len(taken))
+
+    async def _limit(self) -> int | None:
+        status, body = await self._client.call("GET", "/props", OBSERVE_TIMEOUT_S)
+        try:
+            limit = int(json.loads(body)["max_instances"]) if status == 200 else 0
+        except (ValueError, TypeError, KeyError):
+            limit = 0  # releases that do not tell it
+        return limit or None
+
+    async def _see_loaded(self, name: str, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            row = (await self._models()).get(name)
+            if row is None or row.has_failed:
+                code = "gone from the list" if row is None else f"exit code {row.exit_code}"
+                raise ServerFault(
+                    Reason.LOAD_FAILED,
+                    f"{self.kind} could not load the model ({code}); its log says why",
+                )
+            if row.state is ServerState.READY:
+                return
+            if row.state is ServerState.ABSENT:
+                raise ServerFault(
+                    Reason.LOAD_FAILED, f"{self.kind} has unloaded the model while it was loading"
+                )
+            await asyncio.sleep(_POLL_S)
+        raise ServerFault(
+            Reason.LOAD_TIMEOUT, f"not loaded {self._action_timeout_s:.0f} s after the load call"
+        )
+
+    async def unload(self, name: str) -> None:
+        """Unload, and wait until the status says so."""
+        if await self._end(name) is not ServerState.ABSENT:
+            raise ServerFault(
+                Reason.UNLOAD_FAILED,
+                f"a request has made {self.kind} load it again: run it with --no-models-autoload",
+            )
+
+    async def _end(self, name: str) -> ServerState:
+        """End a model's process; return the state after that, which a request may have changed."""
+        before = (await self._models()).get(name)
+        status, body = await self._client.call(
+            "POST", "/models/unload", self._action_timeout_s, {"model": name}
+        )
+        deadline = time.monotonic() + self._action_timeout_s
+        while True:
+            row = (await self._models()).get(name)
+            if row is None or row.state is ServerState.ABSENT:
+                return ServerState.ABSENT
+            if before is None or row.process != before.process:
+                return row.state
+            if status != 200:
+                raise ServerFault(
+                    Reason.UNLOAD_FAILED,
+                    f"{self.kind} refused the unload ({status}): {words(body)}",
+                )
+            if time.monotonic() > deadline:
+                raise ServerFault(
+                    Reason.UNLOAD_FAILED, f"{self.kind} still has it after the unload"
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def _sweep(self) -> None:
+        """Remove the links of a puller that was killed while it proved something."""
+        if not self._is_swept:
+            await asyncio.to_thread(_remove_links, self._model_dir)
+            self._is_swept = True
+
+
+def fixed_names(tree: Path) -> Mapping[Path, str]:
+    """Return the name that each file of the one model at the top of a tree must have.
+
+    A tree that was renamed in part, when a kill came, is taken for what it is.
+
+    Raises:
+        ServerFault: InvalidLayout; none, several, or parts are missing.
+    """
+    found = sorted(
+        path
+        for path in tree.glob("*.gguf")
+        if not path.name.startswith(".") and "mmproj" not in path.name.lower()
+    )
+    parts = [match for path in found if (match := _PART.fullmatch(path.name))]
+    if len(found) == 1 and not parts:
+        return {found[0]: f"{_STEM}.gguf"}
+    stems = {match["stem"] for match in parts} - {_STEM}
+    counts = {int(match["count"]) for match in parts}
+    if len(parts) != len(found) or not found or len(stems) > 1 or len(counts) > 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ServerFault(
+            Reason.INVALID_LAYOUT,
+            "the top of the source must hold exactly one .gguf model, in one file or in all parts "
+            f"of a split (name-00001-of-00003.gguf); found: {names}",
+        )
+    count = counts.pop()
+    if sorted(int(match["number"]) for match in parts) != list(range(1, count + 1)):
+        raise ServerFault(
+            Reason.INVALID_LAYOUT, f"{len(found)} of the {count} parts of the .gguf model are there"
+        )
+    return {
+        tree / match.string: f"{_STEM}-{match['number']}-of-{match['count']}.gguf"
+        for match in parts
+    }
+
+
+def _read_status(status: Mapping[str, Any]) -> _Row:
+    exit_code = status.get("exit_code") if status.get("failed") else None
+    arguments = [str(word) for word in status.get("args", [])]
+    # each start gets a port of its own
+    port = arguments.index("--port") + 1 if "--port" in arguments else len(arguments)
+    return _Row(_STATES[status["value"]], exit_code, "".join(arguments[port : port + 1]))
+
+
+def _make_link(link: Path, name: str) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+
+
+def _remove_links(folder: Path) -> None:
+    for path in folder.glob(f"*{_PROBE}"):
+        if path.is_symlink():
+            path.unlink()

@@ -1,0 +1,344 @@
+"""LoRA adapters: what vLLM and SGLang have in common.
+
+A server holds one base model, and adapters that come and go by name: `load_lora_adapter` registers
+a folder, `unload_lora_adapter` lets go of the name, `GET /v1/models` lists what is registered, and
+`root` is the folder that it was registered with. So the list proves which revision serves, and a
+restarted puller needs no memory of its own.
+
+A registered name cannot be loaded again (400), so an update is unload and load, and requests in
+between are 404. To keep that gap short and to survive a broken update, the new revision is first
+loaded under a name of its own (`<name>..probe-<hex>`; served names never hold two dots): only what
+the server has taken once replaces what serves. If the second load fails all the same, the old
+revision is registered again. A probe never outlives the load that made it, unless the puller is
+killed: then the first look takes it away, before anything is planned, let alone deleted.
+
+Both servers come back to the files of a registered adapter, so its folder never changes and stays
+until the name was let go of (layout per revision).
+
+Adapters that were given at start, or registered from elsewhere, are left alone. They are reported
+ready; a model that wants such a name, or the base model's, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.names import is_model_name
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import (
+    OBSERVE_TIMEOUT_S,
+    Layout,
+    ServerGone,
+    ServerHungUp,
+    ServerInDoubt,
+    ServerSettings,
+    Sight,
+    Target,
+)
+from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.errors import ServerFault
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+#: Ends the name of a trial registration, before eight digits of its revision.
+PROBE: Final = "..probe-"
+
+POLL_S: Final = 0.1
+#: One call is waited for at most this long; then the list is polled instead.
+_CALL_TIMEOUT_S: Final = 120.0
+#: A swap that was begun is ended, also when the puller is told to stop; it takes tens of ms.
+_SWAP_GRACE_S: Final = 2.0
+#: An entry's parameters never change what is registered under which name, nor how: an adapter that
+#: was loaded in place is read from disk by each request.
+_RESERVED: Final = frozenset({"lora_name", "lora_path", "load_inplace"})
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the server has under its names.
+
+    Attributes:
+        bases: Names of the base model.
+        adapters: Folder that each adapter was registered with, by name; probes included.
+    """
+
+    bases: frozenset[str]
+    adapters: Mapping[str, str]
+
+
+class AdapterServer:
+    """What vLLM and SGLang have in common."""
+
+    kind = "lora"
+    max_loads = 2
+    layout = Layout.PER_REVISION
+    #: Where it answers a sign of life, and the calls.
+    ping_path = "/v1/models"
+    load_path = ""
+    unload_path = ""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._served_dir = PurePosixPath(settings.served_dir)
+        self._action_timeout_s = settings.action_timeout_s
+        self._client = ServerClient(self.kind, settings.url)
+        self.url = self._client.url
+        #: Probes of loads under way: no look may take them for leftovers.
+        self._probing: set[str] = set()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
+
+    def prepare(self, tree: Path, entry: Entry) -> None:
+        """Check that the tree is an adapter.
+
+        Raises:
+            ServerFault: InvalidLayout; its configuration or its weights are not at the top.
+        """
+        try:
+            config = json.loads((tree / CONFIG).read_bytes())
+        except FileNotFoundError:
+            config = None
+        except ValueError as error:
+            raise ServerFault(Reason.INVALID_LAYOUT, f"{CONFIG} is not JSON: {error}") from error
+        if not isinstance(config, dict) or not any((tree / name).is_file() for name in WEIGHTS):
+            raise ServerFault(
+                Reason.INVALID_LAYOUT,
+                f"the top of the source must hold {CONFIG} and {' or '.join(WEIGHTS)}, as PEFT's "
+                f"save_pretrained writes them; {self.kind} is given adapters, not base models",
+            )
+
+    def touch(self, tree: Path) -> None:
+        """Do nothing: each revision has a folder of its own."""
+
+    def folder_name(self, revision: str) -> str:
+        """Return the revision."""
+        return revision
+
+    # -- observing ----------------------------------------------------------------------
+
+    async def ping(self) -> bool:
+        """Ask for a sign of life."""
+        status, is_same = await self._client.ping(self.ping_path)
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on {self.ping_path}")
+        return is_same
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        """Ask for the list; probes that nobody waits for any more are taken away first."""
+        await self.ping()
+        registered = await self._registered()
+        await self._sweep(registered)
+        ours = {name: root for name, root in registered.adapters.items() if is_model_name(name)}
+        return Sight(
+            dict.fromkeys(ours, ServerState.READY),
+            {name: self._revision_of(name, root) for name, root in ours.items()},
+        )
+
+    async def _registered(self) -> Registered:
+        status, body = await self._client.call("GET", "/v1/models", 2 * OBSERVE_TIMEOUT_S)
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on /v1/models: {words(body)}")
+        try:
+            rows = json.loads(body)["data"]
+            adapters = {str(row["id"]): str(row["root"]) for row in rows if row.get("parent")}
+            bases = frozenset(str(row["id"]) for row in rows if not row.get("parent"))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ServerInDoubt(
+                f"{self.kind} answers with a list of models that makes no sense"
+            ) from error
+        return Registered(bases, adapters)
+
+    def _revision_of(self, name: str, root: str) -> str:
+        """Return the revision that a folder proves; empty for one that is none of ours."""
+        path = PurePosixPath(root)
+        return path.name if path.parent == self._served_dir / name else ""
+
+    async def _sweep(self, registered: Registered, of: str | None = None) -> None:
+        """Unregister the probes (of one name) of a puller that was killed."""
+        for probe, root in registered.adapters.items():
+            name, mark, _ = probe.rpartition(PROBE)
+            is_ours = mark and self._revision_of(name, root) and probe not in self._probing
+            if is_ours and of in {None, name}:
+                try:
+                    await self._remove(probe)
+                except ServerFault as fault:
+                    raise ServerInDoubt(
+                        f"a trial of {name} is left over: {fault.message}"
+                    ) from fault
+
+    # -- acting -------------------------------------------------------------------------
+
+    async def load(self, target: Target) -> None:
+        """Register the revision, in place of another one if there is one."""
+        name, root = target.name, str(target.path)
+        deadline = time.monotonic() + self._action_timeout_s
+        registered = await self._registered()
+        if name in registered.bases:
+            raise ServerFault(
+                Reason.LOAD_FAILED,
+                f"{name!r} is the name of {self.kind}'s base model: set another spec.model.name",
+            )
+        await self._sweep(registered, of=name)
+        old = registered.adapters.get(name)
+        if old == root:
+            return
+        if old is None:
+            await self._refuse_if_full(registered)
+            await self._add(name, target, deadline)
+            return
+        if not self._revision_of(name, old):
+            raise ServerFault(
+                Reason.LOAD_FAILED,
+                f"{self.kind} has an adapter of this name from {old}, which is not below "
+                f"{self._served_dir / name}: unload it there or set another spec.model.name (or "
+                "--server-model-dir is not the folder that the server sees)",
+            )
+        await self._update(target, old, deadline)
+
+    async def _update(self, target: Target, old: str, deadline: float) -> None:
+        digest = hashlib.sha256(target.revision.encode()).hexdigest()
+        probe = f"{target.name}{PROBE}{digest[:8]}"
+        has_room = await self._has_room(await self._registered())
+        self._probing.add(probe)
+        try:
+            if has_room:
+                await self._add(probe, target, deadline)
+            await _to_its_end(self._swap(target, old, deadline))
+        finally:
+            # what cannot be taken away now (the server is down, or in doubt) the next look does
+            with contextlib.suppress(ServerFault, ServerGone, ServerInDoubt, TimeoutError):
+                async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                    await self._remove(probe)
+            self._probing.discard(probe)
+
+    async def _swap(self, target: Target, old: str, deadline: float) -> None:
+        await self._remove(target.name)
+        try:
+            await self._add(target.name, target, deadline)
+        except ServerFault as fault:
+            await self._restore(target, old, fault)
+            raise
+
+    async def _restore(self, target: Target, old: str, fault: ServerFault) -> None:
+        """Register the old revision again; its folder is still there."""
+        before = Target(target.name, PurePosixPath(old).name, Path(old), target.entry)
+        try:
+            await self._add(target.name, before, time.monotonic() + self._action_timeout_s)
+        except ServerFault as second:
+            raise ServerFault(
+                fault.reason,
+                f"{fault.message}; and the revision before it would not come back either: "
+                f"{second.message}",
+            ) from second
+
+    async def _add(self, name: str, target: Target, deadline: float) -> None:
+        """Register a folder and see it in the list.
+
+        Raises:
+            ServerFault: LoadFailed or LoadTimeout.
+        """
+        root = str(target.path)
+        own = {k: v for k, v in (target.entry.parameters or {}).items() if k not in _RESERVED}
+        timeout_s = min(_CALL_TIMEOUT_S, max(deadline - time.monotonic(), OBSERVE_TIMEOUT_S))
+        try:
+            status, body = await self._client.call(
+                "POST", self.load_path, timeout_s, {**own, "lora_name": name, "lora_path": root}
+            )
+        except ServerHungUp as error:
+            raise ServerFault(Reason.LOAD_FAILED, f"{error} during the load") from error
+        except ServerInDoubt:
+            await self._poll_listed(name, root, deadline)
+            return
+        # whatever the answer was: what the list shows is what is so (another call may have won)
+        is_listed = (await self._registered()).adapters.get(name) == root
+        if is_listed:
+            return
+        if status == 200:
+            said = f"{self.kind} answered 200 to the load but does not list the adapter"
+        else:
+            said = self._refusal(status, body, root)
+        raise ServerFault(Reason.LOAD_FAILED, said)
+
+    def _refusal(self, status: int, body: bytes, root: str) -> str:
+        """Put a refused load into words that name the fix."""
+        return f"{self.kind} refused the load ({status}): {words(body)}"
+
+    async def _poll_listed(self, name: str, root: str, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            await asyncio.sleep(10 * POLL_S)
+            with contextlib.suppress(ServerInDoubt):
+                if (await self._registered()).adapters.get(name) == root:
+                    return
+        raise ServerFault(
+            Reason.LOAD_TIMEOUT,
+            f"{self.kind} does not list it {self._action_timeout_s:.0f} s after the load call",
+        )
+
+    async def unload(self, name: str) -> None:
+        """Unregister what is ours of a name, and wait until no request uses it any more."""
+        registered = await self._registered()
+        await self._sweep(registered, of=name)
+        root = registered.adapters.get(name)
+        if root is not None and not self._revision_of(name, root):
+            return  # somebody else's; of ours there is nothing
+        if root is not None:
+            await self._remove(name)
+            if name in (await self._registered()).adapters:
+                raise ServerFault(
+                    Reason.UNLOAD_FAILED, f"{self.kind} still has it after the unload"
+                )
+        await self._drain(name)
+
+    async def _remove(self, name: str) -> None:
+        """Unregister a name; one that is not there is no error.
+
+        Raises:
+            ServerFault: UnloadFailed.
+        """
+        try:
+            status, body = await self._client.call(
+                "POST", self.unload_path, _CALL_TIMEOUT_S, {"lora_name": name}
+            )
+        except ServerHungUp as error:
+            raise ServerFault(Reason.UNLOAD_FAILED, f"{error} during the unload") from error
+        # in an update this very moment is the gap: what need not be asked is not asked
+        if status != 200 and name in (await self._registered()).adapters:
+            raise ServerFault(
+                Reason.UNLOAD_FAILED, f"{self.kind} refused the unload ({status}): {words(body)}"
+            )
+
+    # -- what differs -------------------------------------------------------------------
+
+    async def _has_room(self, registered: Registered) -> bool:
+        """Tell whether one more adapter fits without pushing another out."""
+        return True
+
+    async def _refuse_if_full(self, registered: Registered) -> None:
+        """Refuse a load that would push another adapter out."""
+
+    async def _drain(self, name: str) -> None:
+        """Return when no request that was let in before still needs the files of a name."""
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what must not be left half done; a cancel waits for its end, if that comes soon."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_SWAP_GRACE_S)
+        if not task.done():
+            task.cancel()
+        raise

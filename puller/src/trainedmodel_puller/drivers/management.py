@@ -1,0 +1,344 @@
+"""The management API, as Multi Model Server and TorchServe (its descendant) both speak it.
+
+Common ground: `POST /models` registers a folder under a name and starts its workers, `GET /models`
+lists what is registered, `GET /models/N` tells of its workers, `DELETE /models/N` unregisters. How
+an update goes, and what the address of a folder is, is in the two drivers beside.
+
+Measured on both (MMS 1.1.11, TorchServe 0.12), and so handled here:
+
+- a folder is registered as it is, without an archive, if it has `MAR-INF/MANIFEST.json`; `prepare`
+  writes one where the handler can be told. Without a function in it (`handler.py`), both servers
+  take its `handle`, or the only class of the module;
+- a name that is registered again is 409, whatever the folder holds by now. So each revision has a
+  folder of its own (layout per revision), and the URL that a name is registered with proves which
+  revision it serves;
+- registered does not mean ready: some worker must say READY. One that is starting (TorchServe), or
+  dying again and again, says UNLOADING; it is called loading for half a minute, then absent, so
+  that it is registered anew and its failure is told. To ask each of hundreds of models at every
+  look would cost a look of seconds: those not known to be ready are asked, and a few of the others
+  by turns;
+- `synchronous=true` answers when the workers are up. A worker that fails is 500 without a word of
+  why, and the registration is taken back; the server's log has the words;
+- a client's time-out cancels nothing: nothing is sent again, the workers are watched;
+- a page of the list holds 100 names at most and starts at a *number*, so one that goes while it
+  is turned may hide another: names of interest that several pages did not show are asked for;
+- parameters that are unknown or no numbers are ignored without a word;
+- `POST` with a content type and no body is a 500 on TorchServe: none is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import (
+    OBSERVE_TIMEOUT_S,
+    Layout,
+    ServerHungUp,
+    ServerInDoubt,
+    ServerSettings,
+    Sight,
+    Target,
+)
+from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.manifest import fit_manifest
+from trainedmodel_puller.errors import ServerFault
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+POLL_S: Final = 0.1
+#: One call is waited for at most this long; then the model's own state is polled instead.
+CALL_TIMEOUT_S: Final = 120.0
+#: Ends the name of a trial registration; served names never hold two dots in a row.
+PROBE: Final = "..probe"
+#: For how long a registered model whose workers do not come up counts as loading, in seconds.
+_STARTING_S: Final = 30.0
+_ASK_AT_ONCE: Final = 8
+#: How many of the models known to be ready are asked again at each look.
+_ASK_AGAIN: Final = 16
+_PAGE: Final = 100
+#: An entry's parameters never change what is registered under which name.
+_RESERVED: Final = frozenset({"url", "model_name", "synchronous"})
+
+
+class ManagementServer:
+    """What Multi Model Server and TorchServe have in common."""
+
+    kind = "management"
+    max_loads = 2
+    layout = Layout.PER_REVISION
+    #: How long the answer to a registration is waited for, before its workers are watched instead.
+    call_timeout_s = CALL_TIMEOUT_S
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._served_dir = settings.served_dir
+        self._action_timeout_s = settings.action_timeout_s
+        self._client = ServerClient(self.kind, settings.url)
+        self.url = self._client.url
+        #: Name and URL of what was seen READY, the longest ago first.
+        self._seen_ready: dict[str, str] = {}
+        self._starting_since: dict[str, float] = {}
+        #: Loads that did not end well: what is registered may be of other files.
+        self._unproven: set[tuple[str, str]] = set()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
+
+    def prepare(self, tree: Path, entry: Entry) -> None:
+        """Check for `MAR-INF/MANIFEST.json`, or make it of a `handler.py` and one weights file.
+
+        Raises:
+            ServerFault: InvalidLayout; there is none and none can be made.
+        """
+        fit_manifest(tree, entry)
+
+    def touch(self, tree: Path) -> None:
+        """Do nothing: each revision has a folder of its own."""
+
+    def folder_name(self, revision: str) -> str:
+        """Return the revision."""
+        return revision
+
+    def _address(self, path: Path) -> str:
+        """Return what `url` must be for a tree."""
+        raise NotImplementedError
+
+    def _address_of(self, name: str, revision: str) -> str:
+        return self._address(self._served_dir / name / self.folder_name(revision))
+
+    # -- observing ----------------------------------------------------------------------
+
+    async def ping(self) -> bool:
+        """Ask for one row of the list; `/ping` is at the other address."""
+        status, is_same = await self._client.ping("/models?limit=1")
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on /models")
+        return is_same
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        """Ask for the list, then for the workers of those not known to be ready."""
+        registered, is_paged = await self._list()
+        if is_paged:
+            missed = [name for name in names if name not in registered]
+            for name, seen in (await self._ask_all(missed)).items():
+                if seen is not None:
+                    registered[name] = str(seen.get("modelUrl"))
+        self._forget_all_but(registered)
+        unsure = [name for name in registered if name not in self._seen_ready]
+        again = list(islice(self._seen_ready, _ASK_AGAIN))
+        details = await self._ask_all([*unsure, *again])
+        states: dict[str, ServerState] = {}
+        for name, url in registered.items():
+            states[name] = ServerState.READY
+            if name in details:
+                states[name] = self._judge(name, url, details[name])
+        revisions = {name: self._revision_of(name, url) for name, url in registered.items()}
+        return Sight(
+            {name: state for name, state in states.items() if state is not ServerState.ABSENT},
+            revisions,
+        )
+
+    def _forget_all_but(self, registered: Mapping[str, str]) -> None:
+        for name in [name for name, url in self._seen_ready.items() if registered.get(name) != url]:
+            del self._seen_ready[name]
+        for name in [name for name in self._starting_since if name not in registered]:
+            del self._starting_since[name]
+
+    def _judge(self, name: str, url: str, seen: Json | None) -> ServerState:
+        self._seen_ready.pop(name, None)
+        if seen is not None and has_ready_worker(seen):
+            self._seen_ready[name] = url
+            self._starting_since.pop(name, None)
+            return ServerState.READY
+        if seen is None or not workers_of(seen):
+            return ServerState.ABSENT
+        since = self._starting_since.setdefault(name, time.monotonic())
+        is_patient = time.monotonic() - since < _STARTING_S
+        return ServerState.LOADING if is_patient else ServerState.ABSENT
+
+    def _revision_of(self, name: str, url: str) -> str:
+        """Return the revision that a URL proves; empty for files that are none of ours."""
+        revision = url.rpartition("/")[2]
+        return revision if url == self._address_of(name, revision) else ""
+
+    async def _list(self) -> tuple[dict[str, str], bool]:
+        """Return the URL of each registered name, and whether it took several pages."""
+        listed: dict[str, str] = {}
+        params = {"limit": str(_PAGE)}
+        is_paged = False
+        while True:
+            status, body = await self._client.call(
+                "GET", "/models", 2 * OBSERVE_TIMEOUT_S, params=params
+            )
+            if status != 200:
+                raise ServerInDoubt(f"{self.kind} answers {status} on /models: {words(body)}")
+            page, token = self._read_page(body)
+            listed.update(page)
+            if token is None or token == params.get("next_page_token"):
+                break
+            params["next_page_token"] = token
+            is_paged = True
+        return {name: url for name, url in listed.items() if not name.endswith(PROBE)}, is_paged
+
+    def _read_page(self, body: bytes) -> tuple[dict[str, str], str | None]:
+        try:
+            document = json.loads(body)
+            page = {str(row["modelName"]): str(row["modelUrl"]) for row in document["models"]}
+            token = document.get("nextPageToken")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ServerInDoubt(f"{self.kind} answers with a list that makes no sense") from error
+        return page, None if token is None else str(token)
+
+    async def _ask_all(self, names: Iterable[str]) -> dict[str, Json | None]:
+        gate = asyncio.Semaphore(_ASK_AT_ONCE)
+
+        async def ask(name: str) -> tuple[str, Json | None]:
+            async with gate:
+                versions = await self._describe(name)
+            return name, versions[0] if versions else None
+
+        return dict(await asyncio.gather(*(ask(name) for name in names)))
+
+    async def _describe(self, name: str, version: str = "") -> list[Json]:
+        """Return what is registered under a name, its default version if none is said."""
+        path = f"/models/{name}/{version}" if version else f"/models/{name}"
+        status, body = await self._client.call("GET", path, OBSERVE_TIMEOUT_S)
+        if status == 404:
+            return []
+        if status != 200:
+            raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
+        try:
+            document = json.loads(body)
+            rows = document if isinstance(document, list) else [document]
+            if not all(isinstance(workers_of(row), list) and row["modelUrl"] for row in rows):
+                raise TypeError("no workers")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ServerInDoubt(f"{self.kind} tells of {name!r} what makes no sense") from error
+        return rows
+
+    # -- acting -------------------------------------------------------------------------
+
+    async def load(self, target: Target) -> None:
+        """Register the revision, and return when it is what the name serves."""
+        key = (target.name, target.revision)
+        deadline = time.monotonic() + self._action_timeout_s
+        try:
+            await self._bring_up(target, deadline)
+        except BaseException:
+            self._unproven.add(key)
+            raise
+        self._unproven.discard(key)
+        self._seen_ready[target.name] = self._address(target.path)
+
+    async def _bring_up(self, target: Target, deadline: float) -> None:
+        raise NotImplementedError
+
+    def _is_proven(self, target: Target, seen: Json) -> bool:
+        """Tell whether what is registered is the target, and serves."""
+        return (
+            seen["modelUrl"] == self._address(target.path)
+            and has_ready_worker(seen)
+            and (target.name, target.revision) not in self._unproven
+        )
+
+    async def _register(
+        self, name: str, url: str, deadline: float, parameters: Mapping[str, str], version: str = ""
+    ) -> None:
+        """Register a folder and see its workers come up.
+
+        Raises:
+            ServerFault: LoadFailed or LoadTimeout; after a failure it is not registered.
+        """
+        params = {
+            "initial_workers": "1",
+            **{key: value for key, value in parameters.items() if key not in _RESERVED},
+            "url": url,
+            "model_name": name,
+            "synchronous": "true",
+        }
+        timeout_s = min(self.call_timeout_s, max(deadline - time.monotonic(), 1.0))
+        try:
+            status, body = await self._client.call("POST", "/models", timeout_s, params=params)
+        except ServerHungUp as error:
+            raise ServerFault(Reason.LOAD_FAILED, f"{error} during the load") from error
+        except ServerInDoubt:
+            await self._poll_ready(name, version, deadline)
+            return
+        if status not in {200, 202}:
+            raise ServerFault(Reason.LOAD_FAILED, self._refusal(status, words(body)))
+        seen = await self._describe(name, version)
+        if not seen or not has_ready_worker(seen[0]):
+            raise ServerFault(
+                Reason.LOAD_FAILED,
+                f"{self.kind} answered {status} to the load but has no worker that is ready",
+            )
+
+    def _refusal(self, status: int, said: str) -> str:
+        hint = ""
+        if status >= 500:
+            hint = " (why is in the server's log alone)"
+        elif status == 404:
+            hint = f" (is {self._served_dir} its model store? --server-model-dir must name that)"
+        return f"{self.kind} refused the load ({status}): {said}{hint}"
+
+    async def _poll_ready(self, name: str, version: str, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            await asyncio.sleep(10 * POLL_S)
+            try:
+                seen = await self._describe(name, version)
+            except ServerInDoubt:
+                continue
+            if not seen:
+                raise ServerFault(
+                    Reason.LOAD_FAILED,
+                    f"{self.kind} took the registration back after more than "
+                    f"{self.call_timeout_s:.0f} s: its workers did not start "
+                    "(why is in the server's log alone)",
+                )
+            if has_ready_worker(seen[0]):
+                return
+        raise ServerFault(
+            Reason.LOAD_TIMEOUT,
+            f"no worker is ready {self._action_timeout_s:.0f} s after the load call",
+        )
+
+    async def _unregister(self, name: str, version: str = "") -> None:
+        """Unregister, and return when it is gone; what is not there is no error."""
+        await self._call_unregister(name, version)
+        deadline = time.monotonic() + self._action_timeout_s
+        while await self._describe(name, version):
+            if time.monotonic() > deadline:
+                raise ServerFault(
+                    Reason.UNLOAD_FAILED, f"{self.kind} still has it after the unload"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _call_unregister(self, name: str, version: str = "") -> None:
+        path = f"/models/{name}/{version}" if version else f"/models/{name}"
+        status, body = await self._client.call("DELETE", path, CALL_TIMEOUT_S)
+        if status not in {200, 202, 404}:
+            raise ServerFault(
+                Reason.UNLOAD_FAILED, f"{self.kind} refused the unload ({status}): {words(body)}"
+            )
+
+
+def workers_of(seen: Json) -> list[Any]:
+    """Return the rows of a model's workers, as the server tells of them."""
+    workers: list[Any] = seen["workers"]
+    return workers
+
+
+def has_ready_worker(seen: Json) -> bool:
+    """Tell whether some worker of a model serves."""
+    return any(worker.get("status") == "READY" for worker in workers_of(seen))

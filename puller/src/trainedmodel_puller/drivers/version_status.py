@@ -1,0 +1,66 @@
+"""Model versions in the words of TensorFlow Serving, which OpenVINO Model Server speaks too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers.base import ServerInDoubt
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """What a server says of one version: `AVAILABLE`, `LOADING`, `END`, and why."""
+
+    state: str
+    error_code: str
+    message: str
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it serves."""
+        return self.state == "AVAILABLE"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its load has failed."""
+        return not self.is_available and self.error_code not in {"", "OK", "0"}
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the server has let go of it."""
+        return self.state == "END"
+
+
+Statuses = Mapping[int, VersionStatus]
+
+
+def read_statuses(kind: str, document: object) -> Statuses:
+    """Read `model_version_status`, as both servers write it.
+
+    Raises:
+        ServerInDoubt: it makes no sense.
+    """
+    try:
+        listed = document["model_version_status"]  # type: ignore[index]
+        return {
+            int(row["version"]): VersionStatus(
+                str(row["state"]),
+                str(row.get("status", {}).get("error_code", "")),
+                str(row.get("status", {}).get("error_message", "")),
+            )
+            for row in listed
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ServerInDoubt(f"{kind} answers with a status that makes no sense") from error
+
+
+def state_of(statuses: Statuses) -> ServerState:
+    """Return what all versions of a name together come to."""
+    said = {status.state for status in statuses.values() if not status.has_failed}
+    if "AVAILABLE" in said:
+        return ServerState.READY
+    if said & {"START", "LOADING"}:
+        return ServerState.LOADING
+    return ServerState.UNLOADING if "UNLOADING" in said else ServerState.ABSENT

@@ -1,0 +1,374 @@
+"""One model's way from its source to a sealed version on the volume.
+
+    list -> unchanged? -> room? -> staging: linked from a twin, or fetched -> size, checksum, digest
+      -> unpacked if it is an archive -> marked as verified -> fitted to its server -> sealed
+
+Nothing is fetched twice: what an earlier try left is resumed, what another model has of the very
+same source is linked (a *twin*: equal URI, credentials and fingerprint), and what KServe's agent
+left in the served folder is taken over if it is proven equal to the source.
+
+Each step may be killed, refused or cancelled; the next try starts from what is on disk (see
+`volume`). Faults are raised, and counted by the executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_contract.uri import StorageUri, parse_uri
+
+from trainedmodel_puller import metrics
+from trainedmodel_puller.core.draft import NOTHING, is_on_disk
+from trainedmodel_puller.core.room import available_bytes, readable
+from trainedmodel_puller.core.state import Download, Limits, Source, Stage
+from trainedmodel_puller.disk import Disk
+from trainedmodel_puller.drivers.base import ModelServer
+from trainedmodel_puller.durable import sync_path
+from trainedmodel_puller.errors import SourceFault, VolumeFault
+from trainedmodel_puller.sharing import Changes, link_tree, note_changes, stat_files
+from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.storage.archives import (
+    ArchiveKind,
+    UnpackLimits,
+    declared_bytes,
+    recognise,
+    unpack,
+)
+from trainedmodel_puller.storage.base import Listing
+from trainedmodel_puller.storage.checksum import matches_listing, verify_checksums
+from trainedmodel_puller.storage.digest import verify
+from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
+from trainedmodel_puller.storage.files import write_tree
+from trainedmodel_puller.trees import KSERVE_MARKER
+from trainedmodel_puller.volume import Begun
+
+log: Final = structlog.get_logger()
+
+#: Progress rings the bell at most this often, in seconds.
+_PROGRESS_PERIOD_S: Final = 1.0
+#: What is larger is not fetched again because of a kill between its last byte and its seal.
+_DEAR_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch came to.
+
+    Attributes:
+        size: Bytes of the source.
+        how: `unchanged`, `resumed`, `linked`, `adopted` or `downloaded`, for the log.
+    """
+
+    size: int
+    how: str
+
+
+@dataclass(slots=True)
+class _Work:
+    """One fetch under way."""
+
+    action: Download
+    uri: StorageUri
+    listing: Listing
+    fingerprint: str
+    folder: Path
+    how: str = "downloaded"
+    is_unpacked: bool = False
+    may_share: bool = True
+
+    @property
+    def entry(self) -> Entry:
+        return self.action.entry
+
+    @property
+    def source(self) -> Source:
+        return (self.entry.storage_uri, self.entry.credentials)
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether it is so large that it is synced as it comes and not fetched twice."""
+        return self.listing.total_bytes >= _DEAR_BYTES
+
+    @property
+    def name(self) -> str:
+        return self.action.name
+
+
+class Fetcher:
+    """Fetches models, each within the task of its caller."""
+
+    def __init__(
+        self,
+        state: LiveState,
+        disk: Disk,
+        downloader: Downloader,
+        server: ModelServer,
+        limits: Limits,
+    ) -> None:
+        self._state = state
+        self._disk = disk
+        self._volume = disk.volume
+        self._downloader = downloader
+        self._server = server
+        self._limits = limits
+
+    async def fetch(self, action: Download) -> Fetched:
+        """Bring a revision to a sealed version.
+
+        Raises:
+            ModelFault: of the source, of the volume, or InvalidLayout for this server.
+        """
+        name, entry = action.name, action.entry
+        try:
+            uri = parse_uri(entry.storage_uri)
+        except ValueError as error:
+            raise SourceFault(Reason.INVALID_URI, str(error)) from error
+        listing = await self._downloader.list(uri, credentials=entry.credentials)
+        fingerprint = listing.fingerprint()
+        begun = await self._begin(name, entry.revision, fingerprint)
+        if begun.is_sealed:
+            return Fetched(listing.total_bytes, "unchanged")
+        self._state.free_bytes = begun.free_bytes
+        self._admit(name, max(listing.total_bytes - begun.staged_bytes, 0))
+        self._note(name, entry.revision, total=listing.total_bytes)
+        work = _Work(action, uri, listing, fingerprint, begun.folder)
+        if begun.is_whole:
+            # it may have been fitted before a kill: what was changed then is not known any more
+            work.how, work.may_share = "resumed", False
+        elif begun.staged_bytes == 0 and self._is_light(work):
+            if await self._fetch_light(work):
+                return Fetched(listing.total_bytes, work.how)
+            await self._unpack(work)
+        else:
+            await self._fill(work)
+        await self._disk.run(name, self._finish, work)
+        return Fetched(listing.total_bytes, work.how)
+
+    async def _begin(self, name: str, revision: str, fingerprint: str) -> Begun:
+        disk, free = self._state.disk.get(name, NOTHING), self._state.free_bytes
+        if free is not None and not disk.trees and not disk.is_staged:
+            return Begun(self._volume.staged(name, revision), free_bytes=free)  # nothing is there
+        return await self._disk.run_unseen(name, self._volume.begin, name, revision, fingerprint)
+
+    # -- the short way, for small models ------------------------------------------------
+
+    def _is_light(self, work: _Work) -> bool:
+        """Tell whether a model takes the short way: in memory, then in one go to the volume."""
+        return (
+            is_light(work.listing)
+            and len(self._state.desired.names_of.get(work.source, ())) <= 1
+            and not self._state.disk.get(work.name, NOTHING).is_adoptable
+            and work.entry.digest is None
+            and not any(item.checksum is not None for item in work.listing.objects)
+        )
+
+    async def _fetch_light(self, work: _Work) -> bool:
+        """Fetch, fit and seal; False if it is an archive, which then is staged."""
+        meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
+        content = await self._downloader.read(
+            work.uri, work.listing, meter, credentials=work.entry.credentials
+        )
+        return await self._disk.run(work.name, self._finish_light, work, content)
+
+    def _finish_light(self, work: _Work, content: Mapping[str, Chunks]) -> bool:
+        tree = self._volume.begin_light(work.name, work.entry.revision)
+        write_tree(tree, content)
+        if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
+            self._volume.stage_light(work.name, work.entry.revision)
+            return False
+        self._fit_and_seal(work, tree)
+        return True
+
+    # -- filling the staging folder -----------------------------------------------------
+
+    async def _fill(self, work: _Work) -> None:
+        if await self._link_unpacked_twin(work):
+            return
+        await self._seed(work)
+        meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
+        await self._downloader.fetch(
+            work.uri,
+            work.listing,
+            work.folder,
+            meter,
+            durable=work.is_dear,
+            credentials=work.entry.credentials,
+        )
+        transfer = self._state.transfers[work.name]
+        self._state.transfers[work.name] = replace(transfer, stage=Stage.VERIFY)
+        if any(item.checksum is not None for item in work.listing.objects):
+            await verify_checksums(work.folder, work.listing)
+        if work.entry.digest is not None:
+            await verify(work.folder, work.listing, work.entry.digest)
+        await self._unpack(work)
+
+    async def _twins(self, work: _Work) -> list[tuple[Path, dict[str, Any]]]:
+        """Return the trees of other names that were made of the same source."""
+        for name in self._state.desired.names_of.get(work.source, ()):
+            wanted = self._state.desired.models.get(name)
+            disk = self._state.disk.get(name, NOTHING)
+            if name == work.name or wanted is None or not is_on_disk(wanted, disk):
+                continue
+            revision = wanted.entry.revision
+            tree = await asyncio.to_thread(self._volume.tree, name, revision)
+            identity = await asyncio.to_thread(self._volume.identity, name, revision)
+            if tree is not None and identity.get("fingerprint") == work.fingerprint:
+                return [(tree, identity)]
+        return []
+
+    async def _link_unpacked_twin(self, work: _Work) -> bool:
+        """Link what a twin unpacked, if its server was not given anything but the archive's own."""
+        for tree, identity in await self._twins(work):
+            changes = Changes.of(identity)
+            if not identity.get("isUnpacked") or changes is None or changes.lost:
+                continue
+            linked = await asyncio.to_thread(link_tree, tree, work.folder, changes.added)
+            if linked:
+                work.how, work.is_unpacked = "linked", True
+                return True
+        return False
+
+    async def _seed(self, work: _Work) -> None:
+        for tree, identity in await self._twins(work):
+            changes = Changes.of(identity)
+            if identity.get("isUnpacked") or changes is None:
+                continue
+            seeded = await self._downloader.seed(work.folder, work.listing, tree, changes.lost)
+            work.how = "linked" if seeded else work.how
+            return
+        if self._state.disk.get(work.name, NOTHING).is_adoptable:
+            await self._seed_from_kserve(work)
+
+    async def _seed_from_kserve(self, work: _Work) -> None:
+        folder = self._volume.model_dir / work.name
+        markers = await asyncio.to_thread(_kserve_markers, folder)
+        if await matches_listing(folder, work.listing, work.entry.digest, ignored=markers):
+            seeded = await self._downloader.seed(work.folder, work.listing, folder, ())
+            work.how = "adopted" if seeded else work.how
+
+    # -- archives -----------------------------------------------------------------------
+
+    async def _unpack(self, work: _Work) -> None:
+        if not work.listing.is_single:
+            return
+        name, revision = work.name, work.entry.revision
+        archive = work.folder / work.listing.objects[0].path
+        kind = await asyncio.to_thread(recognise, archive)
+        if kind is None:
+            return
+        declared = await asyncio.to_thread(declared_bytes, archive, kind)
+        self._state.free_bytes = await asyncio.to_thread(self._volume.free_bytes)
+        self._admit(name, declared or 0)
+        self._note(name, revision, total=declared or 0, stage=Stage.VERIFY)
+        target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)
+        await self._extract(work, archive, kind, target)
+        await self._disk.run(name, self._volume.end_unpacking, name, revision)
+        work.is_unpacked = True
+
+    async def _extract(self, work: _Work, archive: Path, kind: ArchiveKind, target: Path) -> None:
+        room = available_bytes(self._state.observed(), self._limits, but=work.name)
+        most = self._limits.max_unpacked_bytes
+        is_room_the_limit = room is not None and room < most
+        limits = UnpackLimits(max_bytes=min(most, room) if room is not None else most)
+
+        def advance(count: int) -> None:
+            transfer = self._state.transfers.get(work.name)
+            if transfer is not None:
+                self._state.transfers[work.name] = replace(
+                    transfer,
+                    received_bytes=transfer.received_bytes + count,
+                    progressed_at=time.monotonic(),
+                )
+
+        try:
+            tree = await unpack(archive, kind, target, limits, advance)
+        except SourceFault as fault:
+            if is_room_the_limit and getattr(fault, "is_too_large", False):
+                raise VolumeFault(
+                    Reason.INSUFFICIENT_DISK,
+                    f"unpacks to more than the {readable(room or 0)} that are free",
+                ) from fault
+            raise
+        log.info("unpacked", model=work.name, kind=str(kind), files=tree.files, bytes=tree.bytes)
+
+    # -- the end ------------------------------------------------------------------------
+
+    def _finish(self, work: _Work) -> None:
+        revision, fingerprint = work.entry.revision, work.fingerprint
+        tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
+        self._fit_and_seal(work, tree)
+
+    def _fit_and_seal(self, work: _Work, tree: Path) -> None:
+        """Fit the tree to its server and seal it; blocks."""
+        name, entry = work.name, work.entry
+        before = stat_files(tree)
+        self._server.prepare(tree, entry)
+        after = stat_files(tree)
+        changes = note_changes(before, after) if work.may_share else None
+        identity = {
+            "id": work.action.id,
+            "name": name,
+            "storageUri": str(work.uri),
+            "fingerprint": work.fingerprint,
+            "bytes": sum(size for _, _, size in after.values()),
+            "entry": entry.model_dump(by_alias=True, exclude_none=True),
+            "isUnpacked": work.is_unpacked,
+            **(changes.to_dict() if changes is not None else {}),
+        }
+        if work.is_dear and changes is not None:
+            for path in (changes.lost | changes.added) & after.keys():
+                sync_path(tree / path)
+        is_synced = work.is_dear and changes is not None and not work.is_unpacked
+        self._volume.seal(name, entry.revision, identity, is_synced=is_synced)
+
+    # -- room and progress --------------------------------------------------------------
+
+    def _admit(self, name: str, needed: int) -> None:
+        room = available_bytes(self._state.observed(), self._limits, but=name)
+        if room is not None and needed > room:
+            raise VolumeFault(
+                Reason.INSUFFICIENT_DISK,
+                f"needs {readable(needed)}, {readable(max(room, 0))} free",
+                needs_bytes=needed,
+            )
+
+    def _note(self, name: str, revision: str, total: int, stage: Stage = Stage.DOWNLOAD) -> None:
+        transfer = self._state.transfers.get(name)
+        if transfer is not None and transfer.revision == revision:
+            self._state.transfers[name] = replace(
+                transfer, stage=stage, received_bytes=0, total_bytes=total
+            )
+
+    def _progress_meter(self, name: str, revision: str, scheme: str) -> Callable[[int], None]:
+        rung = time.monotonic()
+
+        def advance(received: int) -> None:
+            nonlocal rung
+            transfer = self._state.transfers.get(name)
+            if transfer is None or transfer.revision != revision:
+                return
+            metrics.count_bytes(scheme, received)
+            self._state.transfers[name] = replace(
+                transfer,
+                received_bytes=transfer.received_bytes + received,
+                progressed_at=time.monotonic(),
+            )
+            if time.monotonic() - rung > _PROGRESS_PERIOD_S:
+                rung = time.monotonic()
+                self._state.bell.set()
+
+        return advance
+
+
+def _kserve_markers(folder: Path) -> frozenset[str]:
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.name.startswith(KSERVE_MARKER))

@@ -1,0 +1,127 @@
+"""The staging area: what is being downloaded, unpacked and fitted, before it is whole.
+
+    <name>@<revision>/           the source's files; half written, may be resumed
+    <name>@<revision>.journal    which of them are there (`storage.journal`)
+    <name>@<revision>.unpacked/  what comes out of an archive; never resumed
+    <name>@<revision>.verified   the tree is whole and right; it may have been fitted since
+    <name>@<revision>.fitting/   the same, for a tree that is cheap to fetch again; never resumed
+
+One flat folder: making and removing a folder for each model is what costs with thousands of small
+ones. `@` is in no name and no revision. All of it blocks, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from trainedmodel_contract.canonical import canonical_json
+
+from trainedmodel_puller.durable import exchange, read_json, write_durably
+from trainedmodel_puller.trees import Trash
+
+_JOURNAL: Final = ".journal"
+_UNPACKED: Final = ".unpacked"
+_VERIFIED: Final = ".verified"
+_FITTING: Final = ".fitting"
+
+
+class StagingArea:
+    """One folder of staged trees."""
+
+    def __init__(self, folder: Path, trash: Trash) -> None:
+        self.folder = folder
+        self._trash = trash
+
+    def names(self) -> set[str]:
+        """Return the model names that something is staged for."""
+        with os.scandir(self.folder) as entries:
+            return {entry.name.partition("@")[0] for entry in entries}
+
+    def leftovers(self, name: str) -> list[str]:
+        """Return what is staged of a name."""
+        with os.scandir(self.folder) as entries:
+            return [entry.name for entry in entries if entry.name.startswith(f"{name}@")]
+
+    def tree(self, name: str, revision: str) -> Path:
+        """Return where a revision is downloaded to."""
+        return self.folder / f"{name}@{revision}"
+
+    def begin(self, name: str, revision: str, fingerprint: str) -> bool:
+        """Drop what cannot be used; return whether the tree is whole already.
+
+        What belongs to other revisions goes. So does a tree that was verified against another
+        fingerprint of the source, for it may have been fitted to its server since.
+        """
+        tree = self.tree(name, revision)
+        mark = read_json(f"{tree}{_VERIFIED}").get("fingerprint")
+        is_whole = mark == fingerprint and tree.is_dir()
+        kept = {tree.name, tree.name + (_VERIFIED if is_whole else _JOURNAL)}
+        if mark is not None and not is_whole:
+            kept = set()
+        for leftover in self.leftovers(name):
+            if leftover not in kept:
+                self._trash.discard(self.folder / leftover)
+        return is_whole
+
+    def begin_unpacking(self, name: str, revision: str) -> Path:
+        """Return an empty folder, beside the staged archive, to unpack it into."""
+        folder = Path(f"{self.tree(name, revision)}{_UNPACKED}")
+        if folder.exists():
+            self._trash.discard(folder)
+        folder.mkdir()
+        return folder
+
+    def end_unpacking(self, name: str, revision: str) -> None:
+        """Put what was unpacked in the place of its archive, which goes."""
+        tree = self.tree(name, revision)
+        unpacked = Path(f"{tree}{_UNPACKED}")
+        exchange(unpacked, tree, self._trash.folder)
+        self._trash.discard(unpacked)
+
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+        """Return the tree, whole and right, to be fitted to its server.
+
+        From here on it is not what the source has, so a kill must not let it be resumed as such:
+        what was dear to fetch is marked to be whole, what was cheap is taken aside.
+        """
+        tree = self.tree(name, revision)
+        if is_dear:
+            write_durably(Path(f"{tree}{_VERIFIED}"), canonical_json({"fingerprint": fingerprint}))
+            return tree
+        return tree.rename(f"{tree}{_FITTING}")
+
+    def begin_light(self, name: str, revision: str) -> Path:
+        """Return an empty folder to be filled and fitted in one go."""
+        folder = Path(f"{self.tree(name, revision)}{_FITTING}")
+        if folder.exists():
+            self._trash.discard(folder)
+        folder.mkdir()
+        return folder
+
+    def stage_light(self, name: str, revision: str) -> None:
+        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        tree = self.tree(name, revision)
+        Path(f"{tree}{_FITTING}").rename(tree)
+
+    def fitted(self, name: str, revision: str) -> Path:
+        """Return the tree that `begin_fitting` gave."""
+        aside = Path(f"{self.tree(name, revision)}{_FITTING}")
+        return aside if aside.exists() else self.tree(name, revision)
+
+    def forget(self, name: str, revision: str) -> None:
+        """Drop the marks of a tree that has moved on."""
+        for mark in (_JOURNAL, _VERIFIED):
+            Path(f"{self.tree(name, revision)}{mark}").unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Drop all of a name."""
+        for leftover in self.leftovers(name):
+            self._trash.discard(self.folder / leftover)
+
+    def allocated_bytes(self, name: str, revision: str) -> int:
+        """Return the room that a tree takes already; large files are made whole, but empty."""
+        tree = self.tree(name, revision)
+        paths = (os.path.join(at, file) for at, _, files in os.walk(tree) for file in files)
+        return sum(os.lstat(path).st_blocks * 512 for path in paths)
