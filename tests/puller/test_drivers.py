@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
-from trainedmodel_contract.entry import Entry
+from driver_builders import Handler, answering, entry, server_settings, target
 from trainedmodel_puller.core.state import ServerState
-from trainedmodel_puller.drivers.base import ServerGone, ServerHungUp, ServerInDoubt
+from trainedmodel_puller.drivers.base import (
+    ServerGone,
+    ServerHungUp,
+    ServerInDoubt,
+)
+from trainedmodel_puller.drivers.client import words
 from trainedmodel_puller.drivers.factory import make_server
 from trainedmodel_puller.drivers.mlserver import MLServer
 from trainedmodel_puller.drivers.triton import Triton, without_name
-from trainedmodel_puller.drivers.v2 import words
 from trainedmodel_puller.errors import ServerFault, SettingsError
-
-
-def entry(framework: str = "", name: str = "served", **fields: object) -> Entry:
-    return Entry.model_validate(
-        {"name": name, "storageUri": "s3://b/x", "revision": "r", "framework": framework, **fields}
-    )
 
 
 class TestMLServerFiles:
     def test_the_served_name_is_written_into_the_settings(self, tmp_path: Path) -> None:
         path = tmp_path / "model-settings.json"
         path.write_text('{"name": "other", "implementation": "x.Y", "parameters": {"uri": "./m"}}')
-        MLServer("http://x").prepare(tmp_path, entry())
+        MLServer(server_settings()).prepare(tmp_path, entry())
         settings = json.loads(path.read_text())
         assert settings["name"] == "served"
         assert settings["implementation"] == "x.Y"
@@ -48,7 +45,7 @@ class TestMLServerFiles:
         self, tmp_path: Path, framework: str, artefact: str, runtime: str
     ) -> None:
         (tmp_path / artefact).write_bytes(b"")
-        MLServer("http://x").prepare(tmp_path, entry(framework))
+        MLServer(server_settings()).prepare(tmp_path, entry(framework))
         settings = json.loads((tmp_path / "model-settings.json").read_text())
         assert settings == {
             "name": "served",
@@ -70,26 +67,26 @@ class TestMLServerFiles:
         for file in files:
             (tmp_path / file).write_bytes(b"")
         with pytest.raises(ServerFault, match=word) as caught:
-            MLServer("http://x").prepare(tmp_path, entry(framework))
+            MLServer(server_settings()).prepare(tmp_path, entry(framework))
         assert caught.value.reason == "InvalidLayout"
 
     @pytest.mark.parametrize("content", ["{", "[]"])
     def test_settings_that_are_no_object_are_named(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "model-settings.json").write_text(content)
         with pytest.raises(ServerFault, match=r"model-settings\.json"):
-            MLServer("http://x").prepare(tmp_path, entry())
+            MLServer(server_settings()).prepare(tmp_path, entry())
 
 
 class TestTritonFiles:
     def test_a_source_without_a_version_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ServerFault, match="version folder"):
-            Triton("http://x").prepare(tmp_path, entry())
+            Triton(server_settings()).prepare(tmp_path, entry())
 
     def test_another_name_is_taken_out_of_the_config(self, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         config = tmp_path / "config.pbtxt"
         config.write_text('name: "other"\nbackend: "python"\n')
-        Triton("http://x").prepare(tmp_path, entry())
+        Triton(server_settings()).prepare(tmp_path, entry())
         assert config.read_text() == '\nbackend: "python"\n'
 
     @pytest.mark.parametrize(
@@ -115,7 +112,7 @@ class TestTritonFiles:
         inner.write_text("")
         for path in (inner, inner.parent, tmp_path):
             os.utime(path, (1, 1))
-        Triton("http://x").touch(tmp_path)
+        Triton(server_settings()).touch(tmp_path)
         assert all(path.stat().st_mtime > 1 for path in (inner, inner.parent, tmp_path))
 
 
@@ -141,15 +138,10 @@ class TestWords:
         assert len(words(b"x" * 10_000)) == 300
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
 @asynccontextmanager
 async def serving(handler: Handler, action_timeout_s: float = 60) -> AsyncIterator[MLServer]:
-    application = web.Application()
-    application.router.add_route("*", "/{tail:.*}", handler)
-    async with TestServer(application) as server:
-        driver = MLServer(str(server.make_url("")), action_timeout_s)
+    async with answering(handler) as url:
+        driver = MLServer(server_settings(url, action_timeout_s))
         try:
             yield driver
         finally:
@@ -158,7 +150,7 @@ async def serving(handler: Handler, action_timeout_s: float = 60) -> AsyncIterat
 
 class TestDoubt:
     async def test_nobody_listening_is_not_doubt_but_absence(self) -> None:
-        driver = MLServer("http://127.0.0.1:1")
+        driver = MLServer(server_settings("http://127.0.0.1:1"))
         with pytest.raises(ServerGone):
             await driver.observe(["m"])
         await driver.close()
@@ -189,10 +181,9 @@ class TestDoubt:
             return web.Response(status=200 if is_known else 404)
 
         async with serving(handler) as driver:
-            assert await driver.observe(["a", "kept", "gone"]) == {
-                "a": ServerState.READY,
-                "kept": ServerState.READY,
-            }
+            sight = await driver.observe(["a", "kept", "gone"])
+            assert sight.states == {"a": ServerState.READY, "kept": ServerState.READY}
+            assert sight.revisions == {}
 
     async def test_a_200_to_a_load_is_not_believed_without_readiness(self) -> None:
         async def handler(request: web.Request) -> web.Response:
@@ -200,7 +191,7 @@ class TestDoubt:
 
         async with serving(handler) as driver:
             with pytest.raises(ServerFault, match="does not call the model ready"):
-                await driver.load("m", None)
+                await driver.load(target())
 
     async def test_an_update_without_an_answer_is_never_taken_for_loaded(self) -> None:
         async def handler(request: web.Request) -> web.Response:
@@ -210,7 +201,7 @@ class TestDoubt:
 
         async with serving(handler, action_timeout_s=0.2) as driver:
             with pytest.raises(ServerFault, match="not known") as caught:
-                await driver.load("m", None)
+                await driver.load(target())
             assert caught.value.reason == "LoadTimeout"
 
     async def test_a_server_that_dies_of_a_model_counts_as_a_failed_load(self) -> None:
@@ -223,7 +214,7 @@ class TestDoubt:
 
         async with serving(handler) as driver:
             with pytest.raises(ServerFault, match="during the load"):
-                await driver.load("m", None)
+                await driver.load(target())
             with pytest.raises(ServerHungUp):
                 await driver.observe([])
 
@@ -235,6 +226,33 @@ class TestDoubt:
             await driver.unload("m")
 
 
-def test_an_unknown_kind_of_server_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="mlserver, triton, none"):
-        make_server("nginx", "http://x", tmp_path, 1)
+class TestSignOfLife:
+    async def test_the_same_process_is_known_by_its_connection(self) -> None:
+        async def handler(_: web.Request) -> web.Response:
+            return web.Response()
+
+        async with serving(handler) as driver:
+            assert not await driver.ping(), "nothing was known before"
+            assert await driver.ping()
+            assert await driver.ping()
+
+    async def test_a_new_connection_may_be_another_process(self) -> None:
+        async def handler(_: web.Request) -> web.Response:
+            return web.Response(headers={"connection": "close"})
+
+        async with serving(handler) as driver:
+            await driver.ping()
+            assert not await driver.ping()
+
+    async def test_p2_a_bad_answer_is_no_sign_of_life(self) -> None:
+        async def handler(_: web.Request) -> web.Response:
+            return web.Response(status=503)
+
+        async with serving(handler) as driver:
+            with pytest.raises(ServerInDoubt, match="503"):
+                await driver.ping()
+
+
+def test_an_unknown_kind_of_server_is_named_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"mlserver.*triton.*none"):
+        make_server("nginx", server_settings())
