@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from puller.standins import StandInOvms, StandInTfs, running
@@ -29,6 +30,7 @@ from trainedmodel_puller.drivers.tfs_config import TfsConfigText
 from trainedmodel_puller.errors import ServerFault, SettingsError, VolumeFault
 from trainedmodel_puller.trees import IDENTITY_FILE
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ENTRY = Entry(name="m", storage_uri="s3://b/x", revision="r")
 
 #: What an operator may have written: comments, several styles, fields that are none of ours.
@@ -206,6 +208,39 @@ class TestLoad:
         assert caught.value.reason == "LoadFailed"
         assert bench.asked() == {}
         await bench.driver.close()
+
+    async def test_a_load_that_is_stopped_leaves_what_was_there(self, tfs: Bench) -> None:
+        await tfs.driver.load(tfs.target("m", "r1"))
+        tfs.server.is_stuck = True
+        loading = asyncio.ensure_future(tfs.driver.load(tfs.target("m", "r2")))
+        async with asyncio.timeout(10):
+            while len(tfs.asked()["m"]) < 2:  # noqa: ASYNC110 - a file, not a task
+                await asyncio.sleep(0.01)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert tfs.asked() == {"m": (tfs.version("r1"),)}
+
+    async def test_ovms_that_dies_while_it_reads_has_failed_the_model(self, tmp_path: Path) -> None:
+        server = StandInOvms(tmp_path / "config.json")
+        application = server.application()
+
+        @web.middleware
+        async def die(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path.endswith("/reload"):
+                assert request.transport is not None
+                request.transport.close()
+            return await handler(request)
+
+        application.middlewares.append(die)
+        async with running(application) as url:
+            bench = Bench(server, url, tmp_path, timeout_s=5)
+            await bench.driver.observe([])
+            with pytest.raises(ServerFault, match="during the load") as caught:
+                await bench.driver.load(bench.target("m", "r1"))
+            assert caught.value.reason == "LoadFailed"
+            assert bench.asked() == {}
+            await bench.driver.close()
 
     async def test_an_unload_of_what_is_not_there_is_done(self, bench: Bench) -> None:
         await bench.driver.unload("never")

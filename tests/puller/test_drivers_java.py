@@ -353,7 +353,10 @@ class TestLoads:
         assert "m..probe" not in registry.rows
         assert not {"POST m", "DELETE m"} & set(registry.asked), "what serves is left alone"
 
-    async def test_a_200_to_a_load_is_not_believed_without_a_worker(self) -> None:
+    async def test_a_200_to_a_load_is_not_believed_without_a_worker(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(management, "_SAYS_SO_S", 0.2)
         registry = Registry()
 
         async def handler(request: web.Request) -> web.Response:

@@ -123,7 +123,9 @@ def furnish(bench: Bench) -> None:
         "c": DiskModel(id="model-c", trees={"2": Tree(50)}),
     }
     state.server = ServerView(True, {"a": ServerState.READY})
-    state.transfers = {"b": Transfer("2", received_bytes=250, total_bytes=1000, progressed_at=time.monotonic())}
+    state.transfers = {
+        "b": Transfer("2", received_bytes=250, total_bytes=1000, progressed_at=time.monotonic())
+    }
     state.server_actions = {"e": Stage.LOAD}
     state.free_bytes = 12345
     bench.passes(Limits(max_downloads=1, max_loads=1))

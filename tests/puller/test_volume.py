@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from trainedmodel_puller.core.snapshot import Held
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
 from trainedmodel_puller.volume import Volume
@@ -184,9 +185,14 @@ class TestBadFolders:
 
 class TestMemory:
     def test_the_last_good_configuration_is_kept(self, volume: Volume) -> None:
-        assert volume.read_held() is None
-        volume.write_held('{"groups":{}}')
-        assert volume.read_held() == '{"groups":{}}'
+        assert not volume.held.read().is_known
+        held = Held({"list": {"a": "{}"}}, is_known=True)
+        volume.held.write(held)
+        assert volume.held.read() == held
+
+    def test_a_garbled_one_is_none(self, volume: Volume) -> None:
+        (volume.state_dir / "held.json").write_text('{"groups": 5')
+        assert not volume.held.read().is_known
 
     def test_a_garbled_marker_is_no_marker(self, volume: Volume) -> None:
         load(volume, "1")

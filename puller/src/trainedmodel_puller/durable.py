@@ -6,11 +6,13 @@ tmpfs); two renames stand in where the file system refuses it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,15 @@ def volume_fault(error: OSError) -> VolumeFault:
         return VolumeFault(Reason.INSUFFICIENT_DISK, f"the model volume is full: {error.strerror}")
     where = Path(os.fsdecode(error.filename)).name if error.filename else "the model volume"
     return VolumeFault(Reason.VOLUME_ERROR, f"{where!a:.200}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def told_as_fault() -> Iterator[None]:
+    """Turn errors of our own file work into the fault that users see."""
+    try:
+        yield
+    except OSError as error:
+        raise volume_fault(error) from error
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from trainedmodel_puller.sharing import Changes, link_tree, note_changes, stat_f
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.archives import (
     ArchiveKind,
+    ArchiveTooLarge,
     UnpackLimits,
     declared_bytes,
     recognise,
@@ -291,8 +292,8 @@ class Fetcher:
 
         try:
             tree = await unpack(archive, kind, target, limits, advance)
-        except SourceFault as fault:
-            if is_room_the_limit and getattr(fault, "is_too_large", False):
+        except ArchiveTooLarge as fault:
+            if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
                     f"unpacks to more than the {readable(room or 0)} that are free",

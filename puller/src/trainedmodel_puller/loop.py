@@ -26,7 +26,7 @@ from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
-from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import Held, resolve_snapshot
 from trainedmodel_puller.core.state import DiskModel, Limits, Plan
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.errors import VolumeFault
@@ -87,7 +87,7 @@ class Loop:
 
     async def restore(self) -> None:
         """Remember what an earlier life knew: the disk, and the last good configuration."""
-        self._held = parse_held(await asyncio.to_thread(self._volume.read_held))
+        self._held = await asyncio.to_thread(self._volume.held.read)
         self._kept = self._held
         self._state.disk = await asyncio.to_thread(self._volume.scan)
 
@@ -172,7 +172,7 @@ class Loop:
         if held == self._kept:
             return
         try:
-            await asyncio.to_thread(self._volume.write_held, held.to_json())
+            await asyncio.to_thread(self._volume.held.write, held)
             self._kept = held
         except VolumeFault as fault:
             log.warning("config_not_kept", why=str(fault))

@@ -18,7 +18,7 @@ import click
 from trainedmodel_puller.app import find_server, make_limits, make_volume
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
-from trainedmodel_puller.core.snapshot import parse_held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import resolve_snapshot
 from trainedmodel_puller.core.state import ServerView
 from trainedmodel_puller.core.status import status_document
 from trainedmodel_puller.drivers.auto import identify
@@ -80,7 +80,7 @@ def _read(settings: Settings, volume: Volume, state: LiveState) -> None:
         state.disk = volume.scan(mend=False)
         state.free_bytes = volume.free_bytes()
     owners = {name: disk.id for name, disk in state.disk.items()}
-    state.desired, _ = resolve_snapshot(files, parse_held(volume.read_held()), owners, why)
+    state.desired, _ = resolve_snapshot(files, volume.held.read(), owners, why)
 
 
 async def _look(server: ModelServer, state: LiveState) -> ServerView:

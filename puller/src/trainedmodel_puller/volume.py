@@ -21,12 +21,11 @@ still there is unloaded again, which is no error; trash is emptied at start.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,10 @@ from trainedmodel_puller.durable import (
     read_json,
     replace_file,
     sync_tree,
-    volume_fault,
-    write_durably,
+    told_as_fault,
 )
 from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.held import HeldFile
 from trainedmodel_puller.staged import StagingArea
 from trainedmodel_puller.trees import (
     IDENTITY_FILE,
@@ -101,7 +100,7 @@ class Volume:
         self._markers = state_dir / "markers"
         self._trash = Trash(state_dir / "trash")
         self._staging = StagingArea(state_dir / "staging", self._trash)
-        self._held = state_dir / "held.json"
+        self.held = HeldFile(state_dir / "held.json")
         self.served: ServedFolder = (
             InPlace(model_dir, self._trash)
             if layout is Layout.IN_PLACE
@@ -223,7 +222,7 @@ class Volume:
         free = self.free_bytes()
         if self.identity(name, revision).get("fingerprint") == fingerprint:
             return Begun(folder, is_sealed=True, free_bytes=free)
-        with _told_as_fault():
+        with told_as_fault():
             is_whole = self._staging.begin(name, revision, fingerprint)
             staged = self._staging.allocated_bytes(name, revision)
         return Begun(folder, is_whole=is_whole, staged_bytes=staged, free_bytes=free)
@@ -238,7 +237,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             return self._staging.begin_light(name, revision)
 
     def stage_light(self, name: str, revision: str) -> None:
@@ -247,7 +246,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             self._staging.stage_light(name, revision)
 
     def begin_unpacking(self, name: str, revision: str) -> Path:
@@ -256,7 +255,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             return self._staging.begin_unpacking(name, revision)
 
     def end_unpacking(self, name: str, revision: str) -> None:
@@ -265,7 +264,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             self._staging.end_unpacking(name, revision)
 
     def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
@@ -274,7 +273,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
 
     def seal(
@@ -289,7 +288,7 @@ class Volume:
         """
         document = canonical_json({**identity, "revision": revision})
         sealed = self._versions / name / revision
-        with _told_as_fault():
+        with told_as_fault():
             tree = self._staging.fitted(name, revision)
             sync_tree(tree, with_files=not is_synced)
             replace_file(tree / IDENTITY_FILE, document, durable=True)
@@ -308,7 +307,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused, or a foreign folder is in the way.
         """
-        with _told_as_fault():
+        with told_as_fault():
             return self.served.publish(name, revision, self._versions / name)
 
     def withdraw(self, name: str, revision: str) -> None:
@@ -317,7 +316,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             (self._versions / name).mkdir(exist_ok=True)
             self.served.withdraw(name, revision, self._versions / name)
 
@@ -329,7 +328,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             published = self.served.trees(name)
             for revision in revisions:
                 tree = self._versions / name / revision
@@ -344,7 +343,7 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             self._staging.remove(name)
 
     def remove(self, name: str) -> None:
@@ -353,14 +352,14 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        with _told_as_fault():
+        with told_as_fault():
             self.served.remove(name)
         self._discard_if_there(self._versions / name)
         self.remove_staging(name)
         self._marker(name).unlink(missing_ok=True)
 
     def _discard_if_there(self, path: Path) -> None:
-        with _told_as_fault():
+        with told_as_fault():
             if path.exists():
                 self._trash.discard(path)
 
@@ -382,33 +381,9 @@ class Volume:
             VolumeFault: the volume refused.
         """
         document = canonical_json({"id": model_id, "name": name, "loaded": revision})
-        with _told_as_fault():
+        with told_as_fault():
             before = read_json(self._marker(name)).get("loaded")
             replace_file(self._marker(name), document, durable=False)
             replaced = self.served.trees(name).get(str(before))
             if before != revision and replaced is not None:
                 os.utime(replaced)
-
-    def read_held(self) -> str | None:
-        """Return the last good configuration, if one was kept."""
-        try:
-            return self._held.read_text()
-        except (OSError, UnicodeDecodeError):
-            return None
-
-    def write_held(self, text: str) -> None:
-        """Keep the last good configuration.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with _told_as_fault():
-            write_durably(self._held, text)
-
-
-@contextlib.contextmanager
-def _told_as_fault() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise volume_fault(error) from error

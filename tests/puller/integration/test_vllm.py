@@ -22,10 +22,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pytest
+from puller_process import Puller, running
 from trainedmodel_contract.entry import Entry
 from trainedmodel_devkit.models_lora import write_lora
 from trainedmodel_devkit.servers.base import RunningServer, serve
 from trainedmodel_devkit.servers.vllm import VLLM as Launcher  # noqa: N811 - the driver is VLLM too
+from trainedmodel_devkit.stores import S3Store
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.auto import Identity, identify
 from trainedmodel_puller.drivers.base import ServerGone, ServerSettings, Target
@@ -222,6 +224,35 @@ async def test_p7_the_trial_of_a_killed_puller_goes_with_the_first_look(
     assert (await driver.observe([])).revisions == {"a": "r1"}
     assert ask(server, "a..probe-01234567")[0] == 404
     assert ask(server, "a")[0] == 200
+
+
+async def test_a_puller_serves_updates_keeps_the_old_and_lets_go(
+    server: RunningServer, driver: VLLM, store: S3Store, tmp_path: Path
+) -> None:
+    for seed, how in ((1, {}), (2, {}), (3, {"broken": True})):
+        store.put_tree("models", f"lora/{seed}", write_lora(tmp_path / str(seed), seed, **how))
+    made = Puller(tmp_path, server="vllm", server_url=server.url, env=store.env())
+    with running(made) as puller:
+        puller.put("e", "s3://models/lora/1")
+        puller.wait("e", state="Loaded")
+        before = ask(server, "e")
+        revision = puller.put("e", "s3://models/lora/2")
+        puller.wait("e", state="Loaded", revision=revision)
+        after = ask(server, "e")
+        assert before[0] == after[0] == 200
+        assert before != after
+        puller.put("e", "s3://models/lora/3")
+        failed = puller.wait("e", state="Failed", reason="LoadFailed", loadedRevision=revision)
+        assert "deserializing header" in failed["message"]
+        assert ask(server, "e") == after
+        puller.kill()
+        puller.start()
+        puller.wait("e", state="Failed", loadedRevision=revision)
+        assert ask(server, "e") == after
+        puller.remove("e")
+        puller.wait_gone("e")
+        assert ask(server, "e")[0] == 404
+        assert puller.files() == []
 
 
 async def test_p10_a_server_that_was_killed_knows_nothing_and_takes_all_again(

@@ -67,3 +67,26 @@ async def test_a_slot_given_in_the_moment_of_cancellation_is_handed_on() -> None
         await waiting
     async with asyncio.timeout(1), limiter.slot("c"):
         pass
+
+
+async def test_p12_a_slot_that_is_lent_serves_another_and_is_taken_back_without_waiting() -> None:
+    limiter = FairLimiter(1)
+    log: list[str] = []
+    async with limiter.slot("silent") as slot:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_hold(limiter, "other", log))
+            await asyncio.sleep(0)
+            assert log == []
+            slot.lend()
+            slot.lend()
+        assert log == ["other"]
+        slot.take_back()
+        slot.take_back()
+        async with asyncio.TaskGroup() as group:
+            late = group.create_task(_hold(limiter, "late", log))
+            await asyncio.sleep(0)
+            assert not late.done()
+            slot.lend()
+    async with asyncio.timeout(1), limiter.slot("last"):
+        log.append("last")
+    assert log == ["other", "late", "last"]

@@ -60,12 +60,15 @@ def report_models(
     before = _NOTHING if previous is None else previous
     waiting = {item.name: item for item in deferred}
     disk, server, ready = observed.disk, observed.server.models, ServerState.READY
+    told = observed.server.revisions
     models: dict[str, ReportedModel] = {}
     for name, wanted in desired.models.items():
         model_id, revision = wanted.id, wanted.entry.revision
         old = before.get(model_id)
         held = disk.get(name)
         served = held.loaded if held and server.get(name) is ready else None
+        if told and served is not None:
+            served = told.get(name, served)
         if served != revision:
             new = _wanted_model(wanted, observed, waiting.get(name), served)
             old = _same(old, new)

@@ -63,6 +63,8 @@ CALL_TIMEOUT_S: Final = 120.0
 PROBE: Final = "..probe"
 #: For how long a registered model whose workers do not come up counts as loading, in seconds.
 _STARTING_S: Final = 30.0
+#: How long after a load that has succeeded no worker may be ready, in seconds.
+_SAYS_SO_S: Final = 5.0
 _ASK_AT_ONCE: Final = 8
 #: How many of the models known to be ready are asked again at each look.
 _ASK_AGAIN: Final = 16
@@ -277,12 +279,18 @@ class ManagementServer:
             return
         if status not in {200, 202}:
             raise ServerFault(Reason.LOAD_FAILED, self._refusal(status, words(body)))
-        seen = await self._describe(name, version)
-        if not seen or not has_ready_worker(seen[0]):
-            raise ServerFault(
-                Reason.LOAD_FAILED,
-                f"{self.kind} answered {status} to the load but has no worker that is ready",
-            )
+        # TorchServe answers a moment before its list says so
+        believed_until = time.monotonic() + _SAYS_SO_S
+        while True:
+            seen = await self._describe(name, version)
+            if seen and has_ready_worker(seen[0]):
+                return
+            if time.monotonic() > believed_until:
+                raise ServerFault(
+                    Reason.LOAD_FAILED,
+                    f"{self.kind} answered {status} to the load but has no worker that is ready",
+                )
+            await asyncio.sleep(POLL_S)
 
     def _refusal(self, status: int, said: str) -> str:
         hint = ""

@@ -11,7 +11,9 @@ them both are taken from the adapters given at start.
 - Beyond `--max-loaded-loras` (no limit by default) a load unloads the adapter that was used least
   recently. Models that do not fit would push each other out for ever, so a load that would do so is
   refused, and an update goes without a trial if there is no room for one.
-- An unload waits for the requests that use the adapter.
+- An unload takes the name away, and then waits for the requests that use the adapter: the gap of an
+  update lasts as long as the longest of them.
+- Adapters cannot come and go with `--dp-size` above 1 (in some releases).
 - `/health` generates a token: the list of models is the sign of life.
 """
 

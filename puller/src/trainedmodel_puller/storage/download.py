@@ -153,9 +153,9 @@ class Downloader:
                 chunks.append(chunk)
                 progress(size)
 
-            async with self._connections.slot(key):
+            async with self._connections.slot(key) as slot:
                 stall_timeout_s = self._limits.stall_timeout_s
-                await receive(storage, uri, item, 0, item.size, gather, stall_timeout_s)
+                await receive(storage, uri, item, 0, item.size, gather, stall_timeout_s, slot)
 
         if len(listing.objects) == 1:
             await read_one(listing.objects[0])

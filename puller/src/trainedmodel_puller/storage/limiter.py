@@ -3,6 +3,10 @@
 A plain semaphore serves in order of asking: a model with 5,000 objects that asks first keeps all
 others waiting until its last object has started. Here a free slot goes to the waiting model that
 holds the fewest, so a newcomer gets its first slot as soon as any transfer ends (P12).
+
+A connection to a store that says nothing gives its slot back while it waits, or a few dead stores
+would hold all of them for as long as a stall may last. It takes a slot again, without asking, with
+its next byte; so more connections than the limit may be open, but only so many that move.
 """
 
 from __future__ import annotations
@@ -11,6 +15,27 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+
+class Slot:
+    """One slot, which its holder may lend while it has no use for it."""
+
+    def __init__(self, limiter: FairLimiter, key: object) -> None:
+        self._limiter = limiter
+        self._key = key
+        self._is_lent = False
+
+    def lend(self) -> None:
+        """Let others have it."""
+        if not self._is_lent:
+            self._is_lent = True
+            self._limiter.give(self._key)
+
+    def take_back(self) -> None:
+        """Use it again."""
+        if self._is_lent:
+            self._is_lent = False
+            self._limiter.take_back(self._key)
 
 
 class FairLimiter:
@@ -23,13 +48,22 @@ class FairLimiter:
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def slot(self, key: object) -> AsyncIterator[None]:
+    async def slot(self, key: object) -> AsyncIterator[Slot]:
         """Hold one slot on behalf of `key`."""
         await self._acquire(key)
+        slot = Slot(self, key)
         try:
-            yield
+            yield slot
         finally:
-            self._release(key)
+            slot.lend()
+
+    def take_back(self, key: object) -> None:
+        """Take a slot without waiting, even if there is none."""
+        self._take(key)
+
+    def give(self, key: object) -> None:
+        """Give a slot to who waits."""
+        self._release(key)
 
     async def _acquire(self, key: object) -> None:
         if self._free > 0 and not self._waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
@@ -16,6 +17,10 @@ from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, SourceObject, Storage
+from trainedmodel_puller.storage.limiter import Slot
+
+#: After so many seconds without a byte, others may have the connection's slot.
+_SILENT_S: Final = 2.0
 
 #: Takes a chunk and its size in bytes.
 Sink = Callable[[Buffer, int], Awaitable[None]]
@@ -29,21 +34,27 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
     end: int,
     sink: Sink,
     stall_timeout_s: float,
+    slot: Slot,
 ) -> None:
-    """Read bytes [start, end) of a listed object into a sink.
+    """Read bytes [start, end) of a listed object into a sink; lend the slot while nothing comes.
 
     Raises:
         SourceFault: SourceStalled or SizeMismatch, or what the store raises.
     """
+    running = asyncio.get_running_loop()
     wanted = None if end == UNKNOWN_SIZE else end - start
     received = 0
     async with aclosing(storage.read(uri, item, start, end)) as chunks:
         while True:
+            silence = running.call_later(_SILENT_S, slot.lend)
             try:
                 async with asyncio.timeout(stall_timeout_s):
                     chunk = await anext(chunks, None)
             except TimeoutError:
                 raise _stalled(uri, item, start + received, stall_timeout_s) from None
+            finally:
+                silence.cancel()
+            slot.take_back()
             if chunk is None:
                 break
             size = memoryview(chunk).nbytes

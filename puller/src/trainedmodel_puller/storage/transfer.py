@@ -36,7 +36,7 @@ from trainedmodel_puller.storage.files import (
     settled,
 )
 from trainedmodel_puller.storage.journal import FileRecord, Journal
-from trainedmodel_puller.storage.limiter import FairLimiter
+from trainedmodel_puller.storage.limiter import FairLimiter, Slot
 from trainedmodel_puller.storage.ramp import StreamRamp
 from trainedmodel_puller.storage.receive import Sink, receive
 from trainedmodel_puller.storage.small import SMALL_BYTES, SmallFile, SmallFileWriter
@@ -195,8 +195,8 @@ class Transfer:
             self._has_news.set()
             self._progress(item.size)
 
-        async with self._connections.slot(self):
-            await self._receive(item, 0, item.size, gather)
+        async with self._connections.slot(self) as slot:
+            await self._receive(item, 0, item.size, gather, slot)
         await writer.add(SmallFile(self._folder / item.path, chunks, item.size, written))
 
     async def _fetch_span(self, span: _Span) -> None:
@@ -241,16 +241,18 @@ class Transfer:
             is_durable=self._durable,
         )
         try:
-            async with self._connections.slot(self):
-                await self._receive(item, start, end, writer.write)
+            async with self._connections.slot(self) as slot:
+                await self._receive(item, start, end, writer.write, slot)
             await writer.finish(sync=sync)
         except BaseException:
             await writer.abandon()
             raise
 
-    async def _receive(self, item: SourceObject, start: int, end: int, sink: Sink) -> None:
+    async def _receive(
+        self, item: SourceObject, start: int, end: int, sink: Sink, slot: Slot
+    ) -> None:
         stall_timeout_s = self._limits.stall_timeout_s
-        await receive(self._storage, self._uri, item, start, end, sink, stall_timeout_s)
+        await receive(self._storage, self._uri, item, start, end, sink, stall_timeout_s, slot)
 
     async def _keep_journal(self) -> None:
         """Save the journal while there is news, at a bounded rate."""

@@ -25,12 +25,18 @@ object by object:
     unpack      all of it, in a thread
 """
 
-from trainedmodel_puller.storage.archives.common import ArchiveKind, UnpackedTree, UnpackLimits
+from trainedmodel_puller.storage.archives.common import (
+    ArchiveKind,
+    ArchiveTooLarge,
+    UnpackedTree,
+    UnpackLimits,
+)
 from trainedmodel_puller.storage.archives.recognise import declared_bytes, recognise
 from trainedmodel_puller.storage.archives.unpack import unpack
 
 __all__ = [
     "ArchiveKind",
+    "ArchiveTooLarge",
     "UnpackLimits",
     "UnpackedTree",
     "declared_bytes",

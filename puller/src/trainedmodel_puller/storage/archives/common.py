@@ -98,6 +98,10 @@ def entry_fault(name: str, what: str) -> SourceFault:
     return SourceFault(Reason.UNSAFE_ARCHIVE, f"the archive's entry {name!a:.200} {what}")
 
 
+class ArchiveTooLarge(SourceFault):
+    """An archive unpacks to more bytes than it may."""
+
+
 def archive_fault(what: str) -> SourceFault:
     """Return the fault of the whole archive; `what` goes on with the sentence."""
     return SourceFault(Reason.UNSAFE_ARCHIVE, f"the archive {what}")
@@ -173,10 +177,11 @@ class Budget:
         if count > self._limits.max_entries:
             raise too_many_entries(self._limits.max_entries)
 
-    def _too_large(self) -> SourceFault:
-        return archive_fault(
-            f"unpacks to more than {self._limits.max_bytes} bytes, the limit; leave out what the"
-            " model does not need, or raise the limit if it is meant to be that large"
+    def _too_large(self) -> ArchiveTooLarge:
+        return ArchiveTooLarge(
+            Reason.UNSAFE_ARCHIVE,
+            f"the archive unpacks to more than {self._limits.max_bytes} bytes; leave out what the"
+            " model does not need, or raise --max-unpacked if it is meant to be that large",
         )
 
 
