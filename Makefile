@@ -10,13 +10,12 @@ UV := $(TOOLS)/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 # A package release is taken up some days after it came out, not before.
 COOLDOWN ?= 2026-11-16
-PINS := requirements/tools.txt requirements/dev.txt requirements/operator.txt requirements/puller.txt requirements/mlserver.txt requirements/triton.txt
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	--exclude-newer $(COOLDOWN) --no-emit-package trainedmodel-contract
 SOURCES := contract operator puller devkit tests benchmarks
 TYPED := contract/src operator/src puller/src devkit/src tests benchmarks
 
-.PHONY: help setup prepare lock generate verify lint format type layers check test unit integration demo bench-propagation clean
+.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration demo bench-propagation bench-puller clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -40,10 +39,15 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 	$(COMPILE) operator/pyproject.toml puller/pyproject.toml devkit/pyproject.toml contract/pyproject.toml requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) requirements/mlserver.in -o requirements/mlserver.txt
-	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.txt
+	for name in triton mms llama torchserve tfsprotos; do $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt || exit 1; done
+	$(COMPILE) requirements/kserve.in -o requirements/kserve.txt
+	$(COMPILE) --override requirements/vllm.overrides requirements/vllm.in -o requirements/vllm.txt
 
 prepare: setup ## Build the control plane and install the model servers (once; minutes)
 	@$(BIN)/python -m trainedmodel_devkit prepare
+
+prepare-tests: setup ## The same, and the model servers that only tests use (needs Java)
+	@$(BIN)/python -m trainedmodel_devkit prepare --tests
 
 generate: setup ## Write crds/ and docs/reasons.md from the contract
 	@$(BIN)/python -m trainedmodel_contract.generate .
@@ -70,10 +74,10 @@ check: lint type layers verify ## All checks that run nothing
 unit: setup ## The fast tests: no cluster, no server, no network
 	@$(BIN)/pytest -m "not integration"
 
-integration: prepare ## The tests on real parts
+integration: prepare-tests ## The tests on real parts
 	@$(BIN)/pytest -n 2 --dist loadfile -m integration
 
-test: prepare ## All tests
+test: prepare-tests ## All tests
 	@$(BIN)/pytest -n 2 --dist loadfile
 
 demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)
@@ -81,6 +85,11 @@ demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)
 
 bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
 	@$(BIN)/python benchmarks/propagation.py
+
+bench-puller: prepare ## Speed and cost of the puller: storage against curl, archives, a thousand models, at rest
+	@$(BIN)/python benchmarks/storage.py
+	@$(BIN)/python benchmarks/puller.py
+	@$(BIN)/python benchmarks/archive.py
 
 clean: ## Remove what make made in this folder (not the cache folder)
 	@rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

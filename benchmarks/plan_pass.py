@@ -25,7 +25,9 @@ def main() -> None:
     """Measure."""
     names = [f"m{i}" for i in range(COUNT)]
     entries = {name: Entry(name=name, storage_uri=f"s3://b/{name}", revision="1") for name in names}
-    desired = DesiredState({name: WantedModel(name, entries[name]) for name in names}, is_known=True)
+    desired = DesiredState(
+        {name: WantedModel(name, entries[name]) for name in names}, is_known=True
+    )
     held = DiskModel(trees={"1": Tree()}, published=frozenset({"1"}), loaded="1")
     kept = DiskModel(trees={"0": Tree(), "1": Tree()}, published=frozenset({"1"}), loaded="1")
     ready = ServerView(True, dict.fromkeys(names, ServerState.READY))

@@ -234,7 +234,11 @@ def measure_added(store: S3Store, rounds: int) -> None:
             began = time.monotonic()
             made.want(names, "added")
             times.append(made.wait_loaded(len(names), began))
-    row("100 models of 1 MB added to a running puller", f"{statistics.median(times):.2f} s", "< 0.6 s")
+    row(
+        "100 models of 1 MB added to a running puller",
+        f"{statistics.median(times):.2f} s",
+        "< 0.6 s",
+    )
 
 
 def measure_idle(store: S3Store, count: int, seconds: float) -> None:

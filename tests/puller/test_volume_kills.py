@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from trainedmodel_puller import durable
-from trainedmodel_puller import trees as trees_module
 from trainedmodel_puller import staged as staged_module
+from trainedmodel_puller import trees as trees_module
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.volume import Volume
 from volume_steps import FILES, beside, load, lora_volume, make_volume, seal, served, shown

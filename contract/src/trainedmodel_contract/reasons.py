@@ -70,6 +70,7 @@ class Reason(StrEnum):
     # the server
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     SERVER_UNREACHABLE = "ServerUnreachable"
+    SERVER_FULL = "ServerFull"
     INVALID_LAYOUT = "InvalidLayout"
     LOAD_FAILED = "LoadFailed"
     LOAD_TIMEOUT = "LoadTimeout"
@@ -115,6 +116,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.FOLDER_NOT_OURS: "A folder with the served name exists that the puller did not make; remove or rename it.",
     Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the puller's --memory-budget; remove a model or raise the budget.",
     Reason.SERVER_UNREACHABLE: "The model server does not answer; nothing is loaded or unloaded until it does.",
+    Reason.SERVER_FULL: "The model server has as many models as it takes, and another one would push one out; raise its own limit or remove a model.",
     Reason.INVALID_LAYOUT: "The files do not have the layout that this server loads; the message names what is missing.",
     Reason.LOAD_FAILED: "The model server refused the model; the message has its words.",
     Reason.LOAD_TIMEOUT: "The model server has not finished the load in time; its state is watched, not hammered.",

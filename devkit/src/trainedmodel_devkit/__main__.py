@@ -9,10 +9,11 @@ import click
 from trainedmodel_devkit.binaries import control_plane_binaries, versitygw_binary
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.demo import run_demo
+from trainedmodel_devkit.environments import ensure_environment
 from trainedmodel_devkit.errors import DevkitError
 from trainedmodel_devkit.models import train_all
 from trainedmodel_devkit.progress import say
-from trainedmodel_devkit.servers import MLServer, Triton
+from trainedmodel_devkit.servers import Llama, MLServer, MultiModelServer, TorchServe, Triton
 
 
 @click.group()
@@ -21,10 +22,15 @@ def main() -> None:
 
 
 @main.command()
-def prepare() -> None:
+@click.option("--tests", "for_tests", is_flag=True, help="Also the servers that only tests use.")
+def prepare(for_tests: bool) -> None:
     """Compile and install everything that is not in the cache yet."""
     try:
         _ensure_all()
+        if for_tests:
+            for launcher in (MultiModelServer(), TorchServe(), Llama()):
+                launcher.ensure()
+            ensure_environment("tfsprotos", expected_s=5, with_dependencies=False)
     except DevkitError as error:
         raise click.ClickException(str(error)) from error
     say("everything is in place")

@@ -9,8 +9,9 @@ asked. Names choose their behaviour, so that no configuration is needed:
 
     python -m trainedmodel_devkit.instant --port 8000
 
-`GET /count` returns how many models are loaded. `GET /asked` returns how often each call was made, and how often it made no sense: a second load of
-a name while one was under way, a load or unload of a name that the server did not expect.
+`GET /count` returns how many models are loaded. `GET /asked` returns how often each call was made,
+and what made no sense: a second load of a name while one was under way, an unload of a name that is
+not loaded.
 """
 
 import argparse

@@ -125,7 +125,7 @@ def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
         }
         for index, word in enumerate(_SPECIAL)
     ]
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

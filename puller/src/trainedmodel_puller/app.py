@@ -147,6 +147,7 @@ async def _run_parts(
     watch = ServerWatch(server, state, settings.period_s)
     endpoints = Endpoints(state, loop, watch, server, ready_when=settings.ready_when)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        stack.callback(disk.close)
         await _serve(stack, endpoints.application(), settings.port)
         log.info("started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)

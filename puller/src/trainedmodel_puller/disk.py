@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar, cast
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.volume import Volume
+
+#: More threads than this mostly wait for each other: each step of theirs is short.
+_THREADS: Final = 3
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +32,7 @@ class Disk:
         self.volume = volume
         self._state = state
         self._locks: dict[str, asyncio.Lock] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
 
     async def run(
         self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -61,7 +66,7 @@ class Disk:
             return result, error, None if look is None else look(name)
 
         async with self._lock(name):
-            work = asyncio.get_running_loop().run_in_executor(None, do)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, do)
             try:
                 result, error, found = await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -82,6 +87,10 @@ class Disk:
         """Look at one name and note what there is."""
         await self.run(name, _nothing)
         return self._state.disk.get(name, DiskModel())
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
 
     def _lock(self, name: str) -> asyncio.Lock:
         if name not in self._state.disk and name not in self._state.desired.models:

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import structlog
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.state import ServerView
+from trainedmodel_puller.core.state import ServerState, ServerView
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Sight
 from trainedmodel_puller.state import LiveState
 
@@ -32,6 +32,9 @@ log: Final = structlog.get_logger()
 _WATCH_SHARE: Final = 0.02
 #: A server that is down is asked this often, in seconds: its return is what everybody waits for.
 _DOWN_PERIOD_S: Final = 0.2
+#: While the server loads or unloads something by itself, plans wait for the end of that.
+_MOVING_PERIOD_S: Final = 1.0
+_MOVING: Final = {ServerState.LOADING, ServerState.UNLOADING}
 #: Doubts in a row after which the server is reported as not answering.
 _DOUBTS: Final = 3
 #: The same while a load of ours is under way: some servers are silent while they load (60 s seen).
@@ -72,7 +75,9 @@ class ServerWatch:
                 was_same = is_same
             if is_index_due:
                 took_s = await self.look()
-                next_index = time.monotonic() + took_s / _WATCH_SHARE
+                is_moving = _MOVING & set(self._state.server_models.values())
+                rest_s = _MOVING_PERIOD_S if is_moving else took_s / _WATCH_SHARE
+                next_index = time.monotonic() + rest_s
             pause_s = self._period_s
             if not self._state.server.is_known:
                 pause_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)

@@ -1,7 +1,7 @@
 """P7, enumerated: a puller killed before each single step of each way, on a real model server.
 
-A step is a change of the world outside the process: a file opened for writing, renamed or removed, a
-folder made, two folders exchanged, a connection to the server opened. For each way (first load,
+A step is a change of the world outside the process: a file opened for writing, renamed or removed,
+a folder made, two folders exchanged, a connection to the server opened. For each way (first load,
 update, rollback, removal) the puller is killed before its first step, its second, and so on until
 a run needs no more steps than that; each time an unharmed puller must then bring about what is
 desired, with nothing left over, and what was served before is served all the time.

@@ -341,10 +341,10 @@ class TestLlama:
             puller.wait(name, state="Loaded")
         before = ask("b")
         puller.put("c", uri(dialect, 3))
-        refused = puller.wait("c", state="Failed", reason="LoadFailed")
+        refused = puller.wait("c", state="Blocked", reason="ServerFull")
         assert "--models-max 2" in refused["message"]
         puller.put("b", uri(dialect, 5))
-        refused = puller.wait("b", state="Failed", reason="LoadFailed")
+        refused = puller.wait("b", state="Blocked", reason="ServerFull")
         assert "prove=false" in refused["message"]
         assert ask("a") == ask("b") == before
         # who has no place to prove an update may go without

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from puller.test_drivers_config import FOREIGN
+from puller.test_drivers_config_files import FOREIGN
 from trainedmodel_devkit.environments import ensure_environment
 from trainedmodel_puller.drivers.tfs_config import TfsConfigText
 

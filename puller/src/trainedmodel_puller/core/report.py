@@ -34,7 +34,12 @@ from trainedmodel_puller.core.state import (
 
 #: Reasons that go away when something else changes, not with the next try.
 _BLOCKING: Final = frozenset(
-    {Reason.INSUFFICIENT_DISK, Reason.INSUFFICIENT_MEMORY, Reason.FOLDER_NOT_OURS}
+    {
+        Reason.INSUFFICIENT_DISK,
+        Reason.INSUFFICIENT_MEMORY,
+        Reason.FOLDER_NOT_OURS,
+        Reason.SERVER_FULL,
+    }
 )
 #: Progress is told in steps of a hundredth; while the size is not known, of a mebibyte.
 _STEPS: Final = 100

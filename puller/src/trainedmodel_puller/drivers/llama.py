@@ -206,7 +206,7 @@ class Llama:
         """Send the load call, if that pushes no other model out; `_places` must be held."""
         if await self._free_places(name) == 0:
             raise ServerFault(
-                Reason.LOAD_FAILED,
+                Reason.SERVER_FULL,
                 f"{self.kind} holds as many models as it may (--models-max "
                 f"{await self._limit()}), and {why_not}: raise it (0 is no limit), or remove a "
                 "model",

@@ -8,12 +8,13 @@ none of the calls, and with a `--max-lora-rank` that none of the adapters exceed
 - A name that is registered is 400. `load_inplace` would replace it, but from then on the folder is
   read at each request, and one that is gone kills the whole server: never used.
 - The gap of an update, from the unload to the end of the load, was about 40 ms of 404s. Ten updates
-  under three clients that never paused cost 6 of 120 requests; a broken one cost none.
+  under three clients that never paused cost 6 of 120 requests, or none of 69; a broken one none.
 - `--max-loras` and `--max-cpu-loras` limit what is in memory, not what may be registered: an
   evicted adapter is read *from disk again* when asked for. If its folder is gone by then, the
   server ends. So an unload is done when no request needs the files any more: the metric
   `vllm:lora_requests_info` names the adapters of requests that run or wait, and goes on naming one
-  whose name is gone already (seen: 12 long requests ended well after the unload).
+  whose name is gone already (seen: 12 long requests ended well after the unload). A server that
+  shows no metrics is not waited for.
 - Unloading what is not there is 404. After a restart nothing is registered.
 - With `--api-key` all of `/v1` wants the key, which is not spoken here.
 """
