@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from devkit.test_processes import gone_within
+from trainedmodel_devkit.audit import Request
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
 
@@ -88,11 +89,12 @@ def test_writes_are_counted_at_the_api_server(control_plane: ControlPlane) -> No
     control_plane.kubectl("create", "configmap", "counted")
     control_plane.kubectl("get", "configmap", "counted")
     control_plane.kubectl("delete", "configmap", "counted", "--wait=false")
-    time.sleep(0.1)
-
-    seen = control_plane.requests(
-        resource="configmaps", since=mark, where=lambda r: r.user_agent.startswith("kubectl")
-    )
+    deadline = time.monotonic() + 10  # the log is written a moment after the answers
+    seen: list[Request] = []
+    while len(seen) < 3 and time.monotonic() < deadline:
+        seen = control_plane.requests(
+            resource="configmaps", since=mark, where=lambda r: r.user_agent.startswith("kubectl")
+        )
 
     assert [(r.verb, r.name, r.code, r.user) for r in seen] == [
         ("create", "counted", 201, "admin"),

@@ -32,11 +32,16 @@ class TestTheWay:
         volume.remove_staging("m")
         assert volume.scan_one("m") == DiskModel()
 
-    def test_a_sealed_one_can_be_published(self, volume: Volume) -> None:
+    def test_the_first_one_is_published_as_soon_as_it_is_whole(self, volume: Volume) -> None:
         seal(volume, "1")
-        assert beside(volume) == {"1"}
-        volume.publish("m", "1")
         assert served(volume) == {"1"}
+        assert volume.publish("m", "1") == volume.model_dir / "m"
+
+    def test_a_later_one_waits_beside(self, volume: Volume) -> None:
+        load(volume, "1")
+        seal(volume, "2")
+        assert served(volume) == {"1"}
+        assert beside(volume) == {"2"}
 
     def test_an_update_swaps_and_keeps_the_old_one_beside(self, volume: Volume) -> None:
         load(volume, "1")

@@ -85,16 +85,14 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
             return None
         kind, url = identity.kind, identity.url
         log.info("server_identified", server=kind, url=url)
-    return make_server(
-        kind,
-        ServerSettings(
-            url=url if url is not None else default_url(kind),
-            model_dir=settings.model_dir,
-            served_dir=settings.server_model_dir or settings.model_dir,
-            action_timeout_s=settings.load_timeout_s,
-            config_file=settings.server_config,
-        ),
+    told = ServerSettings(
+        url=url if url is not None else default_url(kind),
+        model_dir=settings.model_dir,
+        served_dir=settings.server_model_dir or settings.model_dir,
+        action_timeout_s=settings.load_timeout_s,
+        config_file=settings.server_config,
     )
+    return await asyncio.to_thread(make_server, kind, told)  # some read a file first
 
 
 async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:

@@ -34,7 +34,7 @@ from trainedmodel_puller.core.state import (
 )
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Target
-from trainedmodel_puller.errors import ModelFault, VolumeFault
+from trainedmodel_puller.errors import ModelFault, PullerError, VolumeFault
 from trainedmodel_puller.fetching import Fetcher
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.trees import read_identity
@@ -101,11 +101,15 @@ class Executor:
             try:
                 await work
             finally:
-                self._state.server_actions.pop(name, None)
-                self._state.action_began.pop(name, None)
-                self._end(name)
+                self._release(name)
 
         self._keep(self._tasks.create_task(run()))
+
+    def _release(self, name: str) -> None:
+        """Give back the slot of a server action; the second time nothing."""
+        if self._state.action_began.pop(name, None) is not None:
+            self._state.server_actions.pop(name, None)
+            self._end(name)
 
     def _end(self, name: str) -> None:
         """Have the end of an action noticed: now for its name, soon for all."""
@@ -168,18 +172,14 @@ class Executor:
         began = time.monotonic()
         before = self._state.disk.get(name, NOTHING)
         try:
-            tree, identity = await self._publish(name, revision)
-            entry = self._entry_of(name, revision, identity)
-            is_serving = self._state.server.state_of(name) is ServerState.READY
-            await self._server.load(
-                Target(name, revision, self._as_served(tree), entry, is_serving)
-            )
-            await self._disk.run_unseen(name, self._volume.mark_loaded, name, action.id, revision)
+            target = await self._make_target(name, revision)
+            await self._server.load(target)
         except (ServerGone, ServerInDoubt) as error:
             # the next observation says what is; nothing is known to be wrong with the model
             self._state.doubt_server(str(error))
             metrics.LOADS.labels(outcome="undecided").inc()
             log.info("load_undecided", model=name, revision=revision, why=str(error))
+            self._put_off((name, revision), Stage.LOAD, error)
         except ModelFault as fault:
             metrics.LOADS.labels(outcome="failed").inc()
             await self._roll_back(name, before.loaded, revision)
@@ -187,18 +187,38 @@ class Executor:
         except Exception as error:
             self._crash((name, revision), Stage.LOAD, error, self._wanted_entry(name, revision))
         else:
-            self._state.failures.pop((name, revision), None)
-            self._state.note_loaded(name, action.id, revision, entry.memory or 0)
-            seconds = time.monotonic() - began
-            metrics.LOAD_SECONDS.observe(seconds)
-            metrics.LOADS.labels(outcome="loaded").inc()
-            log.info(
-                "loaded",
-                model=name,
-                revision=revision,
-                why=action.reason,
-                seconds=round(seconds, 3),
-            )
+            await self._confirm(action, target.entry.memory or 0, time.monotonic() - began)
+
+    async def _confirm(self, action: Load, memory: int, seconds: float) -> None:
+        """Note what the server confirmed, let the next load begin, and only then write it down.
+
+        A kill before it is written has the model loaded once more, which is no harm.
+        """
+        name, revision = action.name, action.revision
+        self._state.failures.pop((name, revision), None)
+        self._state.note_loaded(name, action.id, revision, memory)
+        metrics.LOAD_SECONDS.observe(seconds)
+        metrics.LOADS.labels(outcome="loaded").inc()
+        log.info(
+            "loaded", model=name, revision=revision, why=action.reason, seconds=round(seconds, 3)
+        )
+        self._release(name)
+        try:
+            await self._disk.run_unseen(name, self._volume.mark_loaded, name, action.id, revision)
+        except VolumeFault as fault:
+            await self._disk.look(name)
+            self._fail((name, revision), Stage.LOAD, fault, self._wanted_entry(name, revision))
+
+    async def _make_target(self, name: str, revision: str) -> Target:
+        """Put a tree where the server sees it, and say what to load."""
+        is_serving = self._state.server.state_of(name) is not ServerState.ABSENT
+        entry = self._wanted_entry(name, revision)
+        tree = self._volume.served.place(name, revision)
+        is_there = revision in self._state.disk.get(name, NOTHING).published
+        if entry is None or is_serving or not is_there:
+            tree, identity = await self._publish(name, revision)
+            entry = entry or self._entry_of(name, revision, identity)
+        return Target(name, revision, self._as_served(tree), entry, is_serving)
 
     def _wanted_entry(self, name: str, revision: str) -> Entry | None:
         wanted = self._state.desired.models.get(name)
@@ -209,9 +229,8 @@ class Executor:
         try:
             return Entry.model_validate(identity.get("entry"))
         except ValueError:
-            wanted = self._wanted_entry(name, revision)
             uri = str(identity.get("storageUri") or "unknown:")
-            return wanted or Entry(name=name, storage_uri=uri, revision=revision)
+            return Entry(name=name, storage_uri=uri, revision=revision)
 
     def _as_served(self, tree: Path) -> Path:
         return self._served_dir / tree.relative_to(self._volume.model_dir)
@@ -248,6 +267,7 @@ class Executor:
             self._state.doubt_server(str(error))
             metrics.UNLOADS.labels(outcome="undecided").inc()
             log.info("unload_undecided", model=name, why=str(error))
+            self._put_off((name, ""), Stage.UNLOAD, error)
         except ModelFault as fault:
             metrics.UNLOADS.labels(outcome="failed").inc()
             self._fail((name, ""), Stage.UNLOAD, fault, None)
@@ -300,6 +320,12 @@ class Executor:
             attempt=failure.count,
             retry_in_s=round(failure.until - time.monotonic(), 1),
         )
+
+    def _put_off(self, key: FailureKey, stage: Stage, error: PullerError) -> None:
+        """Have a server that answers, but makes no sense of one name, asked again with backoff."""
+        if isinstance(error, ServerInDoubt):
+            entry = self._wanted_entry(*key)
+            self._fail(key, stage, ModelFault(Reason.SERVER_UNREACHABLE, str(error)), entry)
 
     def _crash(self, key: FailureKey, stage: Stage, error: Exception, entry: Entry | None) -> None:
         log.exception("crashed", model=key[0], stage=str(stage))

@@ -29,12 +29,12 @@ from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING, is_on_disk
 from trainedmodel_puller.core.room import available_bytes, readable
-from trainedmodel_puller.core.state import Download, Limits, Source, Stage
+from trainedmodel_puller.core.state import DiskModel, Download, Limits, Source, Stage, Tree
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.errors import SourceFault, VolumeFault
-from trainedmodel_puller.sharing import Changes, link_tree, note_changes, stat_files
+from trainedmodel_puller.sharing import Changes, FileStats, link_tree, note_changes, stat_files
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.archives import (
     ArchiveKind,
@@ -84,6 +84,7 @@ class _Work:
     folder: Path
     how: str = "downloaded"
     is_unpacked: bool = False
+    is_published: bool = False
     may_share: bool = True
 
     @property
@@ -178,16 +179,27 @@ class Fetcher:
         content = await self._downloader.read(
             work.uri, work.listing, meter, credentials=work.entry.credentials
         )
-        return await self._disk.run(work.name, self._finish_light, work, content)
+        is_new = work.name not in self._state.disk
+        done = await self._disk.run_unseen(work.name, self._finish_light, work, content)
+        if is_new and done is not None and work.is_published:
+            self._state.set_disk(work.name, done)
+        else:
+            await self._disk.look(work.name)
+        return done is not None
 
-    def _finish_light(self, work: _Work, content: Mapping[str, Chunks]) -> bool:
+    def _finish_light(self, work: _Work, content: Mapping[str, Chunks]) -> DiskModel | None:
         tree = self._volume.begin_light(work.name, work.entry.revision)
-        write_tree(tree, content)
+        before = write_tree(tree, content)
         if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
             self._volume.stage_light(work.name, work.entry.revision)
-            return False
-        self._fit_and_seal(work, tree)
-        return True
+            return None
+        size = self._fit_and_seal(work, tree, before)
+        revision = work.entry.revision
+        return DiskModel(
+            id=work.action.id,
+            trees={revision: Tree(size, time.time())},
+            published=frozenset({revision}),
+        )
 
     # -- filling the staging folder -----------------------------------------------------
 
@@ -306,30 +318,43 @@ class Fetcher:
     def _finish(self, work: _Work) -> None:
         revision, fingerprint = work.entry.revision, work.fingerprint
         tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
-        self._fit_and_seal(work, tree)
+        self._fit_and_seal(work, tree, None if work.is_dear else {})
 
-    def _fit_and_seal(self, work: _Work, tree: Path) -> None:
-        """Fit the tree to its server and seal it; blocks."""
-        name, entry = work.name, work.entry
-        before = stat_files(tree)
-        self._server.prepare(tree, entry)
+    def _fit_and_seal(self, work: _Work, tree: Path, synced: FileStats | None) -> int:
+        """Fit the tree to its server and seal it; blocks.
+
+        Args:
+            work: The fetch.
+            tree: What it has filled.
+            synced: Files that are on the disk already; None: all of them are.
+
+        Returns:
+            The tree's size in bytes.
+        """
+        before = synced or stat_files(tree)
+        self._server.prepare(tree, work.entry)
         after = stat_files(tree)
+        is_synced = not work.is_unpacked and synced != {}
+        if is_synced:
+            for path, told in after.items():
+                if before.get(path) != told:
+                    sync_path(tree / path)
         changes = note_changes(before, after) if work.may_share else None
+        size = sum(size for _, _, size in after.values())
         identity = {
             "id": work.action.id,
-            "name": name,
+            "name": work.name,
             "storageUri": str(work.uri),
             "fingerprint": work.fingerprint,
-            "bytes": sum(size for _, _, size in after.values()),
-            "entry": entry.model_dump(by_alias=True, exclude_none=True),
+            "bytes": size,
+            "entry": work.entry.model_dump(by_alias=True, exclude_none=True),
             "isUnpacked": work.is_unpacked,
             **(changes.to_dict() if changes is not None else {}),
         }
-        if work.is_dear and changes is not None:
-            for path in (changes.lost | changes.added) & after.keys():
-                sync_path(tree / path)
-        is_synced = work.is_dear and changes is not None and not work.is_unpacked
-        self._volume.seal(name, entry.revision, identity, is_synced=is_synced)
+        work.is_published = self._volume.seal(
+            work.name, work.entry.revision, identity, is_synced=is_synced
+        )
+        return size
 
     # -- room and progress --------------------------------------------------------------
 

@@ -39,7 +39,7 @@ log: Final = structlog.get_logger()
 #: The folder is read whole this often even when its signature says that nothing changed, seconds.
 _FULL_READ_S: Final = 60.0
 #: After a pass of n seconds the next one waits at least this many times n.
-_REST: Final = 4.0
+_REST: Final = 9.0
 #: How many that wait for a slot are looked at when one is free: some may have ceased to.
 _NEXT: Final = 2
 _NOT_THERE: Final[frozenset[str]] = frozenset()

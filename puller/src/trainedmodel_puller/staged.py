@@ -12,6 +12,7 @@ ones. `@` is in no name and no revision. All of it blocks, and raises OSError.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -113,7 +114,8 @@ class StagingArea:
     def forget(self, name: str, revision: str) -> None:
         """Drop the marks of a tree that has moved on."""
         for mark in (_JOURNAL, _VERIFIED):
-            Path(f"{self.tree(name, revision)}{mark}").unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.tree(name, revision)}{mark}")
 
     def remove(self, name: str) -> None:
         """Drop all of a name."""

@@ -104,8 +104,16 @@ class ServedFolder(Protocol):
         """Return the published trees of a name, by revision."""
         ...
 
+    def place(self, name: str, revision: str) -> Path:
+        """Return where a tree is published; looks at nothing."""
+        ...
+
     def is_foreign(self, name: str) -> bool:
         """Tell whether something that is not ours has the place of a name."""
+        ...
+
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Bring a tree into sight if nothing has its name yet; tell whether that was so."""
         ...
 
     def publish(self, name: str, revision: str, beside: Path) -> Path:
@@ -146,10 +154,22 @@ class InPlace:
         revision = revision_of(served)
         return {} if revision is None else {revision: served}
 
+    def place(self, name: str, revision: str) -> Path:
+        """Return the folder of the name."""
+        return self.model_dir / name
+
     def is_foreign(self, name: str) -> bool:
         """Tell whether the folder of a name is there without an identity."""
         served = self.model_dir / name
         return revision_of(served) is None and served.exists()
+
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Move a tree to the name's folder, if there is none."""
+        served = self.place(name, revision)
+        if os.path.lexists(served):
+            return False
+        tree.rename(served)
+        return True
 
     def publish(self, name: str, revision: str, beside: Path) -> Path:
         """Swap a tree into place; the replaced one moves beside."""
@@ -229,6 +249,10 @@ class PerRevision:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def place(self, name: str, revision: str) -> Path:
+        """Return the folder of the revision."""
+        return self.model_dir / name / self._folder_name(revision)
+
     def is_foreign(self, name: str) -> bool:
         """Tell whether there is something, and none of it ours."""
         folder = self.model_dir / name
@@ -236,10 +260,19 @@ class PerRevision:
             return folder.exists()
         return bool(self._children(name)) and not self.trees(name)
 
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Move a tree into the name's folder, if there is none."""
+        try:
+            (self.model_dir / name).mkdir()
+        except FileExistsError:
+            return False
+        tree.rename(self.place(name, revision))
+        return True
+
     def publish(self, name: str, revision: str, beside: Path) -> Path:
         """Move a tree into sight, beside the others of its name."""
         folder, sealed = self.model_dir / name, beside / revision
-        served = folder / self._folder_name(revision)
+        served = self.place(name, revision)
         if self.is_foreign(name):
             raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{folder} was not made by the puller")
         if not sealed.exists():

@@ -278,25 +278,32 @@ class Volume:
 
     def seal(
         self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False
-    ) -> None:
-        """Declare a staged tree whole: from now on it may be published.
+    ) -> bool:
+        """Declare a staged tree whole, and publish it if nothing has its name yet.
 
         All of it is on the disk before it says so; `is_synced` tells that its files are already.
+
+        Returns:
+            Whether it is published; if not, it may be from now on.
 
         Raises:
             VolumeFault: the volume refused.
         """
         document = canonical_json({**identity, "revision": revision})
-        sealed = self._versions / name / revision
         with told_as_fault():
             tree = self._staging.fitted(name, revision)
             sync_tree(tree, with_files=not is_synced)
             replace_file(tree / IDENTITY_FILE, document, durable=True)
+            if self.served.publish_first(name, revision, tree):
+                self._staging.forget(name, revision)
+                return True
+            sealed = self._versions / name / revision
             sealed.parent.mkdir(exist_ok=True)
             if sealed.exists():
                 self._trash.discard(sealed)
             tree.rename(sealed)
             self._staging.forget(name, revision)
+            return False
 
     def publish(self, name: str, revision: str) -> Path:
         """Bring a sealed revision where the server sees it; a replaced one is kept beside.
@@ -308,6 +315,7 @@ class Volume:
             VolumeFault: the volume refused, or a foreign folder is in the way.
         """
         with told_as_fault():
+            (self._versions / name).mkdir(exist_ok=True)
             return self.served.publish(name, revision, self._versions / name)
 
     def withdraw(self, name: str, revision: str) -> None:

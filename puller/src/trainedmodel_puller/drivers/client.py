@@ -116,7 +116,7 @@ class ServerClient:
                 timeout=limits,
                 allow_redirects=False,
             ) as response:
-                return response.status, await response.content.read(_MAX_BODY)
+                return response.status, await _whole_body(response)
         except aiohttp.ClientConnectorError as error:
             raise ServerGone(f"{self.kind} at {self.url} refuses connections") from error
         except TimeoutError as error:
@@ -125,6 +125,18 @@ class ServerClient:
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServerHungUp(f"{self.kind} dropped the connection of {path}") from error
+
+
+async def _whole_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer to its end; one that is larger than any index should be is cut there."""
+    parts: list[bytes] = []
+    left = _MAX_BODY
+    async for part in response.content.iter_any():
+        parts.append(part)
+        left -= len(part)
+        if left <= 0:
+            break
+    return b"".join(parts)
 
 
 def words(body: bytes) -> str:

@@ -19,7 +19,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from typing_extensions import Buffer
 
-from trainedmodel_puller.durable import volume_fault
+from trainedmodel_puller.durable import told_as_fault, volume_fault
 from trainedmodel_puller.errors import ModelFault
 
 T = TypeVar("T")
@@ -224,13 +224,19 @@ def _as_volume_fault(call: Callable[[], T]) -> T:
         raise volume_fault(error) from error
 
 
-def write_tree(folder: Path, content: Mapping[str, Sequence[Buffer]]) -> None:
-    """Make the files of a folder that is new, with the folders that they need; blocks.
+def write_tree(
+    folder: Path, content: Mapping[str, Sequence[Buffer]]
+) -> dict[str, tuple[int, int, int]]:
+    """Make the files of a new folder, with the folders that they need, and force them to the disk.
+
+    Returns:
+        Inode, modification time in ns and size of each file, by path (as `sharing.stat_files`).
 
     Raises:
         VolumeFault: the volume refused.
     """
-    try:
+    found = {}
+    with told_as_fault():
         for path, chunks in content.items():
             target = folder / path
             if "/" in path:
@@ -238,7 +244,9 @@ def write_tree(folder: Path, content: Mapping[str, Sequence[Buffer]]) -> None:
             fd = open_new(target)
             try:
                 write_all(fd, chunks, 0)
+                os.fsync(fd)
+                status = os.fstat(fd)
             finally:
                 os.close(fd)
-    except OSError as error:
-        raise volume_fault(error) from error
+            found[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    return found

@@ -80,6 +80,8 @@ class ObjectStorage:
         self._settings = settings
         self._profile = profile
         self._sources: dict[tuple[str, str], _Source] = {}
+        # A process's environment does not change, and to look through it for each model adds up.
+        self._ambient = ambient(os.environ)
 
     async def list(self, uri: StorageUri) -> Listing:
         """List the object or folder at a URI."""
@@ -147,7 +149,7 @@ class ObjectStorage:
         """Return the bucket's client, made anew if the profile's content has changed."""
         provider = PROVIDERS[uri.scheme]
         if self._profile is None:
-            credentials = ambient(os.environ)
+            credentials = self._ambient
         else:
             profile = await asyncio.to_thread(read_profile, self._profile)
             credentials = with_places(profile, os.environ)
@@ -211,6 +213,8 @@ class ObjectStorage:
     async def _without_markers(
         self, source: _Source, uri: StorageUri, found: builtins.list[SourceObject]
     ) -> builtins.list[SourceObject]:
+        if all(item.size for item in found):
+            return found
         folders = {folder for item in found for folder in parent_folders(item.path)}
         kept = [item for item in found if item.size or item.path not in folders]
         doubtful = iter([item for item in kept if not item.size])
