@@ -66,6 +66,7 @@ class Executor:
         self._tasks = tasks
         self._transfers: dict[str, asyncio.Task[None]] = {}
         self._acting: set[asyncio.Task[None]] = set()
+        self._holders: dict[str, asyncio.Task[None]] = {}
         self._is_stopping = False
 
     def carry_out(self, plan: Plan) -> None:
@@ -103,11 +104,18 @@ class Executor:
             finally:
                 self._release(name)
 
-        self._keep(self._tasks.create_task(run()))
+        task = self._tasks.create_task(run())
+        self._holders[name] = task
+        self._keep(task)
 
     def _release(self, name: str) -> None:
-        """Give back the slot of a server action; the second time nothing."""
-        if self._state.action_began.pop(name, None) is not None:
+        """Give back the slot of the calling task's action; the second time nothing.
+
+        By then the slot may be that of the name's next action.
+        """
+        if self._holders.get(name) is asyncio.current_task():
+            del self._holders[name]
+            self._state.action_began.pop(name, None)
             self._state.server_actions.pop(name, None)
             self._end(name)
 

@@ -144,7 +144,8 @@ class _Reading:
 
 
 def _entry_reason(message: str) -> Reason:
-    return Reason.INVALID_NAME if message.startswith("name:") else Reason.INVALID_ENTRY
+    is_name = message.startswith("name:") and not message.endswith("required")
+    return Reason.INVALID_NAME if is_name else Reason.INVALID_ENTRY
 
 
 def _kserve_entry(item: Any) -> Entry:
