@@ -87,9 +87,7 @@ bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
 	@$(BIN)/python benchmarks/propagation.py
 
 bench-puller: prepare ## Speed and cost of the puller: storage against curl, archives, a thousand models, at rest
-	@$(BIN)/python benchmarks/storage.py
-	@$(BIN)/python benchmarks/puller.py
-	@$(BIN)/python benchmarks/archive.py
+	@status=0; for name in storage puller archive; do echo; $(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
 
 clean: ## Remove what make made in this folder (not the cache folder)
 	@rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

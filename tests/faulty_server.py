@@ -308,4 +308,3 @@ class FaultyStore(LoopThread):
         item.sent += len(data)
         if item.rate:
             await asyncio.sleep(len(data) / item.rate)
-

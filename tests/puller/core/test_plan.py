@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller.core.draft import SLOW_LOAD_S, STUCK_DOWNLOAD_S
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.state import (
     DesiredState,
@@ -297,6 +298,43 @@ class TestLimits:
         assert {item.reason for item in made.deferred} == {Reason.QUEUED}
 
 
+class TestSlots:
+    def in_flight(self, count: int, began: float, **fields: Any) -> ObservedState:
+        busy = {f"busy{i}": Stage.LOAD for i in range(count)}
+        return ObservedState(
+            {"a": on_disk("1")},
+            server(),
+            server_actions=busy,
+            action_began=dict.fromkeys(busy, began),
+            **fields,
+        )
+
+    def test_p12_a_load_that_takes_long_gives_its_slot_back(self) -> None:
+        young = decide(desire(a="1"), self.in_flight(2, NOW - 0.1))
+        assert not young.actions
+        assert young.queued_loads == ("a",)
+        assert young.wake_at == NOW - 0.1 + SLOW_LOAD_S, "it looks again when one turns slow"
+        slow = decide(desire(a="1"), self.in_flight(2, NOW - SLOW_LOAD_S))
+        assert slow.actions == (Load("a", "a", "1", "wanted"),)
+
+    def test_slow_loads_are_bounded_too_for_a_load_holds_a_thread_of_the_server(self) -> None:
+        most = LIMITS.max_loads + LIMITS.max_slow_loads
+        assert decide(desire(a="1"), self.in_flight(most - 1, NOW - 60)).actions
+        full = decide(desire(a="1"), self.in_flight(most, NOW - 60))
+        assert not full.actions
+        assert full.queued_loads == ("a",)
+
+    def test_p12_a_download_without_a_byte_gives_its_slot_back(self) -> None:
+        def transfers(progressed_at: float) -> ObservedState:
+            stuck = {f"t{i}": Transfer("1", progressed_at=progressed_at) for i in range(4)}
+            return ObservedState({}, server(), transfers=stuck)
+
+        wanted = desire(a="1", **{f"t{i}": "1" for i in range(4)})
+        assert not decide(wanted, transfers(NOW - 0.1)).actions
+        made = decide(wanted, transfers(NOW - STUCK_DOWNLOAD_S))
+        assert [action.name for action in made.actions] == ["a"]
+
+
 # -- properties -----------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -421,3 +459,27 @@ def test_p7_from_any_state_a_few_passes_reach_the_empty_plan(
         assert observed.disk[name].loaded == wanted.entry.revision
     if desired.is_known:
         assert observed.disk.keys() == desired.models.keys()
+
+
+@given(DESIRES, OBSERVATIONS)
+@settings(max_examples=300)
+def test_a_plan_is_the_same_when_nothing_has_changed(
+    desired: DesiredState, observed: ObservedState
+) -> None:
+    assert decide(desired, observed) == decide(desired, observed)
+
+
+@given(DESIRES, OBSERVATIONS, NAMES)
+@settings(max_examples=300)
+def test_a_plan_for_one_name_decides_as_the_plan_for_all_does(
+    desired: DesiredState, observed: ObservedState, name: str
+) -> None:
+    """Slots apart, of which there are enough for all here."""
+    plenty = Limits(max_downloads=100, max_loads=100)
+    whole = plan(desired, observed, plenty, NOW)
+    alone = plan(desired, observed, plenty, NOW, only=[name])
+    tidied = [action for action in whole.actions if getattr(action, "versions", None) is not None]
+    mine = [action for action in whole.actions if action.name == name and action not in tidied]
+    assert list(alone.actions) == mine
+    assert [item for item in whole.deferred if item.name == name] == list(alone.deferred)
+    assert set(alone.cancelled) == {cancelled for cancelled in whole.cancelled if cancelled == name}

@@ -60,6 +60,17 @@ def test_loaded_needs_the_servers_own_word_now() -> None:
     assert model.loaded_revision is None
 
 
+def test_a_server_that_tells_what_it_serves_is_believed_over_the_marker() -> None:
+    older = replace(READY, revisions={"a": "1"})
+    model = report(WANTED, ObservedState(NEW, older))
+    assert model.state == "Waiting"
+    assert model.loaded_revision == "1"
+    foreign = replace(READY, revisions={"a": ""})
+    assert report(WANTED, ObservedState(NEW, foreign)).loaded_revision is None
+    newer = replace(READY, revisions={"a": "2"})
+    assert report(WANTED, ObservedState(OLD, newer)).state == "Loaded"
+
+
 def test_while_the_server_is_in_doubt_the_last_truth_stands() -> None:
     view = ServerView(is_known=False, models={"a": ServerState.READY})
     assert report(WANTED, ObservedState(NEW, view)).state == "Loaded"

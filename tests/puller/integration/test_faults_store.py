@@ -100,9 +100,7 @@ def test_an_object_that_changes_half_way_is_never_mixed(
         assert not [line for line in puller.events("failed") if line["reason"] != "SourceChanged"]
 
 
-def test_a_tree_that_changes_half_way_is_told_and_comes_whole(
-    store: S3Store, make: Make
-) -> None:
+def test_a_tree_that_changes_half_way_is_told_and_comes_whole(store: S3Store, make: Make) -> None:
     for number in range(40):
         store.put("models", f"changing/{number:03}", b"a" * 200_000)
     puller = make(env=store.env())
@@ -161,7 +159,9 @@ def test_an_s3_folder_of_twenty_models_is_fetched_once(store: S3Store, make: Mak
         puller.put(f"m{number}", "s3://models/twenty")
     for number in range(20):
         puller.wait(f"m{number}", state="Loaded", timeout_s=30)
-    gets = [line for line in store.log()[before:].splitlines() if "GET" in line and "twenty/" in line]
+    gets = [
+        line for line in store.log()[before:].splitlines() if "GET" in line and "twenty/" in line
+    ]
     assert len([line for line in gets if "/models/twenty/" in line]) == 3, gets[:10]
     assert (puller.models / "m7" / "1").stat().st_nlink == 20
     store.delete_prefix("models", "twenty")

@@ -73,7 +73,7 @@ def report_models(
         held = disk.get(name)
         served = held.loaded if held and server.get(name) is ready else None
         if told and served is not None:
-            served = told.get(name, served)
+            served = told.get(name, served) or None
         if served != revision:
             new = _wanted_model(wanted, observed, waiting.get(name), served)
             old = _same(old, new)

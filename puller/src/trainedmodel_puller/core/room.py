@@ -122,11 +122,6 @@ class MemoryBudget:
         for name in observed.disk.keys() | observed.transfers.keys() | desired.models.keys():
             self._used += self._held(name, desired.models.get(name))
 
-    @property
-    def used(self) -> int:
-        """Bytes declared by what the server has, or is being given."""
-        return self._used
-
     def refusal(self, wanted: WantedModel) -> str | None:
         """Admit a model, or say why not."""
         if not self._limit:
