@@ -18,8 +18,8 @@ from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.volume import Volume
 
-#: More threads than this mostly wait for each other: each step of theirs is short.
-_THREADS: Final = 3
+#: Each mostly waits, for the disk or for the interpreter; more of them wait for each other.
+_THREADS: Final = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")

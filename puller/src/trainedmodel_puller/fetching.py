@@ -14,7 +14,7 @@ Each step may be killed, refused or cancelled; the next try starts from what is 
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,19 +22,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_contract.uri import StorageUri, parse_uri
+from trainedmodel_contract.uri import parse_uri
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.draft import NOTHING, is_on_disk
+from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.room import available_bytes, readable
-from trainedmodel_puller.core.state import DiskModel, Download, Limits, Source, Stage, Tree
+from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.durable import sync_path
-from trainedmodel_puller.errors import SourceFault, VolumeFault
-from trainedmodel_puller.sharing import Changes, FileStats, link_tree, note_changes, stat_files
+from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
+from trainedmodel_puller.groupsync import GroupSync
+from trainedmodel_puller.sharing import FileStats, note_changes, stat_files
+from trainedmodel_puller.staged import Begun
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.archives import (
     ArchiveKind,
@@ -44,13 +45,12 @@ from trainedmodel_puller.storage.archives import (
     recognise,
     unpack,
 )
-from trainedmodel_puller.storage.base import Listing
-from trainedmodel_puller.storage.checksum import matches_listing, verify_checksums
+from trainedmodel_puller.storage.checksum import verify_checksums
 from trainedmodel_puller.storage.digest import verify
 from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
 from trainedmodel_puller.storage.files import write_tree
-from trainedmodel_puller.trees import KSERVE_MARKER
-from trainedmodel_puller.volume import Begun
+from trainedmodel_puller.twins import Twins
+from trainedmodel_puller.work import Work
 
 log: Final = structlog.get_logger()
 
@@ -73,38 +73,6 @@ class Fetched:
     how: str
 
 
-@dataclass(slots=True)
-class _Work:
-    """One fetch under way."""
-
-    action: Download
-    uri: StorageUri
-    listing: Listing
-    fingerprint: str
-    folder: Path
-    how: str = "downloaded"
-    is_unpacked: bool = False
-    is_published: bool = False
-    may_share: bool = True
-
-    @property
-    def entry(self) -> Entry:
-        return self.action.entry
-
-    @property
-    def source(self) -> Source:
-        return (self.entry.storage_uri, self.entry.credentials)
-
-    @property
-    def is_dear(self) -> bool:
-        """Whether it is so large that it is synced as it comes and not fetched twice."""
-        return self.listing.total_bytes >= _DEAR_BYTES
-
-    @property
-    def name(self) -> str:
-        return self.action.name
-
-
 class Fetcher:
     """Fetches models, each within the task of its caller."""
 
@@ -115,7 +83,11 @@ class Fetcher:
         downloader: Downloader,
         server: ModelServer,
         limits: Limits,
+        *,
+        sync: GroupSync,
     ) -> None:
+        self._sync = sync
+        self._twins = Twins(state, disk.volume, downloader)
         self._state = state
         self._disk = disk
         self._volume = disk.volume
@@ -142,7 +114,7 @@ class Fetcher:
         self._state.free_bytes = begun.free_bytes
         self._admit(name, max(listing.total_bytes - begun.staged_bytes, 0))
         self._note(name, entry.revision, total=listing.total_bytes)
-        work = _Work(action, uri, listing, fingerprint, begun.folder)
+        work = Work(action, uri, listing, fingerprint, begun.folder)
         if begun.is_whole:
             # it may have been fitted before a kill: what was changed then is not known any more
             work.how, work.may_share = "resumed", False
@@ -151,7 +123,7 @@ class Fetcher:
                 return Fetched(listing.total_bytes, work.how)
             await self._unpack(work)
         else:
-            await self._fill(work)
+            await self._fill_or_give_back(work)
         await self._disk.run(name, self._finish, work)
         return Fetched(listing.total_bytes, work.how)
 
@@ -163,7 +135,7 @@ class Fetcher:
 
     # -- the short way, for small models ------------------------------------------------
 
-    def _is_light(self, work: _Work) -> bool:
+    def _is_light(self, work: Work) -> bool:
         """Tell whether a model takes the short way: in memory, then in one go to the volume."""
         return (
             is_light(work.listing)
@@ -173,40 +145,56 @@ class Fetcher:
             and not any(item.checksum is not None for item in work.listing.objects)
         )
 
-    async def _fetch_light(self, work: _Work) -> bool:
+    async def _fetch_light(self, work: Work) -> bool:
         """Fetch, fit and seal; False if it is an archive, which then is staged."""
         meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
         content = await self._downloader.read(
             work.uri, work.listing, meter, credentials=work.entry.credentials
         )
-        is_new = work.name not in self._state.disk
-        done = await self._disk.run_unseen(work.name, self._finish_light, work, content)
-        if is_new and done is not None and work.is_published:
-            self._state.set_disk(work.name, done)
+        name, revision = work.name, work.entry.revision
+        is_new = name not in self._state.disk
+        written = await self._disk.run_unseen(name, self._write_light, work, content)
+        if written is None:
+            await self._disk.look(name)
+            return False
+        tree, size = written
+        await self._sync.sync(tree)
+        is_published = await self._disk.run_unseen(name, self._volume.make_seal, name, revision)
+        if is_new and is_published:
+            trees, published = {revision: Tree(size, time.time())}, frozenset({revision})
+            self._state.set_disk(name, DiskModel(work.action.id, trees, published))
         else:
-            await self._disk.look(work.name)
-        return done is not None
+            await self._disk.look(name)
+        return True
 
-    def _finish_light(self, work: _Work, content: Mapping[str, Chunks]) -> DiskModel | None:
-        tree = self._volume.begin_light(work.name, work.entry.revision)
+    def _write_light(self, work: Work, content: Mapping[str, Chunks]) -> tuple[Path, int] | None:
+        """Write and fit a tree; return where and how large, or None if it is an archive."""
+        name, revision = work.name, work.entry.revision
+        tree = self._volume.begin_light(name, revision)
         before = write_tree(tree, content)
         if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
-            self._volume.stage_light(work.name, work.entry.revision)
+            self._volume.stage_light(name, revision)
             return None
-        size = self._fit_and_seal(work, tree, before)
-        revision = work.entry.revision
-        return DiskModel(
-            id=work.action.id,
-            trees={revision: Tree(size, time.time())},
-            published=frozenset({revision}),
-        )
+        after = self._fit(work, tree)
+        self._volume.draft_seal(name, revision, self._identity(work, before, after))
+        return tree, _size(after)
 
     # -- filling the staging folder -----------------------------------------------------
 
-    async def _fill(self, work: _Work) -> None:
-        if await self._link_unpacked_twin(work):
+    async def _fill_or_give_back(self, work: Work) -> None:
+        """Fill the staging folder; what fills the volume and can never be resumed goes again."""
+        try:
+            await self._fill(work)
+        except VolumeFault as fault:
+            is_resumable = all(item.size >= 0 for item in work.listing.objects)
+            if fault.reason is Reason.INSUFFICIENT_DISK and not is_resumable:
+                await self._disk.run(work.name, self._volume.remove_staging, work.name)
+            raise
+
+    async def _fill(self, work: Work) -> None:
+        if await self._twins.link_unpacked(work):
             return
-        await self._seed(work)
+        await self._twins.seed(work)
         meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
         await self._downloader.fetch(
             work.uri,
@@ -224,53 +212,9 @@ class Fetcher:
             await verify(work.folder, work.listing, work.entry.digest)
         await self._unpack(work)
 
-    async def _twins(self, work: _Work) -> list[tuple[Path, dict[str, Any]]]:
-        """Return the trees of other names that were made of the same source."""
-        for name in self._state.desired.names_of.get(work.source, ()):
-            wanted = self._state.desired.models.get(name)
-            disk = self._state.disk.get(name, NOTHING)
-            if name == work.name or wanted is None or not is_on_disk(wanted, disk):
-                continue
-            revision = wanted.entry.revision
-            tree = await asyncio.to_thread(self._volume.tree, name, revision)
-            identity = await asyncio.to_thread(self._volume.identity, name, revision)
-            if tree is not None and identity.get("fingerprint") == work.fingerprint:
-                return [(tree, identity)]
-        return []
-
-    async def _link_unpacked_twin(self, work: _Work) -> bool:
-        """Link what a twin unpacked, if its server was not given anything but the archive's own."""
-        for tree, identity in await self._twins(work):
-            changes = Changes.of(identity)
-            if not identity.get("isUnpacked") or changes is None or changes.lost:
-                continue
-            linked = await asyncio.to_thread(link_tree, tree, work.folder, changes.added)
-            if linked:
-                work.how, work.is_unpacked = "linked", True
-                return True
-        return False
-
-    async def _seed(self, work: _Work) -> None:
-        for tree, identity in await self._twins(work):
-            changes = Changes.of(identity)
-            if identity.get("isUnpacked") or changes is None:
-                continue
-            seeded = await self._downloader.seed(work.folder, work.listing, tree, changes.lost)
-            work.how = "linked" if seeded else work.how
-            return
-        if self._state.disk.get(work.name, NOTHING).is_adoptable:
-            await self._seed_from_kserve(work)
-
-    async def _seed_from_kserve(self, work: _Work) -> None:
-        folder = self._volume.model_dir / work.name
-        markers = await asyncio.to_thread(_kserve_markers, folder)
-        if await matches_listing(folder, work.listing, work.entry.digest, ignored=markers):
-            seeded = await self._downloader.seed(work.folder, work.listing, folder, ())
-            work.how = "adopted" if seeded else work.how
-
     # -- archives -----------------------------------------------------------------------
 
-    async def _unpack(self, work: _Work) -> None:
+    async def _unpack(self, work: Work) -> None:
         if not work.listing.is_single:
             return
         name, revision = work.name, work.entry.revision
@@ -287,7 +231,7 @@ class Fetcher:
         await self._disk.run(name, self._volume.end_unpacking, name, revision)
         work.is_unpacked = True
 
-    async def _extract(self, work: _Work, archive: Path, kind: ArchiveKind, target: Path) -> None:
+    async def _extract(self, work: Work, archive: Path, kind: ArchiveKind, target: Path) -> None:
         room = available_bytes(self._state.observed(), self._limits, but=work.name)
         most = self._limits.max_unpacked_bytes
         is_room_the_limit = room is not None and room < most
@@ -304,7 +248,11 @@ class Fetcher:
 
         try:
             tree = await unpack(archive, kind, target, limits, advance)
-        except ArchiveTooLarge as fault:
+        except ModelFault as fault:
+            # half of an archive is never gone on with, and would keep a full volume full
+            await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+            if not isinstance(fault, ArchiveTooLarge):
+                raise
             if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
@@ -315,46 +263,36 @@ class Fetcher:
 
     # -- the end ------------------------------------------------------------------------
 
-    def _finish(self, work: _Work) -> None:
+    def _finish(self, work: Work) -> None:
         revision, fingerprint = work.entry.revision, work.fingerprint
         tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
-        self._fit_and_seal(work, tree, None if work.is_dear else {})
-
-    def _fit_and_seal(self, work: _Work, tree: Path, synced: FileStats | None) -> int:
-        """Fit the tree to its server and seal it; blocks.
-
-        Args:
-            work: The fetch.
-            tree: What it has filled.
-            synced: Files that are on the disk already; None: all of them are.
-
-        Returns:
-            The tree's size in bytes.
-        """
-        before = synced or stat_files(tree)
-        self._server.prepare(tree, work.entry)
-        after = stat_files(tree)
-        is_synced = not work.is_unpacked and synced != {}
+        before = stat_files(tree)
+        after = self._fit(work, tree)
+        is_synced = work.is_dear and not work.is_unpacked
         if is_synced:
             for path, told in after.items():
                 if before.get(path) != told:
                     sync_path(tree / path)
+        identity = self._identity(work, before, after)
+        self._volume.seal(work.name, revision, identity, is_synced=is_synced)
+
+    def _fit(self, work: Work, tree: Path) -> FileStats:
+        self._server.prepare(tree, work.entry)
+        return stat_files(tree)
+
+    def _identity(self, work: Work, before: FileStats, after: FileStats) -> dict[str, Any]:
+        """Say what a tree is, where it came from and what fitting it has done."""
         changes = note_changes(before, after) if work.may_share else None
-        size = sum(size for _, _, size in after.values())
-        identity = {
+        return {
             "id": work.action.id,
             "name": work.name,
             "storageUri": str(work.uri),
             "fingerprint": work.fingerprint,
-            "bytes": size,
+            "bytes": _size(after),
             "entry": work.entry.model_dump(by_alias=True, exclude_none=True),
             "isUnpacked": work.is_unpacked,
             **(changes.to_dict() if changes is not None else {}),
         }
-        work.is_published = self._volume.seal(
-            work.name, work.entry.revision, identity, is_synced=is_synced
-        )
-        return size
 
     # -- room and progress --------------------------------------------------------------
 
@@ -395,6 +333,5 @@ class Fetcher:
         return advance
 
 
-def _kserve_markers(folder: Path) -> frozenset[str]:
-    with os.scandir(folder) as entries:
-        return frozenset(entry.name for entry in entries if entry.name.startswith(KSERVE_MARKER))
+def _size(files: FileStats) -> int:
+    return sum(size for _, _, size in files.values())

@@ -178,11 +178,14 @@ class Loop:
             log.warning("config_not_kept", why=str(fault))
 
     async def _look_at_disk(self) -> None:
+        known = dict(self._state.disk)
         seen, self._state.free_bytes = await asyncio.to_thread(self._glance)
         disk, wanted = self._state.disk, self._state.desired.models
         expected = self._volume.served.expected
         for name in seen.keys() | disk.keys():
             held = disk.get(name)
+            if held is not known.get(name) or name in self._state.transfers:
+                continue  # our own actions are changing it: the glance is of another moment
             if held is None and name not in wanted:
                 continue  # not ours, and in nobody's way
             held = held or NOTHING

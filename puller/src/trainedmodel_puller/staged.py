@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,25 @@ _JOURNAL: Final = ".journal"
 _UNPACKED: Final = ".unpacked"
 _VERIFIED: Final = ".verified"
 _FITTING: Final = ".fitting"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What there is when a download begins.
+
+    Attributes:
+        folder: Where to put it.
+        is_sealed: It was fetched, and its source has not changed since.
+        is_whole: It lies whole and right in `folder`, and is to be sealed.
+        staged_bytes: Room that an earlier try of it already takes.
+        free_bytes: Room that is left.
+    """
+
+    folder: Path
+    is_sealed: bool = False
+    is_whole: bool = False
+    staged_bytes: int = 0
+    free_bytes: int = 0
 
 
 class StagingArea:

@@ -26,9 +26,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
@@ -36,14 +35,14 @@ from trainedmodel_contract.canonical import canonical_json
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.drivers.base import Layout
 from trainedmodel_puller.durable import (
-    read_json,
     replace_file,
     sync_tree,
     told_as_fault,
 )
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.held import HeldFile
-from trainedmodel_puller.staged import StagingArea
+from trainedmodel_puller.markers import Markers
+from trainedmodel_puller.staged import Begun, StagingArea
 from trainedmodel_puller.trees import (
     IDENTITY_FILE,
     InPlace,
@@ -57,24 +56,8 @@ from trainedmodel_puller.trees import (
     revision_of,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What there is when a download begins.
-
-    Attributes:
-        folder: Where to put it.
-        is_sealed: It was fetched, and its source has not changed since.
-        is_whole: It lies whole and right in `folder`, and is to be sealed.
-        staged_bytes: Room that an earlier try of it already takes.
-        free_bytes: Room that is left.
-    """
-
-    folder: Path
-    is_sealed: bool = False
-    is_whole: bool = False
-    staged_bytes: int = 0
-    free_bytes: int = 0
+#: What becomes a tree's identity once the tree is on the disk.
+_DRAFT: Final = f"{IDENTITY_FILE}.draft"
 
 
 class Volume:
@@ -97,7 +80,7 @@ class Volume:
         self.model_dir = model_dir
         self.state_dir = state_dir
         self._versions = state_dir / "versions"
-        self._markers = state_dir / "markers"
+        self._markers = Markers(state_dir / "markers")
         self._trash = Trash(state_dir / "trash")
         self._staging = StagingArea(state_dir / "staging", self._trash)
         self.held = HeldFile(state_dir / "held.json")
@@ -137,7 +120,7 @@ class Volume:
             ) from error
 
     def _own_folders(self) -> tuple[Path, ...]:
-        return (self._staging.folder, self._versions, self._markers, self._trash.folder)
+        return (self._staging.folder, self._versions, self._markers.folder, self._trash.folder)
 
     # -- what is there ------------------------------------------------------------------
 
@@ -152,12 +135,12 @@ class Volume:
         found = self._staging.names()
         for folder in (self.model_dir, self._versions):
             found.update(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        found.update(path.stem for path in self._markers.glob("*.json"))
+        found.update(self._markers.names())
         return {name: self.scan_one(name) for name in sorted(found) if names.is_model_name(name)}
 
     def scan_one(self, name: str) -> DiskModel:
         """Read what there is of one name; changes nothing."""
-        marker = read_json(self._marker(name))
+        marker = self._markers.read(name)
         published = self.served.trees(name)
         paths = {**self._sealed_versions(name), **published}
         identities = {revision: read_identity(path) for revision, path in paths.items()}
@@ -289,21 +272,44 @@ class Volume:
         Raises:
             VolumeFault: the volume refused.
         """
-        document = canonical_json({**identity, "revision": revision})
         with told_as_fault():
             tree = self._staging.fitted(name, revision)
             sync_tree(tree, with_files=not is_synced)
-            replace_file(tree / IDENTITY_FILE, document, durable=True)
-            if self.served.publish_first(name, revision, tree):
-                self._staging.forget(name, revision)
-                return True
+            replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
+            return self._put_away(name, revision, tree)
+
+    def draft_seal(self, name: str, revision: str, identity: dict[str, Any]) -> Path:
+        """Prepare a seal, to be made once the returned tree is on the disk.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with told_as_fault():
+            tree = self._staging.fitted(name, revision)
+            replace_file(tree / _DRAFT, _document(identity, revision), durable=False)
+            return tree
+
+    def make_seal(self, name: str, revision: str) -> bool:
+        """Declare whole what `draft_seal` has prepared; as `seal`.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with told_as_fault():
+            tree = self._staging.fitted(name, revision)
+            os.replace(tree / _DRAFT, tree / IDENTITY_FILE)
+            return self._put_away(name, revision, tree)
+
+    def _put_away(self, name: str, revision: str, tree: Path) -> bool:
+        is_published = self.served.publish_first(name, revision, tree)
+        if not is_published:
             sealed = self._versions / name / revision
             sealed.parent.mkdir(exist_ok=True)
             if sealed.exists():
                 self._trash.discard(sealed)
             tree.rename(sealed)
-            self._staging.forget(name, revision)
-            return False
+        self._staging.forget(name, revision)
+        return is_published
 
     def publish(self, name: str, revision: str) -> Path:
         """Bring a sealed revision where the server sees it; a replaced one is kept beside.
@@ -362,36 +368,31 @@ class Volume:
         """
         with told_as_fault():
             self.served.remove(name)
-        self._discard_if_there(self._versions / name)
-        self.remove_staging(name)
-        self._marker(name).unlink(missing_ok=True)
-
-    def _discard_if_there(self, path: Path) -> None:
-        with told_as_fault():
-            if path.exists():
-                self._trash.discard(path)
+            if (self._versions / name).exists():
+                self._trash.discard(self._versions / name)
+            self._staging.remove(name)
+            self._markers.forget(name)
 
     # -- what is remembered -------------------------------------------------------------
 
-    def _marker(self, name: str) -> Path:
-        return self._markers / f"{name}.json"
-
     def forget_loaded(self, name: str) -> None:
         """Remember that the server has nothing of this name. Needs no room: disks are full."""
-        self._marker(name).unlink(missing_ok=True)
+        self._markers.forget(name)
 
     def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
         """Remember which revision the server confirmed; others are not wanted from now on.
 
-        Not forced to the disk: after a crash of the machine no server serves anything.
-
         Raises:
             VolumeFault: the volume refused.
         """
-        document = canonical_json({"id": model_id, "name": name, "loaded": revision})
         with told_as_fault():
-            before = read_json(self._marker(name)).get("loaded")
-            replace_file(self._marker(name), document, durable=False)
-            replaced = self.served.trees(name).get(str(before))
-            if before != revision and replaced is not None:
+            before = self._markers.write(name, model_id, revision)
+            replaced = (
+                self.served.trees(name).get(before) if before not in {None, revision} else None
+            )
+            if replaced is not None:
                 os.utime(replaced)
+
+
+def _document(identity: dict[str, Any], revision: str) -> str:
+    return canonical_json({**identity, "revision": revision})

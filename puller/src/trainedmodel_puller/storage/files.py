@@ -227,7 +227,7 @@ def _as_volume_fault(call: Callable[[], T]) -> T:
 def write_tree(
     folder: Path, content: Mapping[str, Sequence[Buffer]]
 ) -> dict[str, tuple[int, int, int]]:
-    """Make the files of a new folder, with the folders that they need, and force them to the disk.
+    """Make the files of a new folder, with the folders that they need; nothing is synced.
 
     Returns:
         Inode, modification time in ns and size of each file, by path (as `sharing.stat_files`).
@@ -244,7 +244,6 @@ def write_tree(
             fd = open_new(target)
             try:
                 write_all(fd, chunks, 0)
-                os.fsync(fd)
                 status = os.fstat(fd)
             finally:
                 os.close(fd)

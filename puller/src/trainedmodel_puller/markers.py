@@ -1,0 +1,46 @@
+"""Markers: which revision of each name the server last confirmed, one small file a name.
+
+Not forced to the disk: after a crash of the machine no server serves anything, and a marker that is
+gone has its model loaded once more. All of it blocks, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from trainedmodel_contract.canonical import canonical_json
+
+from trainedmodel_puller.durable import read_json, replace_file
+
+
+class Markers:
+    """One folder of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, f"{name}.json")
+
+    def names(self) -> set[str]:
+        """Return the names that have one."""
+        return {path.stem for path in self.folder.glob("*.json")}
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return a name's marker; empty if there is none, or it is garbled."""
+        return read_json(self._path(name))
+
+    def write(self, name: str, model_id: str, revision: str) -> str | None:
+        """Note a confirmed revision, and return the one that was noted before."""
+        before = self.read(name).get("loaded")
+        document = {"id": model_id, "name": name, "loaded": revision}
+        replace_file(self._path(name), canonical_json(document), durable=False)
+        return before if isinstance(before, str) else None
+
+    def forget(self, name: str) -> None:
+        """Note that nothing is confirmed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(name))

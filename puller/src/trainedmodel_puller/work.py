@@ -1,0 +1,57 @@
+"""One fetch under way: what is fetched for whom, and what became of it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.uri import StorageUri
+
+from trainedmodel_puller.core.state import Download, Source
+from trainedmodel_puller.storage.base import Listing
+
+#: What is larger is not fetched again because of a kill between its last byte and its seal.
+_DEAR_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Work:
+    """One fetch under way.
+
+    Attributes:
+        folder: Where its files are staged.
+        how: As in `Fetched`.
+        is_unpacked: The folder holds what came out of the source's archive.
+        may_share: It is known which of its files are the source's, so that others may link them.
+    """
+
+    action: Download
+    uri: StorageUri
+    listing: Listing
+    fingerprint: str
+    folder: Path
+    how: str = "downloaded"
+    is_unpacked: bool = False
+    may_share: bool = True
+
+    @property
+    def entry(self) -> Entry:
+        """What is wanted."""
+        return self.action.entry
+
+    @property
+    def source(self) -> Source:
+        """What is fetched, with whose credentials."""
+        return (self.entry.storage_uri, self.entry.credentials)
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether it is so large that it is synced as it comes and not fetched twice."""
+        return self.listing.total_bytes >= _DEAR_BYTES
+
+    @property
+    def name(self) -> str:
+        """Served name."""
+        return self.action.name
