@@ -267,7 +267,8 @@ class FaultyStore(LoopThread):
 
     async def _send(self, request: Request, item: Object) -> None:
         start, end = request.range or (0, len(item.content))
-        status, shown = 200, {"ETag": item.etag, "Accept_Ranges": "bytes"}
+        status = 200
+        shown: dict[str, Any] = {"ETag": item.etag, "Accept_Ranges": "bytes"}
         if request.range is not None:
             end = min(end, len(item.content))
             status = 206

@@ -152,6 +152,7 @@ def test_an_archive_of_twenty_models_is_fetched_and_unpacked_once(
     assert web.objects["m.tar.gz"].gets == 1
     assert len(puller.events("unpacked")) == 1
     assert (puller.models / "m3" / "m.bin").stat().st_nlink == 20
-    assert sorted(line["how"] for line in puller.events("downloaded")) == ["downloaded"] + [
-        "linked"
-    ] * 19
+    assert (
+        sorted(line["how"] for line in puller.events("downloaded"))
+        == ["downloaded"] + ["linked"] * 19
+    )

@@ -1,4 +1,4 @@
-"""Faults of the configuration folder: doubt drops nothing, and what it said last is what becomes."""
+"""Faults of the configuration folder: doubt drops nothing, and its last word counts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_p1_a_folder_that_is_away_drops_nothing_and_counts_again_when_it_is_back
     puller.wait("d", state="Loaded")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"name":', "null", "[]", "\x00\xff", "{}"])
+@pytest.mark.parametrize("content", ["", '{"name":', "[]", "{}"])
 def test_p1_an_entry_that_is_cut_or_emptied_keeps_its_last_good_form(
     make: Make, tmp_path: Path, content: str
 ) -> None:
@@ -108,7 +108,7 @@ def test_p1_an_entry_that_is_cut_or_emptied_keeps_its_last_good_form(
     assert len(puller.events("downloaded")) == 3
 
 
-@pytest.mark.parametrize("cut", [0, 1, 20, -1])
+@pytest.mark.parametrize("cut", [0, -1])
 def test_p1_a_list_that_is_cut_drops_nothing(make: Make, tmp_path: Path, cut: int) -> None:
     puller = make("--period", "0.2")
     uris = {name: write_model(tmp_path, name) for name in NAMES}
@@ -170,8 +170,7 @@ def test_p1_a_shard_that_is_written_piece_by_piece_drops_nothing(
 # -- what changes fast ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ends_present", [True, False])
-@pytest.mark.parametrize("name", ["m", "slow-m"])
+@pytest.mark.parametrize(("name", "ends_present"), [("m", True), ("slow-m", False)])
 def test_a_model_that_flaps_ends_as_it_was_last_said(
     make: Make, tmp_path: Path, server: InstantProcess, name: str, ends_present: bool
 ) -> None:

@@ -99,7 +99,7 @@ def slow_archive(tmp_path: Path) -> str:
     folder = tmp_path / "source" / "archive"
     folder.mkdir(parents=True)
     with tarfile.open(folder / "m.tar", "w") as archive:
-        for number in range(30_000):
+        for number in range(10_000):
             entry = tarfile.TarInfo(f"1/{number}")
             entry.size = 1
             archive.addfile(entry, io.BytesIO(b"x"))
