@@ -11,7 +11,7 @@ from trainedmodel_puller.core.snapshot import Held
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
 from trainedmodel_puller.volume import Volume
-from volume_steps import beside, load, lora_volume, make_volume, seal, served, shown, stage
+from volume_steps import FILES, beside, load, lora_volume, make_volume, seal, served, shown, stage
 
 
 @pytest.fixture
@@ -58,6 +58,18 @@ class TestTheWay:
         self, volume: Volume
     ) -> None:
         load(volume, "1")
+        stage(volume, "1")
+        (volume.begin("m", "1", "f2").folder / "weights").write_text("mended")
+        volume.seal("m", "1", {"id": "tm"})
+        volume.publish("m", "1")
+        assert (volume.model_dir / "m" / "weights").read_text() == "mended"
+        assert beside(volume) == set()
+
+    def test_what_was_mended_after_the_server_refused_it_is_what_comes_into_sight(
+        self, volume: Volume
+    ) -> None:
+        seal(volume, "1")
+        volume.withdraw("m", "1")
         stage(volume, "1")
         (volume.begin("m", "1", "f2").folder / "weights").write_text("mended")
         volume.seal("m", "1", {"id": "tm"})
@@ -122,6 +134,15 @@ class TestTheWay:
         seal(volume, "1")
         assert volume.begin("m", "1", "f1").is_sealed
         assert not volume.begin("m", "1", "another").is_sealed
+
+    def test_a_tree_that_lost_a_file_is_begun_again(self, volume: Volume) -> None:
+        stage(volume, "1")
+        sizes = dict.fromkeys(FILES, 1)
+        volume.seal("m", "1", {"id": "tm", "fingerprint": "f1", "files": sizes})
+        (volume.model_dir / "m" / "__pycache__").mkdir()
+        assert volume.begin("m", "1", "f1").is_sealed, "what the server adds does not count"
+        (volume.model_dir / "m" / FILES[1]).unlink()
+        assert not volume.begin("m", "1", "f1").is_sealed
 
     def test_a_dear_tree_that_was_verified_is_taken_as_it_is_until_its_source_changes(
         self, volume: Volume

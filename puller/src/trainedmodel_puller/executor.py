@@ -214,15 +214,20 @@ class Executor:
         try:
             await self._disk.run_unseen(name, self._volume.mark_loaded, name, action.id, revision)
         except VolumeFault as fault:
+            self._state.unmarked.pop(name, None)
             await self._disk.look(name)
             self._fail((name, revision), Stage.LOAD, fault, self._wanted_entry(name, revision))
+        finally:
+            self._state.unmarked.pop(name, None)
 
     async def _make_target(self, name: str, revision: str) -> Target:
         """Put a tree where the server sees it, and say what to load."""
         is_serving = self._state.server.state_of(name) is not ServerState.ABSENT
         entry = self._wanted_entry(name, revision)
         tree = self._volume.served.place(name, revision)
-        is_there = revision in self._state.disk.get(name, NOTHING).published
+        # after a failure the source was looked at again, and a mended tree may lie beside
+        is_first_try = (name, revision) not in self._state.failures
+        is_there = is_first_try and revision in self._state.disk.get(name, NOTHING).published
         if entry is None or is_serving or not is_there:
             tree, identity = await self._publish(name, revision)
             entry = entry or self._entry_of(name, revision, identity)

@@ -56,6 +56,10 @@ log: Final = structlog.get_logger()
 
 #: Progress rings the bell at most this often, in seconds.
 _PROGRESS_PERIOD_S: Final = 1.0
+#: So many bytes are progress; a store that trickles is as good as stuck (`core.draft`).
+_TRICKLE_BYTES: Final = 256 * 1024
+#: Of trees with more files than this only the source is compared, not each file.
+_LISTED_FILES: Final = 1000
 #: What is larger is not fetched again because of a kill between its last byte and its seal.
 _DEAR_BYTES: Final = 16 * 1024 * 1024
 
@@ -291,6 +295,7 @@ class Fetcher:
             "bytes": _size(after),
             "entry": work.entry.model_dump(by_alias=True, exclude_none=True),
             "isUnpacked": work.is_unpacked,
+            "files": _sizes(after) if len(after) <= _LISTED_FILES else None,
             **(changes.to_dict() if changes is not None else {}),
         }
 
@@ -314,23 +319,33 @@ class Fetcher:
 
     def _progress_meter(self, name: str, revision: str, scheme: str) -> Callable[[int], None]:
         rung = time.monotonic()
+        gathered = 0
 
         def advance(received: int) -> None:
-            nonlocal rung
+            nonlocal rung, gathered
             transfer = self._state.transfers.get(name)
             if transfer is None or transfer.revision != revision:
                 return
             metrics.count_bytes(scheme, received)
+            now = time.monotonic()
+            gathered += received
+            is_progress = gathered >= _TRICKLE_BYTES  # less than that keeps no slot from others
             self._state.transfers[name] = replace(
                 transfer,
                 received_bytes=transfer.received_bytes + received,
-                progressed_at=time.monotonic(),
+                progressed_at=now if is_progress else transfer.progressed_at,
             )
-            if time.monotonic() - rung > _PROGRESS_PERIOD_S:
-                rung = time.monotonic()
+            if is_progress:
+                gathered = 0
+            if now - rung > _PROGRESS_PERIOD_S:
+                rung = now
                 self._state.bell.set()
 
         return advance
+
+
+def _sizes(files: FileStats) -> dict[str, int]:
+    return {path: size for path, (_, _, size) in files.items()}
 
 
 def _size(files: FileStats) -> int:

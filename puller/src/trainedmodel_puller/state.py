@@ -36,6 +36,7 @@ class LiveState:
     Attributes:
         bell: Set when something changed; the loop clears it and looks at everything.
         chance: Source of the backoff's jitter, in [0, 1).
+        unmarked: Revisions that the server confirmed and that are not written down yet.
         server_marks: When our own actions last changed what the server has, by name: an
             observation that began before that is stale for the name.
     """
@@ -50,6 +51,7 @@ class LiveState:
     transfers: dict[str, Transfer] = field(default_factory=dict)
     server_actions: dict[str, Stage] = field(default_factory=dict)
     action_began: dict[str, float] = field(default_factory=dict)
+    unmarked: dict[str, str] = field(default_factory=dict)
     removals: set[str] = field(default_factory=set)
     failures: dict[FailureKey, Failure] = field(default_factory=dict)
     free_bytes: int | None = None
@@ -104,14 +106,17 @@ class LiveState:
 
     def set_disk(self, name: str, disk: DiskModel) -> None:
         """Take note of what the volume holds of a name now."""
+        if name in self.unmarked:
+            disk = replace(disk, loaded=self.unmarked[name])
         if disk == DiskModel():
             self.disk.pop(name, None)
         else:
             self.disk[name] = disk
 
     def note_loaded(self, name: str, model_id: str, revision: str, memory: int) -> None:
-        """Take note that the server confirmed a revision, and that this is remembered on disk."""
+        """Take note that the server confirmed a revision, which is about to be written down."""
         disk = self.disk.get(name, DiskModel())
+        self.unmarked[name] = revision
         self.disk[name] = replace(disk, id=model_id, loaded=revision, memory=memory)
         self.set_server_model(name, ServerState.READY, revision)
 

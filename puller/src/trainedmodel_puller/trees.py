@@ -61,6 +61,23 @@ def count_of(document: Any, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
+def is_intact(tree: Path, fingerprint: str) -> bool:
+    """Tell whether a tree is of this content of its source, and nobody took a file out of it.
+
+    Files that its server has added do not count.
+    """
+    identity = read_identity(tree)
+    files = identity.get("files")
+    if identity.get("fingerprint") != fingerprint:
+        return False
+    try:
+        return not isinstance(files, dict) or all(
+            os.stat(tree / path).st_size == size for path, size in files.items()
+        )
+    except OSError:
+        return False
+
+
 def is_kserves(folder: Path) -> bool:
     """Tell whether KServe's agent made a folder, and finished it."""
     try:

@@ -51,6 +51,7 @@ from trainedmodel_puller.trees import (
     Trash,
     count_of,
     describe_tree,
+    is_intact,
     is_kserves,
     read_identity,
     revision_of,
@@ -203,7 +204,8 @@ class Volume:
         """
         folder = self._staging.tree(name, revision)
         free = self.free_bytes()
-        if self.identity(name, revision).get("fingerprint") == fingerprint:
+        tree = self.tree(name, revision)
+        if tree is not None and is_intact(tree, fingerprint):
             return Begun(folder, is_sealed=True, free_bytes=free)
         with told_as_fault():
             is_whole = self._staging.begin(name, revision, fingerprint)
@@ -301,12 +303,12 @@ class Volume:
             return self._put_away(name, revision, tree)
 
     def _put_away(self, name: str, revision: str, tree: Path) -> bool:
+        sealed = self._versions / name / revision
+        if sealed.exists():  # what this one is to replace
+            self._trash.discard(sealed)
         is_published = self.served.publish_first(name, revision, tree)
         if not is_published:
-            sealed = self._versions / name / revision
             sealed.parent.mkdir(exist_ok=True)
-            if sealed.exists():
-                self._trash.discard(sealed)
             tree.rename(sealed)
         self._staging.forget(name, revision)
         return is_published

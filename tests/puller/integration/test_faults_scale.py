@@ -106,7 +106,9 @@ def slow_archive(tmp_path: Path) -> str:
     return f"file://{folder}/m.tar"
 
 
-def while_listing(puller: ForkedPuller, web: FaultyStore, _: FaultyProxy, root: Path) -> None:
+def while_a_store_is_silent(
+    puller: ForkedPuller, web: FaultyStore, _: FaultyProxy, root: Path
+) -> None:
     puller.put("m", web.put("m.bin", b"x", stops_at=0))
     puller.wait("m", state="Downloading")
 
@@ -144,7 +146,7 @@ def while_waiting_for_the_server(
 
 
 MOMENTS: list[Callable[[ForkedPuller, FaultyStore, FaultyProxy, Path], None]] = [
-    while_listing,
+    while_a_store_is_silent,
     while_downloading,
     while_unpacking,
     while_loading,
@@ -174,7 +176,10 @@ def test_sigterm_ends_it_within_five_seconds_and_the_next_life_goes_on(
         if moment is while_unloading:
             puller.wait_gone("m", timeout_s=30)
             assert server.loaded == set()
-        elif moment in {while_listing, while_downloading}:  # plain files are no model of Triton's
+        elif moment in {
+            while_a_store_is_silent,
+            while_downloading,
+        }:  # plain files are no model of Triton's
             puller.wait("m", state="Failed", reason="InvalidLayout", timeout_s=30)
         else:
             puller.wait("m", state="Loaded", timeout_s=60)

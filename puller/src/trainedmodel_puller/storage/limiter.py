@@ -4,9 +4,9 @@ A plain semaphore serves in order of asking: a model with 5,000 objects that ask
 others waiting until its last object has started. Here a free slot goes to the waiting model that
 holds the fewest, so a newcomer gets its first slot as soon as any transfer ends (P12).
 
-A connection to a store that says nothing gives its slot back while it waits, or a few dead stores
-would hold all of them for as long as a stall may last. It takes a slot again, without asking, with
-its next byte; so more connections than the limit may be open, but only so many that move.
+A connection to a store that says little or nothing lends its slot, or a few dead stores would hold
+all of them for as long as a stall may last. It takes one again, without asking, when it is quick
+again; so more connections than the limit may be open, but only so many that move.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, SourceObject, Storage
 from trainedmodel_puller.storage.limiter import Slot
 
-#: After so many seconds without a byte, others may have the connection's slot.
-_SILENT_S: Final = 2.0
+#: Who brings less than this in so many seconds, or nothing at all, lends the slot to others.
+_WINDOW_S: Final = 2.0
+_TRICKLE_BYTES: Final = 256 * 1024
 
 #: Takes a chunk and its size in bytes.
 Sink = Callable[[Buffer, int], Awaitable[None]]
@@ -36,17 +37,18 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
     stall_timeout_s: float,
     slot: Slot,
 ) -> None:
-    """Read bytes [start, end) of a listed object into a sink; lend the slot while nothing comes.
+    """Read bytes [start, end) of a listed object into a sink; lend the slot while little comes.
 
     Raises:
         SourceFault: SourceStalled or SizeMismatch, or what the store raises.
     """
     running = asyncio.get_running_loop()
     wanted = None if end == UNKNOWN_SIZE else end - start
-    received = 0
+    received = before = 0
+    since = running.time()
     async with aclosing(storage.read(uri, item, start, end)) as chunks:
         while True:
-            silence = running.call_later(_SILENT_S, slot.lend)
+            silence = running.call_later(_WINDOW_S, slot.lend)
             try:
                 async with asyncio.timeout(stall_timeout_s):
                     chunk = await anext(chunks, None)
@@ -54,11 +56,13 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
                 raise _stalled(uri, item, start + received, stall_timeout_s) from None
             finally:
                 silence.cancel()
-            slot.take_back()
             if chunk is None:
                 break
             size = memoryview(chunk).nbytes
             received += size
+            if running.time() - since >= _WINDOW_S:
+                (slot.take_back if received - before >= _TRICKLE_BYTES else slot.lend)()
+                since, before = running.time(), received
             if wanted is not None and received > wanted:
                 raise _mismatch(uri, item, "more", start + received)
             if size:
