@@ -184,5 +184,6 @@ async def test_200_models_at_once_cost_few_writes_and_all_become_ready(stack: St
     )
     logging.getLogger(__name__).warning(summary)
     assert len(shards) <= 5, summary
-    assert max(statuses.values()) <= 3, summary
+    # what only says "still on its way" is written once a minute
+    assert max(statuses.values()) <= 3 + ready // 60, summary
     assert set(statuses) == set(names)

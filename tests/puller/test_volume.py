@@ -209,6 +209,34 @@ class TestBadFolders:
             Volume(tmp_path / "models", tmp_path / "state").prepare()
 
 
+class TestMarkers:
+    def test_going_to_another_revision_and_back_without_a_word_of_the_server_is_doubt(
+        self, volume: Volume
+    ) -> None:
+        load(volume, "1")
+        seal(volume, "2")
+        volume.publish("m", "2")
+        volume.publish("m", "1")
+        seen = volume.scan_one("m")
+        assert (seen.loaded, seen.trying) == ("1", "1")
+        volume.mark_loaded("m", "tm", "1")
+        assert volume.scan_one("m").trying is None
+
+    def test_a_refusal_settles_it(self, volume: Volume) -> None:
+        load(volume, "1")
+        seal(volume, "2")
+        volume.publish("m", "2")
+        assert volume.scan_one("m").trying == "2"
+        volume.publish("m", "1")
+        volume.markers.settle("m")
+        assert volume.scan_one("m").trying is None
+
+    def test_a_reload_of_what_serves_is_no_doubt(self, volume: Volume) -> None:
+        load(volume, "1")
+        volume.publish("m", "1")
+        assert volume.scan_one("m").trying is None
+
+
 class TestMemory:
     def test_the_last_good_configuration_is_kept(self, volume: Volume) -> None:
         assert not volume.held.read().is_known

@@ -24,7 +24,6 @@ from trainedmodel_puller.drivers.factory import AUTO, default_url, make_server
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.executor import Executor
 from trainedmodel_puller.fetching import Fetcher
-from trainedmodel_puller.groupsync import GroupSync
 from trainedmodel_puller.http import Endpoints
 from trainedmodel_puller.kube import ReportClient
 from trainedmodel_puller.loop import Loop
@@ -149,13 +148,12 @@ async def _run_parts(
         stack.callback(disk.close)
         await _serve(stack, endpoints.application(), settings.port)
         log.info("started", server=server.kind, url=server.url, port=settings.port)
-        sync = GroupSync(settings.state_dir)
-        fetcher = Fetcher(state, disk, downloader, server, limits, sync=sync)
+        fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir
         executor = Executor(
             state, disk, fetcher, server, tasks, served_dir=served_dir, go_on=loop.go_on
         )
-        owned = [tasks.create_task(watch.run()), tasks.create_task(sync.run())]
+        owned = [tasks.create_task(watch.run())]
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell, stop)))
         if settings.identity is not None:

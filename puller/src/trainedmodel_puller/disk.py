@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
 
 from trainedmodel_puller.core.state import DiskModel
+from trainedmodel_puller.sealing import SealLane
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.volume import Volume
 
@@ -32,6 +34,7 @@ class Disk:
         self.volume = volume
         self._state = state
         self._locks: dict[str, asyncio.Lock] = {}
+        self._lane = SealLane(volume.state_dir)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
 
     async def run(
@@ -53,6 +56,26 @@ class Disk:
             VolumeFault: what the operation raises.
         """
         return await self._run(name, partial(operation, *args, **kwargs), None)
+
+    async def seal_small(
+        self, name: str, write: Callable[[], Path | None], seal: Callable[[], bool]
+    ) -> bool | None:
+        """Write and seal a small tree, together with those of other names; see `sealing`.
+
+        Raises:
+            ModelFault: what either raises, or the sync between them.
+        """
+        async with self._lock(name):
+            return await self._lane.run(write, seal)
+
+    async def write_small(self, name: str, write: Callable[[], None]) -> None:
+        """Write something small that need not be forced to the disk, together with others.
+
+        Raises:
+            ModelFault: what `write` raises.
+        """
+        async with self._lock(name):
+            await self._lane.run(write, _never)
 
     async def _run(
         self, name: str, call: Callable[[], T], look: Callable[[str], DiskModel] | None
@@ -91,11 +114,17 @@ class Disk:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False)
+        self._lane.close()
 
     def _lock(self, name: str) -> asyncio.Lock:
         if name not in self._state.disk and name not in self._state.desired.models:
             self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _never() -> bool:
+    """Seal what is not there: never called."""
+    raise AssertionError("there is no tree to seal")
 
 
 def _nothing() -> None:

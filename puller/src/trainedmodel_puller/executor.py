@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,7 +191,8 @@ class Executor:
             self._put_off((name, revision), Stage.LOAD, error)
         except ModelFault as fault:
             metrics.LOADS.labels(outcome="failed").inc()
-            await self._roll_back(name, before.loaded, revision)
+            is_refused = fault.reason is not Reason.LOAD_TIMEOUT
+            await self._roll_back(name, before.loaded, revision, is_refused=is_refused)
             self._fail((name, revision), Stage.LOAD, fault, self._wanted_entry(name, revision))
         except Exception as error:
             self._crash((name, revision), Stage.LOAD, error, self._wanted_entry(name, revision))
@@ -212,7 +214,8 @@ class Executor:
         )
         self._release(name)
         try:
-            await self._disk.run_unseen(name, self._volume.mark_loaded, name, action.id, revision)
+            mark = partial(self._volume.mark_loaded, name, action.id, revision)
+            await self._disk.write_small(name, mark)
         except VolumeFault as fault:
             self._state.unmarked.pop(name, None)
             await self._disk.look(name)
@@ -227,7 +230,9 @@ class Executor:
         tree = self._volume.served.place(name, revision)
         # after a failure the source was looked at again, and a mended tree may lie beside
         is_first_try = (name, revision) not in self._state.failures
-        is_there = is_first_try and revision in self._state.disk.get(name, NOTHING).published
+        disk = self._state.disk.get(name, NOTHING)
+        is_noted = disk.trying is None and disk.loaded in {None, revision}
+        is_there = is_first_try and is_noted and revision in disk.published
         if entry is None or is_serving or not is_there:
             tree, identity = await self._publish(name, revision)
             entry = entry or self._entry_of(name, revision, identity)
@@ -258,8 +263,17 @@ class Executor:
 
         return await self._disk.run(name, put)
 
-    async def _roll_back(self, name: str, loaded: str | None, failed: str) -> None:
-        """Put back the files of what still serves, so that it stays loadable (P5)."""
+    async def _roll_back(
+        self, name: str, loaded: str | None, failed: str, *, is_refused: bool
+    ) -> None:
+        """Put back the files of what still serves, so that it stays loadable (P5).
+
+        Args:
+            name: Served name.
+            loaded: What the server served before.
+            failed: What it did not load.
+            is_refused: The server has said so; otherwise it may yet serve it.
+        """
         if loaded == failed:
             return
         try:
@@ -268,6 +282,8 @@ class Executor:
                 log.info("rolled_back", model=name, revision=loaded, failed=failed)
             else:
                 await self._disk.run(name, self._volume.withdraw, name, failed)
+            if is_refused:
+                await self._disk.run(name, self._volume.markers.settle, name)
         except VolumeFault as fault:
             log.warning("rollback_failed", model=name, revision=loaded, why=str(fault))
 

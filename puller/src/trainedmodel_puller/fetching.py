@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,6 @@ from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
-from trainedmodel_puller.groupsync import GroupSync
 from trainedmodel_puller.sharing import FileStats, note_changes, stat_files
 from trainedmodel_puller.staged import Begun
 from trainedmodel_puller.state import LiveState
@@ -87,10 +87,7 @@ class Fetcher:
         downloader: Downloader,
         server: ModelServer,
         limits: Limits,
-        *,
-        sync: GroupSync,
     ) -> None:
-        self._sync = sync
         self._twins = Twins(state, disk.volume, downloader)
         self._state = state
         self._disk = disk
@@ -157,22 +154,20 @@ class Fetcher:
         )
         name, revision = work.name, work.entry.revision
         is_new = name not in self._state.disk
-        written = await self._disk.run_unseen(name, self._write_light, work, content)
-        if written is None:
-            await self._disk.look(name)
-            return False
-        tree, size = written
-        await self._sync.sync(tree)
-        is_published = await self._disk.run_unseen(name, self._volume.make_seal, name, revision)
+        is_published = await self._disk.seal_small(
+            name,
+            partial(self._write_light, work, content),
+            partial(self._volume.make_seal, name, revision),
+        )
         if is_new and is_published:
-            trees, published = {revision: Tree(size, time.time())}, frozenset({revision})
+            trees, published = {revision: Tree(work.size, time.time())}, frozenset({revision})
             self._state.set_disk(name, DiskModel(work.action.id, trees, published))
         else:
             await self._disk.look(name)
-        return True
+        return is_published is not None
 
-    def _write_light(self, work: Work, content: Mapping[str, Chunks]) -> tuple[Path, int] | None:
-        """Write and fit a tree; return where and how large, or None if it is an archive."""
+    def _write_light(self, work: Work, content: Mapping[str, Chunks]) -> Path | None:
+        """Write and fit a tree, and return it; None if it is an archive, which then is staged."""
         name, revision = work.name, work.entry.revision
         tree = self._volume.begin_light(name, revision)
         before = write_tree(tree, content)
@@ -180,8 +175,9 @@ class Fetcher:
             self._volume.stage_light(name, revision)
             return None
         after = self._fit(work, tree)
+        work.size = _size(after)
         self._volume.draft_seal(name, revision, self._identity(work, before, after))
-        return tree, _size(after)
+        return tree
 
     # -- filling the staging folder -----------------------------------------------------
 

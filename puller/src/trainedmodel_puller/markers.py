@@ -1,5 +1,9 @@
 """Markers: which revision of each name the server last confirmed, one small file a name.
 
+Before the server is told to load another revision, the marker says so (`trying`), until the outcome
+is known. Without that, a puller that was killed twice, going from A to B and back to A, would take
+the old marker of A for proof, while the server serves B.
+
 Not forced to the disk: after a crash of the machine no server serves anything, and a marker that is
 gone has its model loaded once more. All of it blocks, and raises OSError.
 """
@@ -39,6 +43,20 @@ class Markers:
         document = {"id": model_id, "name": name, "loaded": revision}
         replace_file(self._path(name), canonical_json(document), durable=False)
         return before if isinstance(before, str) else None
+
+    def try_another(self, name: str, revision: str) -> None:
+        """Note that the server is about to be told to load another revision."""
+        known = self.read(name)
+        if known.get("loaded") not in {None, revision} or known.get("trying"):
+            replace_file(
+                self._path(name), canonical_json({**known, "trying": revision}), durable=False
+            )
+
+    def settle(self, name: str) -> None:
+        """Note that the server has refused the other revision, and serves what it served."""
+        known = self.read(name)
+        if known.pop("trying", None) is not None:
+            replace_file(self._path(name), canonical_json(known), durable=False)
 
     def forget(self, name: str) -> None:
         """Note that nothing is confirmed."""

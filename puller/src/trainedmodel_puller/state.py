@@ -107,7 +107,7 @@ class LiveState:
     def set_disk(self, name: str, disk: DiskModel) -> None:
         """Take note of what the volume holds of a name now."""
         if name in self.unmarked:
-            disk = replace(disk, loaded=self.unmarked[name])
+            disk = replace(disk, loaded=self.unmarked[name], trying=None)
         if disk == DiskModel():
             self.disk.pop(name, None)
         else:
@@ -117,7 +117,7 @@ class LiveState:
         """Take note that the server confirmed a revision, which is about to be written down."""
         disk = self.disk.get(name, DiskModel())
         self.unmarked[name] = revision
-        self.disk[name] = replace(disk, id=model_id, loaded=revision, memory=memory)
+        self.disk[name] = replace(disk, id=model_id, loaded=revision, trying=None, memory=memory)
         self.set_server_model(name, ServerState.READY, revision)
 
     def set_server_model(self, name: str, state: ServerState, revision: str | None = None) -> None:

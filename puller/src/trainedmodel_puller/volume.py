@@ -81,7 +81,7 @@ class Volume:
         self.model_dir = model_dir
         self.state_dir = state_dir
         self._versions = state_dir / "versions"
-        self._markers = Markers(state_dir / "markers")
+        self.markers = Markers(state_dir / "markers")
         self._trash = Trash(state_dir / "trash")
         self._staging = StagingArea(state_dir / "staging", self._trash)
         self.held = HeldFile(state_dir / "held.json")
@@ -121,7 +121,7 @@ class Volume:
             ) from error
 
     def _own_folders(self) -> tuple[Path, ...]:
-        return (self._staging.folder, self._versions, self._markers.folder, self._trash.folder)
+        return (self._staging.folder, self._versions, self.markers.folder, self._trash.folder)
 
     # -- what is there ------------------------------------------------------------------
 
@@ -136,12 +136,12 @@ class Volume:
         found = self._staging.names()
         for folder in (self.model_dir, self._versions):
             found.update(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        found.update(self._markers.names())
+        found.update(self.markers.names())
         return {name: self.scan_one(name) for name in sorted(found) if names.is_model_name(name)}
 
     def scan_one(self, name: str) -> DiskModel:
         """Read what there is of one name; changes nothing."""
-        marker = self._markers.read(name)
+        marker = self.markers.read(name)
         published = self.served.trees(name)
         paths = {**self._sealed_versions(name), **published}
         identities = {revision: read_identity(path) for revision, path in paths.items()}
@@ -155,6 +155,7 @@ class Volume:
             },
             published=frozenset(published),
             loaded=loaded,
+            trying=marker.get("trying"),
             memory=count_of(identities.get(str(loaded), {}).get("entry"), "memory"),
             is_staged=bool(self._staging.leftovers(name)),
             is_foreign=is_foreign,
@@ -191,7 +192,7 @@ class Volume:
         return {} if tree is None else read_identity(tree)
 
     def free_bytes(self) -> int:
-        """Return the bytes that the puller may still write."""
+        """Return the bytes that may still be written."""
         return shutil.disk_usage(self.state_dir).free
 
     # -- the way in ---------------------------------------------------------------------
@@ -267,9 +268,7 @@ class Volume:
         """Declare a staged tree whole, and publish it if nothing has its name yet.
 
         All of it is on the disk before it says so; `is_synced` tells that its files are already.
-
-        Returns:
-            Whether it is published; if not, it may be from now on.
+        Returns whether it is published; if not, it may be from now on.
 
         Raises:
             VolumeFault: the volume refused.
@@ -323,6 +322,7 @@ class Volume:
             VolumeFault: the volume refused, or a foreign folder is in the way.
         """
         with told_as_fault():
+            self.markers.try_another(name, revision)
             (self._versions / name).mkdir(exist_ok=True)
             return self.served.publish(name, revision, self._versions / name)
 
@@ -373,13 +373,13 @@ class Volume:
             if (self._versions / name).exists():
                 self._trash.discard(self._versions / name)
             self._staging.remove(name)
-            self._markers.forget(name)
+            self.markers.forget(name)
 
     # -- what is remembered -------------------------------------------------------------
 
     def forget_loaded(self, name: str) -> None:
         """Remember that the server has nothing of this name. Needs no room: disks are full."""
-        self._markers.forget(name)
+        self.markers.forget(name)
 
     def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
         """Remember which revision the server confirmed; others are not wanted from now on.
@@ -388,7 +388,7 @@ class Volume:
             VolumeFault: the volume refused.
         """
         with told_as_fault():
-            before = self._markers.write(name, model_id, revision)
+            before = self.markers.write(name, model_id, revision)
             replaced = (
                 self.served.trees(name).get(before) if before not in {None, revision} else None
             )

@@ -23,6 +23,7 @@ class Work:
     Attributes:
         folder: Where its files are staged.
         how: As in `Fetched`.
+        size: Bytes of the tree that a small model became.
         is_unpacked: The folder holds what came out of the source's archive.
         may_share: It is known which of its files are the source's, so that others may link them.
     """
@@ -33,6 +34,7 @@ class Work:
     fingerprint: str
     folder: Path
     how: str = "downloaded"
+    size: int = 0
     is_unpacked: bool = False
     may_share: bool = True
 

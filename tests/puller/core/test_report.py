@@ -71,6 +71,11 @@ def test_a_server_that_tells_what_it_serves_is_believed_over_the_marker() -> Non
     assert report(WANTED, ObservedState(OLD, newer)).state == "Loaded"
 
 
+def test_after_a_load_call_for_another_revision_the_marker_is_no_proof() -> None:
+    doubtful = {"a": replace(NEW["a"], trying="3")}
+    assert report(WANTED, ObservedState(doubtful, READY)).state == "Waiting"
+
+
 def test_while_the_server_is_in_doubt_the_last_truth_stands() -> None:
     view = ServerView(is_known=False, models={"a": ServerState.READY})
     assert report(WANTED, ObservedState(NEW, view)).state == "Loaded"

@@ -325,6 +325,11 @@ class TestWhatTheServerTells:
         made = decide(desire(wanted("a")), ObservedState({"a": loaded()}, view))
         assert made.actions == (Load("a", "a", "1", "wanted"),)
 
+    def test_a_marker_from_before_another_load_call_proves_nothing(self) -> None:
+        disk = replace(loaded("1", "2"), trying="2")
+        made = decide(desire(wanted("a")), ObservedState({"a": disk}, ready("a")))
+        assert made.actions == (Load("a", "a", "1", "wanted"),)
+
     def test_p10_the_old_revision_comes_back_while_the_load_of_the_new_one_backs_off(self) -> None:
         model = wanted("a", "2")
         failure = replace(

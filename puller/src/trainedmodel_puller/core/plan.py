@@ -155,6 +155,8 @@ def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
     revision = wanted.entry.revision
     if disk is None or disk.loaded != revision or revision not in disk.published:
         return False
+    if disk.trying is not None:
+        return False  # the marker is of before another load call
     server = draft.observed.server
     if not server.is_known or server.models.get(name) is not ServerState.READY:
         return False

@@ -74,6 +74,8 @@ def report_models(
         served = held.loaded if held and server.get(name) is ready else None
         if told and served is not None:
             served = told.get(name, served) or None
+        elif served == revision and held is not None and held.trying is not None:
+            served = None  # it was told to load another one since
         if served != revision:
             new = _wanted_model(wanted, observed, waiting.get(name), served)
             old = _same(old, new)

@@ -127,6 +127,8 @@ class DiskModel:
         trees: By revision: all whole trees, in the server's sight or beside it.
         published: Revisions in the server's sight: one at most where updates happen in place.
         loaded: Revision that the server last confirmed to serve.
+        trying: Revision that the server was told to load instead, without an outcome that is known:
+            which of the two it serves is not known either.
         memory: Bytes that the loaded revision was declared to need, when it was fetched.
         is_staged: A download has left something that it could go on from.
         is_foreign: `models/<name>` exists and the puller did not make it.
@@ -137,6 +139,7 @@ class DiskModel:
     trees: Mapping[str, Tree] = field(default_factory=dict)
     published: frozenset[str] = frozenset()
     loaded: str | None = None
+    trying: str | None = None
     memory: int = 0
     is_staged: bool = False
     is_foreign: bool = False

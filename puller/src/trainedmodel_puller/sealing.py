@@ -1,0 +1,135 @@
+"""The lane of small models: written, forced to the disk and sealed many at a time.
+
+With a thousand small models, going to a thread for each step and a sync for each file is most of
+the work: threads wait for the interpreter, and syncs write the file system's own blocks again and
+again (20 ms a model were measured, of which 3 were work). So what is ready while a batch is under
+way is the next batch, and a batch is one turn of one thread: all trees are written, one sync covers
+them, all are sealed. From a few trees on that sync is `syncfs`, which flushes the whole file
+system; as that may be shared with busy neighbours, it is used only where it replaces many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trainedmodel_puller.durable import sync_tree, volume_fault
+
+#: From so many trees on, the whole file system is flushed instead of each file of theirs.
+_MANY: Final = 6
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class _Job:
+    write: Callable[[], Path | None]
+    seal: Callable[[], bool]
+    done: asyncio.Future[bool | None]
+    tree: Path | None = None
+    error: Exception | None = None
+    is_published: bool | None = None
+
+
+class SealLane:
+    """One thread, and what waits for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: list[_Job] = []
+        self._is_busy = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+
+    async def run(self, write: Callable[[], Path | None], seal: Callable[[], bool]) -> bool | None:
+        """Write a tree, force it to the disk, seal it; waited for to its end, even if cancelled.
+
+        Args:
+            write: Blocks; returns the tree, or None if it is not to be sealed.
+            seal: Blocks; called once the tree is on the disk.
+
+        Returns:
+            What `seal` returned, or None if there was nothing to seal.
+
+        Raises:
+            ModelFault: what either raises, or VolumeFault: the volume refused the sync.
+        """
+        done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Job(write, seal, done))
+        if not self._is_busy:
+            self._start()
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not done.done():
+                try:
+                    await asyncio.wait({done})
+                except asyncio.CancelledError:
+                    continue
+            if not done.cancelled():
+                done.exception()
+            raise
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False)
+
+    def _start(self) -> None:
+        self._is_busy = True
+        batch, self._waiting = self._waiting, []
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._do, batch)
+        work.add_done_callback(lambda _: self._end(batch))
+
+    def _end(self, batch: list[_Job]) -> None:
+        for job in batch:
+            if job.error is not None:
+                job.done.set_exception(job.error)
+            else:
+                job.done.set_result(job.is_published)
+        self._is_busy = False
+        if self._waiting:
+            self._start()
+
+    def _do(self, batch: list[_Job]) -> None:
+        for job in batch:
+            try:
+                job.tree = job.write()
+            except Exception as error:
+                job.error = error
+        written = [job for job in batch if job.tree is not None]
+        self._sync(written)
+        for job in written:
+            if job.error is None:
+                try:
+                    job.is_published = job.seal()
+                except Exception as error:
+                    job.error = error
+
+    def _sync(self, jobs: list[_Job]) -> None:
+        if len(jobs) >= _MANY:
+            try:
+                _sync_file_system(self._folder)
+            except OSError as error:
+                for job in jobs:
+                    job.error = volume_fault(error)
+            return
+        for job in jobs:
+            try:
+                if job.tree is not None:
+                    sync_tree(job.tree, with_files=True)
+            except OSError as error:
+                job.error = volume_fault(error)
+
+
+def _sync_file_system(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,119 @@
+"""The lane of small models: batches, in which each succeeds or fails for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller import sealing
+from trainedmodel_puller.errors import VolumeFault
+from trainedmodel_puller.sealing import SealLane
+
+
+@pytest.fixture
+async def lane(tmp_path: Path) -> AsyncIterator[SealLane]:
+    made = SealLane(tmp_path)
+    yield made
+    made.close()
+
+
+def write(folder: Path, name: str, said: list[str]) -> Path:
+    said.append(f"write {name}")
+    tree = folder / name
+    tree.mkdir()
+    (tree / "file").write_text(name)
+    return tree
+
+
+def seal(name: str, said: list[str]) -> bool:
+    said.append(f"seal {name}")
+    return True
+
+
+async def test_one_alone_is_written_and_sealed(lane: SealLane, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert await lane.run(partial(write, tmp_path, "a", said), partial(seal, "a", said))
+    assert said == ["write a", "seal a"]
+
+
+@pytest.mark.parametrize("count", [3, 20])
+async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
+    lane: SealLane, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    go = threading.Event()
+
+    def slow() -> None:
+        assert go.wait(10)
+
+    def noted(folder: Path) -> None:
+        said.append("sync")
+
+    monkeypatch.setattr(sealing, "_sync_file_system", noted)
+    names = [f"m{i:02}" for i in range(count)]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run(slow, partial(seal, "never", said)))
+        await asyncio.sleep(0)
+        for name in names:
+            job = lane.run(partial(write, tmp_path, name, said), partial(seal, name, said))
+            group.create_task(job)
+        await asyncio.sleep(0)
+        go.set()
+    syncs = ["sync"] if count >= 6 else []
+    assert said == [f"write {n}" for n in names] + syncs + [f"seal {n}" for n in names]
+
+
+async def test_the_whole_file_system_can_be_flushed(tmp_path: Path) -> None:
+    await asyncio.to_thread(sealing._sync_file_system, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        await asyncio.to_thread(sealing._sync_file_system, tmp_path / "nowhere")
+
+
+async def test_one_that_fails_is_not_sealed_and_hurts_no_other(
+    lane: SealLane, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def refuse() -> Path:
+        raise VolumeFault(Reason.INSUFFICIENT_DISK, "full")
+
+    bad = lane.run(refuse, partial(seal, "bad", said))
+    good = lane.run(partial(write, tmp_path, "good", said), partial(seal, "good", said))
+    results = await asyncio.gather(bad, good, return_exceptions=True)
+    assert isinstance(results[0], VolumeFault)
+    assert results[1] is True
+    assert "seal bad" not in said
+
+
+async def test_what_is_no_tree_is_not_sealed(lane: SealLane) -> None:
+    said: list[str] = []
+    assert await lane.run(lambda: None, partial(seal, "a", said)) is None
+    assert said == []
+
+
+async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
+    lane: SealLane, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    go, began = threading.Event(), threading.Event()
+
+    def slow() -> Path:
+        began.set()
+        assert go.wait(10)
+        return write(tmp_path, "a", said)
+
+    task = asyncio.create_task(lane.run(slow, partial(seal, "a", said)))
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(began.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert said == ["write a", "seal a"]
