@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -120,9 +120,16 @@ async def load_configuration() -> kubernetes_client.Configuration:
 class ApiKubeClient:
     """The protocol over `kubernetes.aio`."""
 
-    def __init__(self, api: kubernetes_client.ApiClient, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        api: kubernetes_client.ApiClient,
+        metrics: Metrics,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Speak over `api`; `fence` is called before every write and raises if none may be sent."""
         self._api = api
         self._metrics = metrics
+        self._fence = fence
 
     async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
         """List TrainedModels; one parent's by field selector (CRD `selectableFields`)."""
@@ -256,6 +263,8 @@ class ApiKubeClient:
         accept: str = _JSON,
         content_type: str = _JSON,
     ) -> Document:
+        if method != "GET":
+            self._fence()
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 _, url, headers, content, _ = await self._api.param_serialize(
