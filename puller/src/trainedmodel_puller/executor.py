@@ -72,6 +72,8 @@ class Executor:
 
     def carry_out(self, plan: Plan) -> None:
         """Start what the plan wants and stop what it no longer wants. Never waits."""
+        if self._is_stopping:
+            return
         for name in plan.cancelled:
             task = self._transfers.get(name)
             if task is not None and not task.cancelling():
@@ -123,8 +125,7 @@ class Executor:
     def _end(self, name: str) -> None:
         """Have the end of an action noticed: now for its name, soon for all."""
         self._state.bell.set()
-        if not self._is_stopping:
-            self._go_on(name)
+        self._go_on(name)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._acting.add(task)

@@ -2,8 +2,9 @@
 
 One pass reads the configuration folder (when its signature changed), looks at the served folder
 (names only; a name that surprises is read whole), takes the last observation of the server, and
-plans. Between two passes lies at least a share of what the last one cost, so that a burst of
-events costs a bounded part of a core.
+plans. A pass that finds both sides as the last one did, with nothing under way and nothing that
+waits, is over at that: the plan would be the same. Between two passes lies at least a share of what
+the last one cost, so that a burst of events costs a bounded part of a core.
 
 When an action ends, its own name and the next in the queues are planned at once, without a pass:
 with a thousand models to load, slots would otherwise stand empty from pass to pass.
@@ -74,6 +75,7 @@ class Loop:
         self._kept = Held()
         self._signature: Signature | None = None
         self._read_at = float("-inf")
+        self._seen: dict[str, frozenset[str]] | None = None
         self._first: set[str] | None = None
         self.models: dict[str, ReportedModel] = {}
         self._times = metrics.TimeToLoaded()
@@ -84,6 +86,7 @@ class Loop:
         self.on_pass: list[Callable[[], None]] = []
         self._executor: Executor | None = None
         self._queues: tuple[deque[str], deque[str]] = (deque(), deque())
+        self._ended: list[str] = []
 
     async def restore(self) -> None:
         """Remember what an earlier life knew: the disk, and the last good configuration."""
@@ -95,28 +98,41 @@ class Loop:
         """Pass after pass, until `stop` is set."""
         self._executor = executor
         while not stop.is_set():
+            was_rung = self._state.bell.is_set()
             self._state.bell.clear()
             began = time.monotonic()
-            made = await self.make_pass()
-            executor.carry_out(made)
-            self._queues = (deque(made.queued_downloads), deque(made.queued_loads))
-            self._report(made)
+            is_changed = await self.look()
+            if was_rung or is_changed or not self._is_at_rest():
+                made = self.make_plan()
+                executor.carry_out(made)
+                self._queues = (deque(made.queued_downloads), deque(made.queued_loads))
+                self._report(made)
             cost = time.monotonic() - began
             metrics.PASS_SECONDS.observe(cost)
             self.last_pass = time.monotonic()
-            await self._rest(cost, made, stop)
+            await self._rest(cost, self.plan, stop)
 
     def go_on(self, name: str) -> None:
-        """Plan for a name whose action has ended, and for those who wait for its slot."""
+        """Plan for a name whose action has ended, and for those who wait for its slot.
+
+        Soon, not at once: actions that are carried out in batches end in batches.
+        """
         if self._executor is None:
             return
-        names = [name]
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._plan_next, self._executor)
+        self._ended.append(name)
+
+    def _plan_next(self, executor: Executor) -> None:
+        ended, self._ended = self._ended, []
+        names = dict.fromkeys(ended)
         for queue in self._queues:
-            names += [queue.popleft() for _ in range(min(_NEXT, len(queue)))]
+            count = min(_NEXT * len(ended), len(queue))
+            names.update(dict.fromkeys(queue.popleft() for _ in range(count)))
         made = plan(
             self._state.desired, self._state.observed(), self._limits, time.monotonic(), only=names
         )
-        self._executor.carry_out(made)
+        executor.carry_out(made)
         for queue, still in zip(
             self._queues, (made.queued_downloads, made.queued_loads), strict=True
         ):
@@ -137,22 +153,35 @@ class Loop:
             waiter.cancel()
             stopper.cancel()
 
-    async def make_pass(self) -> Plan:
-        """Read everything that may have changed, and plan."""
-        await self._read_config()
-        await self._look_at_disk()
+    async def look(self) -> bool:
+        """Read everything that may have changed; return whether any of it may have."""
+        is_read = await self._read_config()
+        is_moved = await self._look_at_disk()
+        return is_read or is_moved
+
+    def _is_at_rest(self) -> bool:
+        is_waiting = not self.plan.is_empty or not self._state.server.is_known
+        return not (is_waiting or self._is_under_way())
+
+    def _is_under_way(self) -> bool:
+        state = self._state
+        return bool(state.transfers or state.server_actions or state.removals)
+
+    def make_plan(self) -> Plan:
+        """Plan with what is known."""
         self._state.forget_settled_failures()
         began = time.monotonic()
         made = plan(self._state.desired, self._state.observed(), self._limits, began)
         metrics.PLAN_SECONDS.observe(time.monotonic() - began)
         return made
 
-    async def _read_config(self) -> None:
+    async def _read_config(self) -> bool:
+        """Read the folder if it may have changed; return whether it was read."""
         signature = await asyncio.to_thread(read_signature, self._config_dir)
         now = time.monotonic()
         is_due = now - self._read_at > _FULL_READ_S
         if signature is not None and signature == self._signature and not is_due:
-            return
+            return False
         files, why = await asyncio.to_thread(read_folder, self._config_dir)
         owners = {name: disk.id for name, disk in self._state.disk.items()}
         desired, held = resolve_snapshot(files, self._held, owners, why)
@@ -166,6 +195,7 @@ class Loop:
         # read again at the next pass while in doubt, whatever the signature says
         self._signature = signature if desired.problem is None else None
         self._read_at = now
+        return True
 
     async def _keep(self, held: Held) -> None:
         """Keep the last good configuration; a full disk must not keep models from leaving it."""
@@ -177,9 +207,17 @@ class Loop:
         except VolumeFault as fault:
             log.warning("config_not_kept", why=str(fault))
 
-    async def _look_at_disk(self) -> None:
+    async def _look_at_disk(self) -> bool:
+        """Compare the served folder with what is known; return whether anything may be new.
+
+        What our own actions change rings the bell as well.
+        """
         known = dict(self._state.disk)
         seen, self._state.free_bytes = await asyncio.to_thread(self._glance)
+        if seen == self._seen and self._is_at_rest():
+            return False
+        # what is under way is not compared now, so it must be the next time
+        self._seen = None if self._is_under_way() else seen
         disk, wanted = self._state.disk, self._state.desired.models
         expected = self._volume.served.expected
         for name in seen.keys() | disk.keys():
@@ -195,6 +233,7 @@ class Loop:
             if held.is_foreign and name in seen and name not in wanted:
                 continue
             await self._look_at(name, held)
+        return True
 
     def _glance(self) -> tuple[dict[str, frozenset[str]], int]:
         return self._volume.served.listed(), self._volume.free_bytes()

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
+from yarl import URL
 
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
@@ -39,7 +40,7 @@ class ServerClient:
 
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
-        self.url = url.rstrip("/")
+        self.url = str(URL(url)).rstrip("/")
         self._calls: aiohttp.ClientSession | None = None
         self._pings: aiohttp.ClientSession | None = None
         self._is_new_connection = False
@@ -67,7 +68,9 @@ class ServerClient:
         """
         if self._calls is None:
             connector = aiohttp.TCPConnector(limit=16, keepalive_timeout=_KEPT_S)
-            self._calls = aiohttp.ClientSession(connector=connector)
+            self._calls = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
         return await self._request(self._calls, method, path, timeout_s, body=body, params=params)
 
     async def ping(self, path: str, timeout_s: float = OBSERVE_TIMEOUT_S) -> tuple[int, bool]:
@@ -83,6 +86,7 @@ class ServerClient:
             self._pings = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=3600),
                 trace_configs=[trace],
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         self._is_new_connection = False
         status, _ = await self._request(self._pings, "GET", path, timeout_s)
@@ -110,7 +114,7 @@ class ServerClient:
         try:
             async with session.request(
                 method,
-                self.url + path,
+                URL(self.url + path, encoded=True),
                 json=body,
                 params=params,
                 timeout=limits,

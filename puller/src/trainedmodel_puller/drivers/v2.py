@@ -55,6 +55,8 @@ class RepositoryServer:
         self._action_timeout_s = settings.action_timeout_s
         self._client = ServerClient(self.kind, settings.url)
         self.url = self._client.url
+        self._index_body = b"[]"
+        self._index: dict[str, ServerState | None] = {}
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -101,6 +103,12 @@ class RepositoryServer:
         return Sight({name: state for name, state in states.items() if state is not None})
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
+        if body != self._index_body:  # of thousands of models it is long, and mostly the same
+            self._index = self._parse_index(body)
+            self._index_body = body
+        return dict(self._index)
+
+    def _parse_index(self, body: bytes) -> dict[str, ServerState | None]:
         try:
             rows = json.loads(body)
             if not isinstance(rows, list):

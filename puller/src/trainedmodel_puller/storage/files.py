@@ -180,7 +180,7 @@ class SpanWriter:
         return count
 
 
-def open_new(path: Path) -> int:
+def open_new(path: Path | str) -> int:
     """Open a file that is new, for writing; blocks.
 
     What stands under the name is unlinked, never written into: it may have other names.

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 
 class Slot:
-    """One slot, which its holder may lend while it has no use for it."""
+    """One slot, held while its context lasts; its holder may lend it while it has no use for it."""
+
+    __slots__ = ("_is_lent", "_key", "_limiter")
 
     def __init__(self, limiter: FairLimiter, key: object) -> None:
         self._limiter = limiter
         self._key = key
+        self._is_lent = True
+
+    async def __aenter__(self) -> Slot:
+        await self._limiter.acquire(self._key)
         self._is_lent = False
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.lend()
 
     def lend(self) -> None:
         """Let others have it."""
@@ -47,15 +55,9 @@ class FairLimiter:
         # The order of the keys is the order of asking: it decides between equals.
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
 
-    @asynccontextmanager
-    async def slot(self, key: object) -> AsyncIterator[Slot]:
-        """Hold one slot on behalf of `key`."""
-        await self._acquire(key)
-        slot = Slot(self, key)
-        try:
-            yield slot
-        finally:
-            slot.lend()
+    def slot(self, key: object) -> Slot:
+        """Return a context that holds one slot on behalf of `key`."""
+        return Slot(self, key)
 
     def take_back(self, key: object) -> None:
         """Take a slot without waiting, even if there is none."""
@@ -65,7 +67,8 @@ class FairLimiter:
         """Give a slot to who waits."""
         self._release(key)
 
-    async def _acquire(self, key: object) -> None:
+    async def acquire(self, key: object) -> None:
+        """Take a slot, or wait for one."""
         if self._free > 0 and not self._waiting:
             self._take(key)
             return

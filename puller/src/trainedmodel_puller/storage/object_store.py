@@ -3,11 +3,13 @@
 obstore moves bytes in Rust: twice to eight times the rate of the fsspec back ends, flat in memory.
 A client is kept for each bucket and profile, since its connections and tokens are worth keeping.
 
-An object whose key is exactly the URI's is the model, unless it is empty and objects lie below it:
-such empty objects are what consoles make to show a folder. Otherwise the URI is a folder, ended
-with a slash before it is searched for, so `models/m1` never fetches `models/m10`. A URI that ends
-with a slash is a folder at once. Marker objects are dropped; the client hides the slash at their
-end, so an empty object that cannot be found under its listed name is taken for one.
+A URI is a folder if anything lies below it, and else the object with exactly its key; one whose
+name ends like a file's is looked for as an object first. So it costs one request to find most
+models, and a store that has both gives the one that the name tells of. A folder is ended with a
+slash before it is searched, so `models/m1` never fetches `models/m10`, and a URI that ends with one
+is never an object. An empty object is the model only where there is nothing else: consoles make
+such to show a folder. Marker objects are dropped; the client hides the slash at their end, so an
+empty object that cannot be found under its listed name is taken for one.
 
 The client's limit on a whole request is set out of the way: only silence is a fault, not size.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _LIST_PAGE: Final = 1000
+_FILE_LIKE: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")
 _MARKER_CHECKS: Final = 32
 #: Read at one go: a second await for so few bytes costs more than it brings.
 _ONE_GO_BYTES: Final = 256 * 1024
@@ -82,30 +86,46 @@ class ObjectStorage:
         self._settings = settings
         self._profile = profile
         self._sources: dict[tuple[str, str], _Source] = {}
+        self._making: dict[tuple[str, str], asyncio.Lock] = {}
         # A process's environment does not change, and to look through it for each model adds up.
         self._ambient = ambient(os.environ)
 
     async def list(self, uri: StorageUri) -> Listing:
         """List the object or folder at a URI."""
         source = await self._fresh_source(uri)
+        looks = [self._find_below, self._find_object]
+        if _FILE_LIKE.search(uri.key):
+            looks.reverse()
         denied: SourceFault | None = None
-        found: SourceObject | None = None
-        if uri.key and not uri.path.endswith("/"):
+        empty: Listing | None = None
+        for look in looks:
             try:
-                found = await self._head(source, uri, uri.key)
+                found = await look(source, uri)
             except SourceFault as fault:
-                # Without the right to list, stores answer "denied" for what does not exist.
-                if fault.reason is not Reason.ACCESS_DENIED:
+                # Without the right to list, stores answer "denied" for what does not exist; an
+                # object can be read without that right, and some gateways know no lists at all.
+                if fault.reason not in {Reason.ACCESS_DENIED, Reason.OBJECT_NOT_FOUND}:
                     raise
-                denied = fault
-        if found is not None and found.size > 0:
-            return make_listing([found], is_single=True, where=uri)
-        below = await self._list_below(source, uri)
-        if below:
-            return make_listing(below, is_single=False, where=uri)
+                denied = denied or fault
+                continue
+            if found is not None and found.total_bytes:
+                return found
+            empty = found or empty
+        if empty is not None:
+            return empty
         if denied is not None:
             raise denied
-        return make_listing([found] if found else [], is_single=True, where=uri)
+        return make_listing([], is_single=True, where=uri)
+
+    async def _find_object(self, source: _Source, uri: StorageUri) -> Listing | None:
+        if not uri.key or uri.path.endswith("/"):
+            return None
+        found = await self._head(source, uri, uri.key)
+        return None if found is None else make_listing([found], is_single=True, where=uri)
+
+    async def _find_below(self, source: _Source, uri: StorageUri) -> Listing | None:
+        below = await self._list_below(source, uri)
+        return make_listing(below, is_single=False, where=uri) if below else None
 
     async def read(
         self, uri: StorageUri, item: SourceObject, start: int, end: int
@@ -150,16 +170,21 @@ class ObjectStorage:
 
     async def _fresh_source(self, uri: StorageUri) -> _Source:
         """Return the bucket's client, made anew if the profile's content has changed."""
-        provider = PROVIDERS[uri.scheme]
         if self._profile is None:
             credentials = self._ambient
         else:
             profile = await asyncio.to_thread(read_profile, self._profile)
             credentials = with_places(profile, os.environ)
         key = (uri.scheme, uri.authority)
-        known = self._sources.get(key)
-        if known is not None and known.credentials == credentials:
-            return known
+        # those who come together make one client, not one each
+        async with self._making.setdefault(key, asyncio.Lock()):
+            known = self._sources.get(key)
+            if known is not None and known.credentials == credentials:
+                return known
+            return await self._make_source(uri, credentials)
+
+    async def _make_source(self, uri: StorageUri, credentials: Credentials) -> _Source:
+        provider = PROVIDERS[uri.scheme]
         is_anonymous = not await self._may_sign(provider, credentials)
         try:
             client = await asyncio.to_thread(
@@ -170,7 +195,7 @@ class ObjectStorage:
         except Exception as error:
             raise source_fault(error, f"{uri.scheme}://{uri.authority}") from None
         source = _Source(client, credentials, is_anonymous)
-        self._sources[key] = source
+        self._sources[uri.scheme, uri.authority] = source
         return source
 
     async def _may_sign(self, provider: str, credentials: Credentials) -> bool:

@@ -27,6 +27,37 @@ _TRICKLE_BYTES: Final = 256 * 1024
 Sink = Callable[[Buffer, int], Awaitable[None]]
 
 
+class _Silence:
+    """Notes how long a store has said nothing: lends the slot first, and at last gives up.
+
+    One timer for a whole stream, which looks now and then: to set one for each chunk costs more
+    than to receive a small object.
+    """
+
+    def __init__(self, slot: Slot, limit_s: float, scope: asyncio.Timeout) -> None:
+        self._slot = slot
+        self._limit_s = limit_s
+        self._scope = scope
+        self._running = asyncio.get_running_loop()
+        self.since: float | None = self._running.time()
+        self._timer = self._running.call_later(min(_WINDOW_S, limit_s), self._look)
+
+    def _look(self) -> None:
+        now = self._running.time()
+        since = now if self.since is None else self.since
+        if now >= since + self._limit_s:
+            self._scope.reschedule(now)
+            return
+        if now >= since + _WINDOW_S:
+            self._slot.lend()
+        next_window = (now if now >= since + _WINDOW_S else since) + _WINDOW_S
+        again = min(next_window, since + self._limit_s)
+        self._timer = self._running.call_at(again, self._look)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+
 async def receive(  # noqa: PLR0917 - a request has so many parts
     storage: Storage,
     uri: StorageUri,
@@ -45,28 +76,32 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
     running = asyncio.get_running_loop()
     wanted = None if end == UNKNOWN_SIZE else end - start
     received = before = 0
-    since = running.time()
-    async with aclosing(storage.read(uri, item, start, end)) as chunks:
-        while True:
-            silence = running.call_later(_WINDOW_S, slot.lend)
+    try:
+        async with (
+            aclosing(storage.read(uri, item, start, end)) as chunks,
+            asyncio.timeout(None) as scope,
+        ):
+            silence = _Silence(slot, stall_timeout_s, scope)
+            window_at = running.time() + _WINDOW_S
             try:
-                async with asyncio.timeout(stall_timeout_s):
-                    chunk = await anext(chunks, None)
-            except TimeoutError:
-                raise _stalled(uri, item, start + received, stall_timeout_s) from None
+                async for chunk in chunks:
+                    silence.since = None  # what the sink takes its time for is not the store's
+                    size = memoryview(chunk).nbytes
+                    received += size
+                    now = running.time()
+                    if now >= window_at:
+                        is_quick = received - before >= _TRICKLE_BYTES
+                        (slot.take_back if is_quick else slot.lend)()
+                        window_at, before = now + _WINDOW_S, received
+                    if wanted is not None and received > wanted:
+                        raise _mismatch(uri, item, "more", start + received)
+                    if size:
+                        await sink(chunk, size)
+                    silence.since = running.time()
             finally:
-                silence.cancel()
-            if chunk is None:
-                break
-            size = memoryview(chunk).nbytes
-            received += size
-            if running.time() - since >= _WINDOW_S:
-                (slot.take_back if received - before >= _TRICKLE_BYTES else slot.lend)()
-                since, before = running.time(), received
-            if wanted is not None and received > wanted:
-                raise _mismatch(uri, item, "more", start + received)
-            if size:
-                await sink(chunk, size)
+                silence.end()
+    except TimeoutError:
+        raise _stalled(uri, item, start + received, stall_timeout_s) from None
     if wanted is not None and received < wanted:
         raise _mismatch(uri, item, "fewer", start + received)
 

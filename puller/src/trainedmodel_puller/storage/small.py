@@ -16,7 +16,6 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from typing_extensions import Buffer
@@ -44,7 +43,7 @@ class SmallFile:
         written: Called in the event loop once the file is written (and synced, if that is asked).
     """
 
-    path: Path
+    path: str
     chunks: Sequence[Buffer]
     size: int
     written: Callable[[], None]

@@ -17,6 +17,7 @@ conditions.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -197,7 +198,8 @@ class Transfer:
 
         async with self._connections.slot(self) as slot:
             await self._receive(item, 0, item.size, gather, slot)
-        await writer.add(SmallFile(self._folder / item.path, chunks, item.size, written))
+        path = os.path.join(self._folder, item.path)
+        await writer.add(SmallFile(path, chunks, item.size, written))
 
     async def _fetch_span(self, span: _Span) -> None:
         record, part_bytes = span.record, self._limits.part_bytes
