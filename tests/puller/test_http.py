@@ -14,6 +14,7 @@ import pytest
 import yaml
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
+from trainedmodel_contract import names
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_contract.reasons import Reason
@@ -35,7 +36,7 @@ from trainedmodel_puller.core.state import (
 )
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.http import READY_WHEN, Endpoints
+from trainedmodel_puller.http import Endpoints
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.state import LiveState
 
@@ -139,7 +140,7 @@ async def test_a_loop_that_stands_still_is_not_healthy(bench: Bench) -> None:
     assert words.startswith("no pass for 61")
 
 
-@pytest.mark.parametrize("ready_when", READY_WHEN)
+@pytest.mark.parametrize("ready_when", names.READY_WHEN)
 async def test_each_mode_of_readiness_looks_at_its_own_moment(
     tmp_path: Path, ready_when: str
 ) -> None:

@@ -1,7 +1,7 @@
 """What a pod of the devkit node is: an object in the API, and programs for its containers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainedmodel_contract.names import (
@@ -51,12 +51,6 @@ class PodSpec:
         """The service that the pod belongs to, whose shards are projected into it."""
         return next((self.labels[key] for key in PARENT_POD_LABELS if key in self.labels), None)
 
-    def with_container(self, container: ContainerSpec) -> "PodSpec":
-        """Return the spec with the container of the same name replaced."""
-        return replace(
-            self, containers=[container if c.name == container.name else c for c in self.containers]
-        )
-
 
 @dataclass(frozen=True)
 class PullerPodSpec(PodSpec):
@@ -69,11 +63,6 @@ class PullerPodSpec(PodSpec):
     def server_url(self) -> str:
         """Where the model server answers."""
         return f"http://127.0.0.1:{self.server_port}"
-
-    @property
-    def puller_url(self) -> str:
-        """Where the puller's probes and status answer."""
-        return f"http://127.0.0.1:{self.puller_port}"
 
 
 def puller_pod(

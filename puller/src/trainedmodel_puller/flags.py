@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes
 
 from trainedmodel_puller.drivers.factory import AUTO, SERVER_KINDS
@@ -100,7 +101,7 @@ _FLAGS: Final = (
         "--ready-when",
         "When /readyz turns good: each model of the first configuration was loaded or has failed "
         "once (settled), was loaded (all), or the model server answers (server).",
-        type=click.Choice(["settled", "all", "server"]),
+        type=click.Choice(names.READY_WHEN),
         default="settled",
     ),
     _flag(

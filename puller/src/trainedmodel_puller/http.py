@@ -33,8 +33,6 @@ from trainedmodel_puller.state import LiveState
 
 #: A loop that has not passed for this long is stuck, in seconds.
 _STUCK_S: Final = 60.0
-#: What `--ready-when` may be.
-READY_WHEN: Final = ("settled", "all", "server")
 
 
 class LoopView(Protocol):

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulted_puller import InstantProcess, Make, puller_factory
+from faulty_server import FaultyStore
+from forked_puller import Zygote
 from puller_process import Puller
 from trainedmodel_devkit.fixtures import s3_store
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton
@@ -30,6 +33,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
             slow = write(folder / kind / "slow", 7, load_delay_s=2)
             running.put_tree(BUCKET, f"{kind}/slow", slow)
         running.put(BUCKET, "plain/weights.bin", b"w" * 1000)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """A process that forks pullers."""
+    with Zygote() as running:
+        yield running
+
+
+@pytest.fixture
+def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
+    """Make pullers that can be killed at any step; all end with the test."""
+    with puller_factory(zygote, tmp_path) as factory:
+        yield factory
+
+
+@pytest.fixture
+def server() -> Iterator[InstantProcess]:
+    """A stand-in server that loads in no time; where it matters, tests have a real one instead."""
+    with InstantProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def web() -> Iterator[FaultyStore]:
+    """A web server that can be made to fail."""
+    with FaultyStore() as running:
         yield running
 
 

@@ -22,12 +22,6 @@ from trainedmodel_devkit.stores import S3Store
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
 @pytest.fixture
 def make(zygote: Zygote, tmp_path: Path, store: S3Store) -> Iterator[Make]:
     with puller_factory(zygote, tmp_path) as factory:

@@ -6,37 +6,19 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from backports import zstd
-from faulted_puller import Make, puller_factory
+from faulted_puller import Make
 from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
+from forked_puller import ForkedPuller
 from puller_process import infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, RunningServer, serve
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
-
-
-@pytest.fixture
-def web() -> Iterator[FaultyStore]:
-    with FaultyStore() as store:
-        yield store
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:

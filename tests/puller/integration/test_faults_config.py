@@ -5,43 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faulted_puller import (
     InstantProcess,
     Make,
-    puller_factory,
     write_instant,
     write_model,
 )
 from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
+from forked_puller import ForkedPuller
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 NAMES = ("a", "b", "c")
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
-
-
-@pytest.fixture
-def server() -> Iterator[InstantProcess]:
-    with InstantProcess() as running:
-        yield running
 
 
 def problem(puller: ForkedPuller) -> str | None:
@@ -208,12 +188,6 @@ def test_a_model_that_changes_a_hundred_times_ends_with_the_last(
     assert (puller.models / "m" / "1" / "weights.bin").read_bytes() == b"4"
     assert server.told()["insane"] == []
     puller.until(lambda: len(list((puller.state / "versions" / "m").iterdir())) <= 1, "the rest")
-
-
-@pytest.fixture
-def web() -> Iterator[FaultyStore]:
-    with FaultyStore() as store:
-        yield store
 
 
 def test_a_model_that_changes_while_it_downloads_goes_to_its_last_revision(

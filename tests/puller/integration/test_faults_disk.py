@@ -28,18 +28,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Where a puller lives whose volume has 64 MiB."""

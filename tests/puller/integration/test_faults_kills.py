@@ -12,7 +12,7 @@ import json
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 #: More steps than any way has.
 MOST_STEPS = 300
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as started:
-        yield started
 
 
 def is_done(puller: ForkedPuller, revision: str | None) -> bool:

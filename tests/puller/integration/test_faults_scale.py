@@ -6,35 +6,17 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant
+from faulted_puller import InstantProcess, Make, write_instant
 from faulty_server import FaultyProxy, FaultyStore, hang
-from forked_puller import ForkedPuller, Zygote
+from forked_puller import ForkedPuller
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
-
-
-@pytest.fixture
-def server() -> Iterator[InstantProcess]:
-    with InstantProcess() as running:
-        yield running
 
 
 def shards(sources: dict[str, str]) -> dict[str, bytes]:

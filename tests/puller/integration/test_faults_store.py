@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from faulted_puller import Make, puller_factory
+from faulted_puller import Make
 from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
+from forked_puller import ForkedPuller
 from trainedmodel_devkit.stores import S3Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -18,18 +17,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 #: Two parts of a parallel download and a bit more.
 LARGE = 20 * 1024 * 1024
 GOOD = "good.bin"
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
 
 
 @pytest.fixture

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant, write_model
+from faulted_puller import InstantProcess, Make, write_instant, write_model
 from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
+from forked_puller import ForkedPuller
 from puller_process import get
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
 
 
 def ready(puller: ForkedPuller) -> int:

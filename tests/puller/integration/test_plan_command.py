@@ -12,23 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant
-from forked_puller import ForkedPuller, Zygote
+from faulted_puller import InstantProcess, Make, write_instant
+from forked_puller import ForkedPuller
 from trainedmodel_devkit.ports import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
-@pytest.fixture
-def make(zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
-    with puller_factory(zygote, tmp_path) as factory:
-        yield factory
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ class Files:
     def file(self, name: str, content: bytes = b"new") -> SmallFile:
         chunks = [content[:1], content[1:]]
         return SmallFile(
-            self.folder / name, chunks, len(content), lambda: self.written.append(name)
+            str(self.folder / name), chunks, len(content), lambda: self.written.append(name)
         )
 
 

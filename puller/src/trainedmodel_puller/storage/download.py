@@ -7,7 +7,8 @@ disk. One Downloader serves the process: connections and writing threads are sha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+import contextlib
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -114,13 +115,8 @@ class Downloader:
             connections=self._connections,
             files=self._files,
         )
-        try:
+        with _one_fault():
             await transfer.run()
-        except BaseExceptionGroup as group:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError from None
-            raise first_fault(group) from None
         if not storage.is_conditional:
             await self._check_unchanged(storage, uri, listing)
         if durable:
@@ -168,15 +164,10 @@ class Downloader:
     async def _read_all(
         self, read_one: Callable[[SourceObject], Coroutine[None, None, None]], listing: Listing
     ) -> None:
-        try:
+        with _one_fault():
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(read_one(item)) for item in listing.objects]
                 await asyncio.wait(tasks)
-        except BaseExceptionGroup as errors:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError from None
-            raise first_fault(errors) from None
 
     async def seed(
         self, folder: Path, listing: Listing, source: Path, changed: Collection[str] = ()
@@ -208,3 +199,15 @@ class Downloader:
     async def close(self) -> None:
         """End the writing threads. The registry is its owner's to close."""
         self._files.close()
+
+
+@contextlib.contextmanager
+def _one_fault() -> Iterator[None]:
+    """Turn the end of a task group into the one fault, or the cancellation, that ended it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise first_fault(group) from None
