@@ -8,9 +8,12 @@ Nothing is unloaded: the server may outlive the puller, and goes on serving.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
+import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -80,6 +83,8 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
     """Make the driver; with `auto`, wait until a server says who it is, or `stop` is set."""
     kind, url = settings.server, settings.server_url
     if kind == AUTO:
+        # the server may be waiting for the folder, to be mounted from it
+        await asyncio.to_thread(_make_folder, settings.model_dir)
         identity = await _identify(settings, stop)
         if identity is None:
             return None
@@ -93,6 +98,15 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
         config_file=settings.server_config,
     )
     return await asyncio.to_thread(make_server, kind, told)  # some read a file first
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"--model-dir {folder} must be a writable folder: {error.strerror}"
+        ) from error
 
 
 async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:
@@ -175,6 +189,21 @@ async def _serve(stack: AsyncExitStack, application: web.Application, port: int)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:
-        await web.TCPSite(runner, "0.0.0.0", port).start()
+        await web.SockSite(runner, listen_everywhere(port)).start()
     except OSError as error:
         raise SettingsError(f"--port {port} cannot be listened on: {error.strerror}") from error
+
+
+def listen_everywhere(port: int) -> socket.socket:
+    """Return a socket that listens on all addresses of both families, where there are both.
+
+    Probes come to the pod's address, which may be one of either; where IPv6 is switched off, asking
+    for it is an error.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port))

@@ -66,3 +66,13 @@ def test_only_allowed_addresses_are_fetched_and_the_rest_says_why(
             assert "--allow-uri" in failed["message"], uri
         assert web.objects["m.bin"].gets == 0
         assert not (puller.models / "elsewhere").exists()
+
+
+def test_with_auto_the_model_folder_is_there_before_any_server_is(make: Make) -> None:
+    """The server's container may wait for that folder, to have it mounted."""
+    puller = make(server="auto", server_url="http://127.0.0.1:1")
+    puller.kill()
+    puller.models.rmdir()
+    puller.start()
+    puller.until(lambda: get(f"{puller.url}/healthz")[0] == 200, "a sign of life")
+    assert puller.models.is_dir()
