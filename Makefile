@@ -12,13 +12,15 @@ export UV_PYTHON_DOWNLOADS := never
 COOLDOWN ?= 2026-11-16
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	--exclude-newer $(COOLDOWN) --no-emit-package trainedmodel-contract
-SOURCES := contract operator puller devkit tests benchmarks
-TYPED := contract/src operator/src puller/src devkit/src tests benchmarks
+SOURCES := contract operator puller devkit tests benchmarks e2e images
+TYPED := contract/src operator/src puller/src devkit/src tests benchmarks e2e
+# Where the end-to-end suite runs: node (a real kubelet on this machine, root), kind, kubeconfig.
+PROVIDER ?= node
 
-.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration demo bench-propagation bench-puller clean
+.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration e2e demo bench-propagation bench-puller bench-operator clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 $(UV): requirements/tools.txt
 	@$(PYTHON) -m venv $(TOOLS)
@@ -38,6 +40,7 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 	$(COMPILE) puller/pyproject.toml -o requirements/puller.txt
 	$(COMPILE) operator/pyproject.toml puller/pyproject.toml devkit/pyproject.toml contract/pyproject.toml requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) requirements/tools.in -o requirements/tools.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) requirements/mlserver.in -o requirements/mlserver.txt
 	for name in triton mms llama torchserve tfsprotos; do $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 	$(COMPILE) requirements/kserve.in -o requirements/kserve.txt
@@ -80,6 +83,9 @@ integration: prepare-tests ## The tests on real parts
 test: prepare-tests ## All tests
 	@$(BIN)/pytest -n 2 --dist loadfile
 
+e2e: setup ## The whole way on a real node (root; PROVIDER=node|kind|kubeconfig, E2E_FLAGS for the last)
+	@$(BIN)/pytest e2e --provider=$(PROVIDER) $(E2E_FLAGS)
+
 demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)
 	@$(BIN)/python -m trainedmodel_devkit demo $(if $(ONCE),--once)
 
@@ -88,6 +94,9 @@ bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
 
 bench-puller: prepare ## Speed and cost of the puller: storage against curl, archives, a thousand models, at rest
 	@status=0; for name in storage puller archive; do echo; $(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
+
+bench-operator: prepare ## What the operator costs with 1,000, 5,000 and 10,000 models, and with 100 reporting pods
+	@$(BIN)/python benchmarks/operator_scale.py
 
 clean: ## Remove what make made in this folder (not the cache folder)
 	@rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,14 +15,18 @@ from typing import Any
 
 from operator_builders import NOW
 from trainedmodel_contract import names
+from trainedmodel_operator.core.fingerprint import part_of
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, NotFound
 from trainedmodel_operator.handlers import Bells
+from trainedmodel_operator.kube import ModelVersion
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.reconciler import Reconciler
 from trainedmodel_operator.reports import ReportCache
 from trainedmodel_operator.resync import Resync
 from trainedmodel_operator.statuswriter import StatusWriter
+from trainedmodel_operator.survey import Survey
 from trainedmodel_operator.workqueue import WorkQueue
 
 Document = Mapping[str, Any]
@@ -49,11 +53,22 @@ class FakeKube:
         return str(self._version)
 
     def put_model(self, document: dict[str, Any]) -> None:
-        self.models[document["metadata"]["name"]] = document
+        metadata = {**document["metadata"], "resourceVersion": self.next_version()}
+        self.models[document["metadata"]["name"]] = {**document, "metadata": metadata}
+
+    def touch(self, there: dict[str, Any]) -> None:
+        """Note that a test has edited an object in place."""
+        there["metadata"] = {**there["metadata"], "resourceVersion": self.next_version()}
 
     def put_pod(self, name: str, parent: str) -> None:
         self.pods[name] = {
-            "metadata": {"name": name, "uid": f"uid-{name}", "labels": {"parent": parent}},
+            "metadata": {
+                "name": name,
+                "namespace": "demo",
+                "uid": f"uid-{name}",
+                "labels": {"parent": parent, names.PARENT_LABEL: parent},
+                "resourceVersion": self.next_version(),
+            },
             "status": {"phase": "Running"},
         }
 
@@ -65,6 +80,7 @@ class FakeKube:
                 "namespace": "demo",
                 "uid": f"report-{name}",
                 "resourceVersion": self.next_version(),
+                "generation": self._version,
                 "ownerReferences": [owner],
             },
             "inferenceService": parent,
@@ -79,6 +95,16 @@ class FakeKube:
             dict(model)
             for model in self.models.values()
             if parent in (None, model["spec"]["inferenceService"])
+        ]
+
+    async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
+        await self._call("list_model_versions")
+        return [
+            ModelVersion(
+                ParentKey(model["metadata"]["namespace"], model["spec"]["inferenceService"]),
+                part_of(model["metadata"]),
+            )
+            for model in self.models.values()
         ]
 
     async def list_shards(self, namespace: str, parent: str) -> list[Document]:
@@ -97,12 +123,18 @@ class FakeKube:
         await self._call("list_pods")
         return [pod for pod in self.pods.values() if pod["metadata"]["labels"]["parent"] == parent]
 
-    async def list_report_metadata(self, namespace: str, parent: str) -> list[Document]:
+    async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
+        await self._call("list_pod_metadata")
+        return [{"metadata": pod["metadata"]} for pod in self.pods.values()]
+
+    async def list_report_metadata(
+        self, namespace: str | None, parent: str | None
+    ) -> list[Document]:
         await self._call("list_report_metadata")
         return [
             {"metadata": one["metadata"]}
             for one in self.reports.values()
-            if one["inferenceService"] == parent
+            if parent in (None, one["inferenceService"])
         ]
 
     async def get_report(self, namespace: str, name: str) -> Document | None:
@@ -115,7 +147,11 @@ class FakeKube:
         if write.kind is WriteKind.CREATE:
             if write.name in self.config_maps:
                 raise Conflict("exists", 409)
-            created = {**write.body["metadata"], "resourceVersion": self.next_version()}
+            created = {
+                **write.body["metadata"],
+                "uid": f"uid-{write.name}",
+                "resourceVersion": self.next_version(),
+            }
             self.config_maps[write.name] = {"metadata": created, "data": dict(write.body["data"])}
         elif write.kind is WriteKind.DELETE:
             self.config_maps.pop(write.name, None)
@@ -128,13 +164,14 @@ class FakeKube:
         if name not in self.pods:
             raise NotFound(name, 404)
         self.pods[name]["metadata"]["annotations"] = {names.CONFIG_ANNOTATION: value}
+        self.pods[name]["metadata"]["resourceVersion"] = self.next_version()
         self._note("nudge", name)
 
     async def write_status(self, namespace: str, name: str, uid: str, status: Document) -> None:
         await self._call("write_status")
         if name not in self.models or self.models[name]["metadata"]["uid"] != uid:
             raise NotFound(name, 404)
-        self.models[name] = {**self.models[name], "status": dict(status)}
+        self.put_model({**self.models[name], "status": dict(status)})
         self._note("status", name)
         self.statuses.append((self.writes[-1][0], name, status))
 
@@ -178,9 +215,15 @@ class Operator:
 
         self.reconciler = Reconciler(kube, self.reports, self.statuses, clock)
         self.queue = WorkQueue(self.reconciler.reconcile, self.metrics, jitter=lambda: 1.0)
-        self.bells = Bells(self.queue.ring, self.reports)
+        self.statuses.yields_to = lambda: self.queue.is_full
+        self.survey = Survey(kube, self.reports)
+        self.bells = Bells(self.queue.ring, self.reports, is_surveyed=self.survey.has_seen)
         self.resync = Resync(
-            kube, self.queue.ring, namespaces=(), period_s=resync_s, jitter=lambda: 0.5
+            self.survey,
+            self.queue.ring,
+            period_s=resync_s,
+            is_settled=self.reconciler.is_settled,
+            jitter=lambda: 0.5,
         )
 
     def apply(self, document: dict[str, Any], kind: str = "ADDED") -> None:

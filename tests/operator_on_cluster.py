@@ -140,9 +140,11 @@ class Cluster:
             and request.code < 300
         )
 
-    def patch_pod_as_operator(self, pod: str, patch: Any) -> str:
+    def patch_pod_as_operator(
+        self, pod: str, patch: Any, account_namespace: str = "trainedmodel-system"
+    ) -> str:
         """Patch a pod with the operator's own token (kubectl would read it first, it may not)."""
-        account = ("create", "token", "trainedmodel-operator", "-n", "trainedmodel-system")
+        account = ("create", "token", "trainedmodel-operator", "-n", account_namespace)
         request = urllib.request.Request(
             f"{self.control_plane.server}/api/v1/namespaces/{self.namespace}/pods/{pod}",
             json.dumps(patch).encode(),

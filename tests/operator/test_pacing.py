@@ -57,6 +57,23 @@ def test_two_hundred_models_are_at_most_five_writes_even_from_a_slow_client(seco
     assert len(shard_writes(bells)) <= 5
 
 
+@pytest.mark.parametrize("pause_s", [0.3, 0.7, 1.0, 1.9, 3.0])
+def test_models_that_come_one_by_one_wait_for_no_window(pause_s: float) -> None:
+    bells = [(pause_s * number, Bell.MODEL) for number in range(20)]
+    written = shard_writes(bells, until=100)
+    assert written == pytest.approx([at for at, _ in bells])
+
+
+def test_one_that_comes_alone_waits_as_long_as_a_costly_pass_asks_for() -> None:
+    written = shard_writes([(number, Bell.MODEL) for number in range(20)], cost=0.5, until=100)
+    assert all(later - sooner >= 4 * 0.5 for sooner, later in pairwise(written))
+
+
+def test_one_that_comes_alone_makes_the_writes_of_a_burst_no_more() -> None:
+    burst = [(3.0 + number / 40, Bell.MODEL) for number in range(200)]
+    assert len(shard_writes([(0.0, Bell.MODEL), (1.0, Bell.MODEL), *burst])) <= 2 + 4
+
+
 def test_a_burst_is_written_by_and_by_and_its_end_within_the_longest_window() -> None:
     written = shard_writes([(number / 40, Bell.MODEL) for number in range(200)])
     assert written[0] == 0.0
@@ -74,6 +91,34 @@ def test_reports_never_open_the_shard_window() -> None:
     models = [(number / 40, Bell.MODEL) for number in range(200)]
     reports = [(number / 100, Bell.REPORT) for number in range(1000)]
     assert len(shard_writes(models + reports)) <= 5
+
+
+def report_passes(bells: list[float], cost: float = 0.02) -> list[float]:
+    """Simulate a parent whose reports change; return when it was looked at."""
+    pace, looked = Pace(), []
+    for number, at in enumerate(bells):
+        pace = pace.rung(Bell.REPORT, at)
+        following = bells[number + 1] if number + 1 < len(bells) else inf
+        if (due := max(pace.due(), at)) < following:
+            looked.append(due)
+            pace = pace.begun().finished(due, due + cost)
+    return looked
+
+
+def test_the_first_report_after_quiet_is_looked_at_at_once() -> None:
+    assert report_passes([1.0, 3.0, 9.0]) == [1.0, 3.0, 9.0]
+
+
+def test_a_report_right_after_a_pass_waits_a_twentieth_of_a_second() -> None:
+    assert report_passes([1.0, 1.03], cost=0.005)[-1] == pytest.approx(1.055)
+
+
+def test_reports_that_keep_coming_are_looked_at_twice_a_second() -> None:
+    looked = report_passes([number / 100 for number in range(1000)])
+    gaps = [later - sooner for sooner, later in pairwise(looked)]
+    assert gaps[:5] == sorted(gaps[:5])
+    assert all(gap >= 0.5 for gap in gaps[5:])
+    assert len(looked) <= 25
 
 
 def test_after_quiet_the_next_change_is_written_at_once_again() -> None:
@@ -98,7 +143,7 @@ def test_shard_writes_keep_their_distance_whatever_rings(
 ) -> None:
     written = shard_writes(list(zip(times, kinds, strict=False)), cost)
     gaps = [later - sooner for sooner, later in pairwise(written)]
-    assert all(gap >= 0.5 for gap in gaps)
+    assert all(gap >= 0.25 for gap in gaps)
 
 
 def test_a_failed_pass_is_made_again_ever_more_slowly_and_at_last_each_minute() -> None:

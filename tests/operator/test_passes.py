@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from operator_builders import document, one
+from operator_builders import document
 from operator_fake import FakeKube, Operator
 from trainedmodel_contract import names
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.errors import Conflict, NotFound, Refused, Throttled, Unavailable
+from trainedmodel_operator.errors import NotFound, Throttled, Unavailable
 
 pytestmark = pytest.mark.looptime
 
@@ -20,15 +20,6 @@ SHARD = "tabular-models-0"
 
 def fails(*methods: str, error: Exception | None = None) -> Any:
     return lambda method: (error or Unavailable("down")) if method in methods else None
-
-
-def loaded(*model_names: str) -> dict[str, dict[str, str]]:
-    revisions = {name: one(name).model for name in model_names}
-    return {
-        name: {"state": "Loaded", "revision": model.revision()}
-        for name, model in revisions.items()
-        if model is not None
-    }
 
 
 async def test_a_model_is_written_and_told_at_once(operator: Operator, kube: FakeKube) -> None:
@@ -173,6 +164,7 @@ async def test_a_resync_heals_an_edit_by_hand_and_is_retried_soon(
         await asyncio.sleep(20)
         assert operator.resync.has_begun.is_set()
         kube.config_maps[SHARD]["data"].pop("iris.json")
+        kube.touch(kube.config_maps[SHARD])
         await asyncio.sleep(70)
         assert "iris.json" in kube.config_maps[SHARD]["data"]
 
@@ -276,132 +268,6 @@ async def test_a_pod_that_stays_behind_is_nudged_again(operator: Operator, kube:
         await asyncio.sleep(12)
     assert kube.count("nudge") == 3
     assert kube.pods["pod-a"]["metadata"]["annotations"][names.CONFIG_ANNOTATION].endswith("/3")
-
-
-async def test_reports_are_read_only_when_they_changed(operator: Operator, kube: FakeKube) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular", models=loaded("iris"))
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
-        assert kube.calls["get_report"] == 1, "no event brought it: it is read"
-        operator.report("pod-a", models=loaded("iris", "wine"))
-        operator.apply(document("wine"))
-        await asyncio.sleep(3)
-        assert kube.calls["get_report"] == 1, "the event brought it"
-        assert kube.models["wine"]["status"]["state"] == "Loaded"
-
-
-async def test_a_report_that_is_gone_or_unusable_counts_as_missing(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.put_pod("pod-a", "tabular")
-    operator.report("pod-a", models={"iris": {"state": 7}})
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
-        assert kube.models["iris"]["status"]["reason"] == "ReportMissing"
-        operator.report("pod-a", models=loaded("iris"))
-        await asyncio.sleep(3)
-        assert kube.models["iris"]["status"]["state"] == "Loaded"
-        gone = kube.reports.pop("pod-a")
-        operator.bells.report_event({"type": "DELETED", "object": gone})
-        await asyncio.sleep(3)
-        assert kube.models["iris"]["status"]["reason"] == "ReportMissing"
-
-
-async def test_a_report_that_vanishes_between_list_and_read_is_missing(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular", models=loaded("iris"))
-    key = ParentKey("demo", "tabular")
-
-    async def vanished(namespace: str, name: str) -> None:
-        return None
-
-    kube.get_report = vanished  # type: ignore[method-assign]
-    assert await operator.reports.read(kube, key) == {}
-
-
-async def test_a_report_owned_by_a_pod_of_another_name_proves_nothing(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.put_report("pod-a", "tabular")["metadata"]["ownerReferences"][0]["name"] = "pod-b"
-    assert await operator.reports.read(kube, ParentKey("demo", "tabular")) == {}
-
-
-@pytest.mark.parametrize("error", [Refused("no", 422), Conflict("race", 409)])
-async def test_a_status_that_is_refused_delays_no_other_o4(
-    operator: Operator, kube: FakeKube, error: Exception
-) -> None:
-    errors = iter([error])
-    kube.fault = lambda method: next(errors, None) if method == "write_status" else None
-    async with operator.running():
-        operator.apply(document("iris"))
-        operator.apply(document("wine"))
-        await asyncio.sleep(0.5)
-        assert kube.count("status") == 1
-
-
-async def test_a_status_that_could_not_be_written_is_written_later_as_it_is_then(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.fault = fails("write_status")
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(2)
-        operator.report("pod-a", models=loaded("iris"))
-        await asyncio.sleep(2)
-        kube.fault = fails()
-        await asyncio.sleep(10)
-        assert kube.count("status") == 1
-        assert kube.models["iris"]["status"]["state"] == "Loaded"
-
-
-async def test_a_status_never_reaches_a_later_object_of_the_same_name(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.fault = fails("write_status")
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(0.5)
-        kube.put_model(document("iris", uid="another"))
-        kube.fault = fails()
-        await asyncio.sleep(10)
-        assert kube.count("status") == 0
-
-
-async def test_a_pending_status_that_has_become_what_lies_there_is_taken_back(
-    operator: Operator, kube: FakeKube
-) -> None:
-    kube.put_pod("pod-a", "tabular")
-    operator.report("pod-a", models={})
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(1)
-        assert kube.count("status") == 1
-        model = one().model
-        assert model is not None
-        operator.report(
-            "pod-a", models={"iris": {"state": "Verifying", "revision": model.revision()}}
-        )
-        await asyncio.sleep(1)
-        operator.report("pod-a", models={})
-        await asyncio.sleep(60)
-        assert kube.count("status") == 1
-
-
-async def test_a_status_edited_by_hand_is_put_right_by_a_resync(
-    operator: Operator, kube: FakeKube
-) -> None:
-    async with operator.running(resync=True):
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
-        kube.models["iris"]["status"]["reason"] = "by hand"
-        await asyncio.sleep(200)
-        assert kube.models["iris"]["status"]["reason"] == "NoPods"
 
 
 async def test_stopping_in_the_middle_of_everything_is_prompt(kube: FakeKube) -> None:

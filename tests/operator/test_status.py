@@ -11,6 +11,7 @@ from trainedmodel_contract.reasons import Reason, State
 from trainedmodel_contract.trainedmodel import TrainedModelStatus
 from trainedmodel_operator.core.copies import Evidence, pod_says_so
 from trainedmodel_operator.core.placement import Verdict
+from trainedmodel_operator.core.pods import Readiness
 from trainedmodel_operator.core.state import DesiredModel, PodView, read_models, read_pod
 from trainedmodel_operator.core.status import is_same, model_status
 
@@ -285,7 +286,7 @@ def test_a_newer_status_takes_the_place_of_the_one_that_was_listed() -> None:
 def test_a_pod_is_read_as_far_as_decisions_need() -> None:
     metadata = {"name": "a", "uid": "u", "deletionTimestamp": "2026-03-01T12:00:00Z"}
     assert read_pod({"metadata": metadata, "status": {"phase": "Running"}}) == PodView(
-        "a", "u", terminating=True
+        "a", "u", terminating=True, readiness=Readiness.UNTOLD
     )
 
 

@@ -18,6 +18,9 @@ PARENT_LABEL: Final = f"{GROUP}/inference-service"
 SHARD_LABEL: Final = f"{GROUP}/shard"
 INJECT_LABEL: Final = f"{GROUP}/inject"
 INJECT_VALUE: Final = "enabled"
+#: What the webhook writes over `enabled` on a pod that serves no models (KServe hands its labels to
+#: transformers too): it gets no puller, and must not be counted as a copy.
+INJECT_SKIPPED: Final = "skipped"
 
 #: On a pod, either label names its parent: KServe's own, or ours for any other workload.
 PARENT_POD_LABELS: Final = ("serving.kserve.io/inferenceservice", PARENT_LABEL)
@@ -25,6 +28,57 @@ PARENT_POD_LABELS: Final = ("serving.kserve.io/inferenceservice", PARENT_LABEL)
 #: On a pod: the config digest that the operator last nudged for. A changed annotation makes the
 #: kubelet refresh the pod's volumes at once instead of after a minute.
 CONFIG_ANNOTATION: Final = f"{GROUP}/config-digest"
+
+#: On a pod: the name of its model server's container, where that is not to be guessed.
+CONTAINER_ANNOTATION: Final = f"{GROUP}/container"
+#: On a pod, or on the InferenceService that hands them down: how the webhook injects the puller.
+SERVER_ANNOTATION: Final = f"{GROUP}/server"
+SERVER_PORT_ANNOTATION: Final = f"{GROUP}/server-port"
+MODEL_DIR_ANNOTATION: Final = f"{GROUP}/model-dir"
+CREDENTIALS_ANNOTATION: Final = f"{GROUP}/credentials"
+CLAIMS_ANNOTATION: Final = f"{GROUP}/claims"
+ENVIRONMENT_ANNOTATION: Final = f"{GROUP}/environment"
+VOLUME_ANNOTATION: Final = f"{GROUP}/volume"
+VOLUME_SIZE_ANNOTATION: Final = f"{GROUP}/volume-size"
+IMAGE_ANNOTATION: Final = f"{GROUP}/image"
+PORT_ANNOTATION: Final = f"{GROUP}/port"
+READY_WHEN_ANNOTATION: Final = f"{GROUP}/ready-when"
+CPU_REQUEST_ANNOTATION: Final = f"{GROUP}/cpu-request"
+CPU_LIMIT_ANNOTATION: Final = f"{GROUP}/cpu-limit"
+MEMORY_REQUEST_ANNOTATION: Final = f"{GROUP}/memory-request"
+MEMORY_LIMIT_ANNOTATION: Final = f"{GROUP}/memory-limit"
+
+#: What `trainedmodel.dev/server` may say, and the puller's `--server` with it.
+SERVER_KINDS: Final = (
+    "auto",
+    "mlserver",
+    "triton",
+    "kserve",
+    "torchserve",
+    "mms",
+    "llama",
+    "vllm",
+    "sglang",
+    "tfs",
+    "ovms",
+    "none",
+)
+#: What `trainedmodel.dev/ready-when` may say, and the puller's `--ready-when` with it.
+READY_WHEN: Final = ("settled", "all", "server")
+#: Port of the puller's probes, status and metrics.
+PULLER_PORT: Final = 9180
+#: What the webhook calls the container that it adds.
+PULLER_CONTAINER: Final = "trainedmodel-puller"
+#: What KServe calls a model server's container.
+KSERVE_CONTAINER: Final = "kserve-container"
+#: What a puller's container is called, as a sidecar or as one container among others.
+PULLER_CONTAINERS: Final = frozenset({"trainedmodel-puller", "puller"})
+
+#: On a ModelReport: when its puller last said that it lives, RFC 3339, and within how many seconds
+#: it says so again. In the metadata, so that a heartbeat changes no generation: whoever reads
+#: reports need not read one again for it.
+HEARTBEAT_ANNOTATION: Final = f"{GROUP}/heartbeat"
+HEARTBEAT_SECONDS_ANNOTATION: Final = f"{GROUP}/heartbeat-seconds"
 
 #: Four ConfigMaps a parent are mounted into each pod; all are optional.
 SHARD_COUNT: Final = 4

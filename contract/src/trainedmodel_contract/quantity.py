@@ -16,6 +16,8 @@ QUANTITY_PATTERN: Final = (
 _QUANTITY = re.compile(QUANTITY_PATTERN)
 _BINARY: Final = {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
 _DECIMAL: Final = {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
+#: 1Ei: more is a slip of the pen, and beyond 64 bits Kubernetes' own parser gives the wrong number.
+MAX_BYTES: Final = 2**60
 _FACTORS: Final = {**_BINARY, **_DECIMAL, "m": Decimal("0.001")}
 
 
@@ -23,11 +25,11 @@ def parse_bytes(quantity: str | int) -> int:
     """Return a quantity in bytes, rounded up.
 
     Raises:
-        ValueError: the text is not a quantity; the message shows it.
+        ValueError: it is not a quantity, or more than 1Ei; the message shows it.
     """
     if isinstance(quantity, int):
-        if quantity < 0:
-            raise ValueError(f"quantity {quantity} is negative")
+        if not 0 <= quantity <= MAX_BYTES:
+            raise ValueError(f"quantity {quantity} is negative or too large")
         return quantity
     match = _QUANTITY.fullmatch(quantity)
     if match is None:
@@ -39,4 +41,6 @@ def parse_bytes(quantity: str | int) -> int:
         value = Decimal(number) * _FACTORS[suffix]
     else:
         value = Decimal(number + suffix)
+    if value > MAX_BYTES:
+        raise ValueError(f"quantity {quantity} is too large")
     return int(value.to_integral_value(rounding=ROUND_CEILING))

@@ -84,7 +84,9 @@ class Reason(StrEnum):
     COPIES_AVAILABLE = "CopiesAvailable"
     NO_COPY_AVAILABLE = "NoCopyAvailable"
     NO_PODS = "NoPods"
+    PODS_STARTING = "PodsStarting"
     REPORT_MISSING = "ReportMissing"
+    REPORT_STALE = "ReportStale"
     CONFIG_NOT_SEEN = "ConfigNotSeen"
     CONFIG_UNREADABLE = "ConfigUnreadable"
     INTERNAL_ERROR = "InternalError"
@@ -98,7 +100,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.INVALID_URI: "The storage URI cannot be used as it is; the message names the part.",
     Reason.UNSUPPORTED_SCHEME: "No storage back end of this puller speaks the URI's scheme.",
     Reason.NAME_CONFLICT: "Another model of the same service already has this served name; rename one of them.",
-    Reason.SHARDS_FULL: "All four ConfigMaps of the service are full; remove models or use another service.",
+    Reason.SHARDS_FULL: "All four ConfigMaps of the service are full, or the entry is larger than one; remove models, shorten parameters, or use another service.",
     Reason.SHARD_NOT_OURS: "A ConfigMap with a shard's name exists without our label and is left alone; rename it.",
     Reason.SOURCE_UNREACHABLE: "The store did not answer; it is tried again.",
     Reason.OBJECT_NOT_FOUND: "The store has no object or folder at this URI; upload it or correct the URI.",
@@ -114,7 +116,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.INSUFFICIENT_DISK: "The model volume has too little room; it is tried again when room appears.",
     Reason.VOLUME_ERROR: "The model volume refused a write; the message has the system's words.",
     Reason.FOLDER_NOT_OURS: "A folder with the served name exists that the puller did not make; remove or rename it.",
-    Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the puller's --memory-budget; remove a model or raise the budget.",
+    Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the server container's memory limit, or the puller's --memory-budget; remove a model, declare less, or raise the limit.",
     Reason.SERVER_UNREACHABLE: "The model server does not answer; nothing is loaded or unloaded until it does.",
     Reason.SERVER_FULL: "The model server has as many models as it takes, and another one would push one out; raise its own limit or remove a model.",
     Reason.INVALID_LAYOUT: "The files do not have the layout that this server loads; the message names what is missing.",
@@ -128,6 +130,8 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.COPIES_AVAILABLE: "At least one pod's server serves the model, in some revision.",
     Reason.NO_COPY_AVAILABLE: "No pod's server serves the model in any revision.",
     Reason.NO_PODS: "The service has no running pod with a puller; check spec.inferenceService and the pods' labels.",
+    Reason.PODS_STARTING: "Every pod that has ever been ready serves the current revision; the others are still starting.",
+    Reason.REPORT_STALE: "A pod's puller has written nothing for three heartbeats, at least three minutes: what it said may no longer be so; look at the pod, its node, and its way to the API server.",
     Reason.REPORT_MISSING: "A pod has no report yet; its puller is starting, or may not write reports.",
     Reason.CONFIG_NOT_SEEN: "A pod's puller has not seen this revision yet.",
     Reason.CONFIG_UNREADABLE: "A pod's mounted shard is incomplete; its last good state stays in force.",

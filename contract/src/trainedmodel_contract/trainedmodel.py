@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictInt,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -24,7 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from trainedmodel_contract import names
 from trainedmodel_contract.entry import Entry
-from trainedmodel_contract.quantity import QUANTITY_PATTERN, parse_bytes
+from trainedmodel_contract.quantity import MAX_BYTES, QUANTITY_PATTERN, parse_bytes
 from trainedmodel_contract.revision import compute_revision
 from trainedmodel_contract.uri import STORAGE_URI_PATTERN, parse_uri
 
@@ -57,6 +58,12 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+#: Characters of a quantity, and of a parameter's name. The API server reckons the cost of a rule
+#: from what a value may be at most.
+MAX_QUANTITY: Final = 64
+MAX_PARAMETER_NAME: Final = 253
+
+ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PARAMETER_NAME)]
 ParameterValue = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -78,12 +85,16 @@ class ModelSpec(ApiModel):
                     "use spec.model.credentials instead",
                 },
                 {
-                    "rule": "!self.matches('/[.][.]?(/|[?]|$)') && !self.contains('#')",
+                    "rule": "!self.matches('^[^?]*/[.][.]?(/|[?]|$)') && !self.contains('#')",
                     "message": "must not have '.' or '..' as a path segment, or a fragment",
                 },
                 {
                     "rule": "!self.matches('^[^/]*//+([?].*)?$')",
                     "message": "must name a bucket, host or path after '://'",
+                },
+                {
+                    "rule": "!self.matches('[\\\\p{Z}\\\\p{Cc}]')",
+                    "message": "must not have white space or control characters",
                 },
             ]
         },
@@ -95,10 +106,22 @@ class ModelSpec(ApiModel):
         description="sklearn, xgboost, lightgbm, tensorflow, pytorch, onnx, triton, lora, ... "
         "(open). Lets a driver complete a model that lacks its server's settings file.",
     )
-    memory: str | int | None = Field(
+    memory: Annotated[str, Field(max_length=MAX_QUANTITY)] | StrictInt | None = Field(
         default=None,
-        description="Declared need, a quantity such as 256Mi; for admission only.",
-        json_schema_extra={"pattern": QUANTITY_PATTERN, "x-kubernetes-int-or-string": True},
+        description="Declared need, a quantity such as 256Mi; for admission only. Models that "
+        "declare nothing count as nothing.",
+        json_schema_extra={
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": MAX_QUANTITY,
+            "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"type(self) == int ? self >= 0 && self <= {MAX_BYTES} : "
+                    f"!quantity(self).isGreaterThan(quantity('{MAX_BYTES}'))",
+                    "message": "must be a quantity of bytes between 0 and 1Ei",
+                }
+            ],
+        },
     )
     name: str | None = Field(
         default=None,
@@ -122,10 +145,18 @@ class ModelSpec(ApiModel):
         max_length=71,
         description="sha256:<hex> of the object, or of the sorted manifest of a folder.",
     )
-    parameters: dict[str, ParameterValue] | None = Field(
+    parameters: dict[ParameterName, ParameterValue] | None = Field(
         default=None,
         max_length=64,
         description="Handed to the model server's load call.",
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"self.all(key, size(key) >= 1 && size(key) <= {MAX_PARAMETER_NAME})",
+                    "message": f"must have names of 1 to {MAX_PARAMETER_NAME} characters",
+                }
+            ]
+        },
     )
     credentials: str | None = Field(
         default=None,

@@ -7,6 +7,7 @@ refused, and queries (signed links) are cut from whatever is shown.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,8 @@ STORAGE_URI_PATTERN: Final = r"^[a-z][a-z0-9+.-]*://[^\s]+$"
 #: `abfs://container@account.dfs.core.windows.net/path` has an @ that is no user info.
 CONTAINER_AT_ACCOUNT_SCHEMES: Final = frozenset({"abfs", "abfss", "az", "wasb", "wasbs"})
 
+#: Unicode categories of white space and control characters, as CEL's `[\\p{Z}\\p{Cc}]`.
+_BLANK: Final = frozenset({"Zs", "Zl", "Zp", "Cc"})
 _URI = re.compile(
     r"^(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s]*)(?P<path>[^?#\s]*)(?P<rest>[^\s]*)$"
 )
@@ -52,20 +55,22 @@ def parse_uri(text: str) -> StorageUri:
         ValueError: it is not a URI, carries user info, or has `.` or `..` among its segments;
             the message names the fault and does not repeat a secret.
     """
+    if not text.isprintable() and any(unicodedata.category(c) in _BLANK for c in text):
+        raise ValueError("storageUri must not have white space or control characters")
     match = _URI.fullmatch(text)
     if match is None:
         raise ValueError("storageUri must look like scheme://bucket-or-host/path")
     scheme, authority, path = match["scheme"], match["authority"], match["path"]
     if "@" in authority and (
-        scheme not in CONTAINER_AT_ACCOUNT_SCHEMES or ":" in authority.split("@", 1)[0]
+        scheme not in CONTAINER_AT_ACCOUNT_SCHEMES or ":" in authority.rpartition("@")[0]
     ):
         raise ValueError(
             "storageUri must not carry user info before '@': use model.credentials instead"
         )
-    if any(part in {".", ".."} for part in path.split("/")):
-        raise ValueError("storageUri must not have '.' or '..' as a path segment")
+    if any(part in {".", ".."} for part in (authority, *path.split("/"))):
+        raise ValueError("storageUri must not have '.' or '..' as a bucket, host or path segment")
     rest = match["rest"]
-    if rest and not rest.startswith("?"):
+    if "#" in rest:
         raise ValueError("storageUri must not have a fragment ('#...')")
     if not authority and not path.strip("/"):
         raise ValueError("storageUri must name a bucket, host or path after '://'")

@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools pins the programs of the development control plane. It is never compiled:
+// Package tools pins the programs of the development control plane and node. It is never compiled:
 // the imports only keep their modules in go.mod and go.sum.
 package tools
 
@@ -8,5 +8,8 @@ import (
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
 	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "k8s.io/kubernetes/cmd/kubelet"
 )

@@ -13,7 +13,11 @@ from trainedmodel_devkit.environments import ensure_environment
 from trainedmodel_devkit.errors import DevkitError
 from trainedmodel_devkit.models import train_all
 from trainedmodel_devkit.progress import say
+from trainedmodel_devkit.realnode import NodeCluster, check_prerequisites
+from trainedmodel_devkit.realnode.images import ensure_image
+from trainedmodel_devkit.realnode.recipes import mlserver_recipe, operator_recipe, puller_recipe
 from trainedmodel_devkit.servers import Llama, MLServer, MultiModelServer, TorchServe, Triton
+from trainedmodel_devkit.stores import S3Store
 
 
 @click.group()
@@ -45,6 +49,30 @@ def up(audit_log: bool) -> None:
         with ControlPlane(audit_log=audit_log) as control_plane:
             click.echo(f"export KUBECONFIG={control_plane.kubeconfig}")
             say(f"{control_plane.server} runs until Ctrl-C")
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopped")
+    except DevkitError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+def node() -> None:
+    """Run a cluster with a real node until Ctrl-C, with this checkout's images on it; needs root.
+
+    Prints the line that points kubectl to it. An S3 server for its pods runs beside it.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    recipes = (operator_recipe, puller_recipe, mlserver_recipe)
+    try:
+        check_prerequisites()
+        archives = [ensure_image(recipe()) for recipe in recipes]
+        with NodeCluster() as cluster, S3Store(cluster.machine_address) as store:
+            cluster.load_images(archives)
+            click.echo(f"export KUBECONFIG={cluster.control_plane.kubeconfig}")
+            for key, value in store.env().items():
+                click.echo(f"export {key}={value}")
+            say(f"images: {', '.join(recipe().name for recipe in recipes)}; runs until Ctrl-C")
             signal.pause()
     except KeyboardInterrupt:
         say("stopped")

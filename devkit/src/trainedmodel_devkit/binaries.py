@@ -1,9 +1,10 @@
-"""The programs of the control plane and the S3 server, compiled once from their Go modules.
+"""The programs of control plane, node and S3 server, compiled once from their Go modules.
 
 Versions have one source, the `go.mod` files under `devkit/go`; the checksums beside them make the
 builds reproducible. Nothing is downloaded as a binary, and no container engine is needed.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -30,6 +31,17 @@ class Binaries:
 
 
 @dataclass(frozen=True)
+class NodeBinaries:
+    """Where the programs are that a real node takes beside the control plane's."""
+
+    kubelet: Path
+    kube_proxy: Path
+    kube_scheduler: Path
+    pause: Path
+    """What holds a pod's namespaces; statically linked, for an image of its own."""
+
+
+@dataclass(frozen=True)
 class _Program:
     name: str
     package: str
@@ -43,6 +55,12 @@ _KUBERNETES = (
     _Program("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 60),
     _Program("kubectl", "k8s.io/kubernetes/cmd/kubectl", 25),
 )
+_NODE = (
+    _Program("kubelet", "k8s.io/kubernetes/cmd/kubelet", 30),
+    _Program("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 15),
+    _Program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 5),
+)
+_PAUSE = _Program("pause", ".", 2)
 _VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", 80)
 
 
@@ -69,6 +87,23 @@ def control_plane_binaries() -> Binaries:
     )
 
 
+def node_binaries() -> NodeBinaries:
+    """Return the node's programs, compiled at first use.
+
+    Raises:
+        MissingTool: a compiler is needed and missing or too old.
+    """
+    found = {one.name: _cached(one, "kubernetes", "k8s.io/kubernetes") for one in _NODE}
+    source = checkout() / "devkit" / "go" / "pause"
+    version = "v0.0-" + hashlib.sha256((source / "main.go").read_bytes()).hexdigest()[:12]
+    return NodeBinaries(
+        kubelet=found["kubelet"],
+        kube_proxy=found["kube-proxy"],
+        kube_scheduler=found["kube-scheduler"],
+        pause=_compiled(_PAUSE, source, version),
+    )
+
+
 def versitygw_binary() -> Path:
     """Return the S3 server's program, compiled at first use."""
     return _cached(_VERSITYGW, "versitygw", "github.com/versity/versitygw")
@@ -87,8 +122,11 @@ def _from_assets(folder: Path) -> dict[str, Path]:
 
 def _cached(program: _Program, module: str, dependency: str) -> Path:
     source = checkout() / "devkit" / "go" / module
-    version = _required_version(source, dependency)
-    name = f"{module}-{version}"
+    return _compiled(program, source, _required_version(source, dependency))
+
+
+def _compiled(program: _Program, source: Path, version: str) -> Path:
+    name = f"{source.name}-{version}"
     target = cache_folder() / name / program.name
     if target.exists():
         return target

@@ -4,6 +4,9 @@ It is up in some four seconds, needs no root and no container engine, and severa
 side. Of the controllers only those run that our objects depend on: garbage collection (reports die
 with their pods), namespaces, service accounts and their CA. Pod garbage collection and node
 lifecycle stay out: they would delete or evict the pods of a node whose kubelet is ours.
+
+For a real node it is a whole one, on an address that the node's pods reach: all controllers, a
+scheduler, and a user for each part of the node, with the rights that Kubernetes gives to that part.
 """
 
 import json
@@ -23,7 +26,7 @@ from typing import Any, Self
 import yaml
 
 from trainedmodel_devkit import audit, guard
-from trainedmodel_devkit.binaries import Binaries, control_plane_binaries
+from trainedmodel_devkit.binaries import Binaries, control_plane_binaries, node_binaries
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.processes import ManagedProcess
@@ -36,22 +39,28 @@ _CONTROLLERS = (
 )
 _START_TIMEOUT_S = 60
 
+NODE_NAME = "node"
+"""The one node that can join: its kubelet's user is made with the control plane."""
+
 
 class ControlPlane:
     """etcd, kube-apiserver and kube-controller-manager; a context manager.
 
-    With `audit_log` the API server keeps a log of every request, which `requests` reads.
+    With `audit_log` the API server keeps a log of every request, which `requests` reads. With
+    `node_facing`, an address of this machine, real nodes can join it.
     """
 
-    def __init__(self, *, audit_log: bool = False) -> None:
+    def __init__(self, *, audit_log: bool = False, node_facing: str | None = None) -> None:
         self._audited = audit_log
+        self._is_whole = node_facing is not None
         self._port = free_port()
         self._processes: list[ManagedProcess] = []
-        self.host = "127.0.0.1"
+        self.host = node_facing or "127.0.0.1"
         self.port = self._port
         self.server = f"https://{self.host}:{self._port}"
         self.etcd_endpoint = f"http://127.0.0.1:{free_port()}"
         self.token = secrets.token_hex(16)
+        self._other_users: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Self:
         self._binaries = control_plane_binaries()
@@ -81,6 +90,11 @@ class ControlPlane:
         """Write a kubeconfig that acts as an existing service account, for 24 hours."""
         token = self.kubectl("create", "token", name, "-n", namespace, "--duration=24h").strip()
         return self._write_kubeconfig(f"{namespace}.{name}", token)
+
+    def kubeconfig_for_node(self, part: str) -> Path:
+        """Return the kubeconfig of a part of the node: `kubelet` or `kube-proxy`."""
+        user = f"system:node:{NODE_NAME}" if part == "kubelet" else f"system:{part}"
+        return self._write_kubeconfig(part, self._other_users[user][0])
 
     def kubectl(self, *args: str, input: str | None = None) -> str:  # noqa: A002 - as in subprocess
         """Run kubectl as administrator and return its output.
@@ -136,6 +150,14 @@ class ControlPlane:
         self._etcd("kv/compaction", {"revision": str(revision), "physical": True})
         return revision
 
+    def restart_api_server(self) -> None:
+        """Kill the API server and start it anew where it was: its watch caches are gone."""
+        process = next(one for one in self._processes if one.name == "kube-apiserver")
+        process.kill()
+        process.stop()
+        process.start()
+        self._wait_until(self._is_ready, "kube-apiserver")
+
     def log(self, program: str) -> str:
         """Return the log of `etcd`, `kube-apiserver` or `kube-controller-manager`."""
         return next(process.log() for process in self._processes if process.name == program)
@@ -147,7 +169,7 @@ class ControlPlane:
     def _start(self, binaries: Binaries) -> None:
         certs = self.folder / "certs"
         certs.mkdir()
-        (self.folder / "tokens.csv").write_text(f'{self.token},admin,admin,"system:masters"\n')
+        self._write_tokens()
         self._launch("etcd", [binaries.etcd, *self._etcd_flags()])
         self._launch("kube-apiserver", [binaries.kube_apiserver, *self._apiserver_flags(certs)])
         self._wait_until(self._is_ready, "kube-apiserver")
@@ -157,6 +179,24 @@ class ControlPlane:
             [binaries.kube_controller_manager, *self._controller_flags(certs)],
         )
         self._wait_until(self._has_default_account, "kube-controller-manager")
+        if self._is_whole:
+            token, _ = self._other_users["system:kube-scheduler"]
+            kubeconfig = self._write_kubeconfig("kube-scheduler", token)
+            scheduler = node_binaries().kube_scheduler
+            flags = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+            self._launch("kube-scheduler", [scheduler, *flags])
+
+    def _write_tokens(self) -> None:
+        if self._is_whole:
+            for user in ("system:kube-scheduler", "system:kube-proxy"):
+                self._other_users[user] = (secrets.token_hex(16), "")
+            self._other_users[f"system:node:{NODE_NAME}"] = (secrets.token_hex(16), "system:nodes")
+        lines = [f'{self.token},admin,admin,"system:masters"']
+        lines += [
+            f'{token},{user},{user},"{group}"' if group else f"{token},{user},{user}"
+            for user, (token, group) in self._other_users.items()
+        ]
+        (self.folder / "tokens.csv").write_text("\n".join(lines) + "\n")
 
     def _stop(self) -> None:
         # An API server that outlives its etcd would keep answering from its caches: newest first.
@@ -193,17 +233,25 @@ class ControlPlane:
             f"--secure-port={self._port}",
             f"--bind-address={self.host}",
             f"--advertise-address={self.host}",
-            "--endpoint-reconciler-type=none",
             f"--cert-dir={certs}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={certs / 'apiserver.key'}",
             f"--service-account-signing-key-file={certs / 'apiserver.key'}",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
-            "--authorization-mode=RBAC",
+            f"--authorization-mode={'Node,RBAC' if self._is_whole else 'RBAC'}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--allow-privileged=true",
             "--profiling=false",
         ]
+        if self._is_whole:
+            # No kube-proxy runs beside the API server: it finds the endpoints of a webhook's
+            # Service itself.
+            flags += [
+                "--enable-aggregator-routing=true",
+                "--kubelet-preferred-address-types=InternalIP",
+            ]
+        else:
+            flags += ["--endpoint-reconciler-type=none"]
         if self._audited:
             policy = self.folder / "audit-policy.yaml"
             policy.write_text(audit.POLICY)
@@ -214,7 +262,7 @@ class ControlPlane:
     def _controller_flags(self, certs: Path) -> list[str]:
         return [
             f"--kubeconfig={self.kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--controllers={'*' if self._is_whole else ','.join(_CONTROLLERS)}",
             f"--root-ca-file={self.ca_file}",
             f"--service-account-private-key-file={certs / 'apiserver.key'}",
             "--leader-elect=false",

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -78,6 +79,7 @@ class DevPod:
         self._config = AtomicWriter(self.folders.config)
         self._account = AtomicWriter(self.folders.service_account)
         self.status_changed = asyncio.Event()
+        self.started_at = self.turned_at = datetime.now(UTC)
         self.ready = False
         self._ended = False
 
@@ -165,6 +167,7 @@ class DevPod:
                     )
                 await asyncio.sleep(0.05)
         self.ready = True
+        self.turned_at = datetime.now(UTC)
 
     async def stop(self, grace_s: float) -> None:
         """End all containers, sidecars last, and remove the volumes; logs stay."""

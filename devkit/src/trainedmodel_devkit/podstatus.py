@@ -10,7 +10,7 @@ from trainedmodel_devkit.podspec import ContainerSpec
 def node_status() -> dict[str, Any]:
     """Return the status of a node with room for every pod of a test."""
     room = {"cpu": "16", "memory": "64Gi", "pods": "1000"}
-    ready = _condition("Ready", True) | {"reason": "KubeletReady"}
+    ready = _condition("Ready", True, datetime.now(UTC)) | {"reason": "KubeletReady"}
     addresses = [{"type": "InternalIP", "address": "127.0.0.1"}]
     return {
         "status": {
@@ -23,16 +23,20 @@ def node_status() -> dict[str, Any]:
 
 
 def pod_status(pod: DevPod) -> dict[str, Any]:
-    """Return the status of a pod whose processes were started."""
+    """Return the status of a pod whose processes were started.
+
+    As with a kubelet, one that has never been ready is not ready since its start.
+    """
     conditions = [
-        _condition("PodScheduled", True),
-        _condition("Initialized", True),
-        _condition("ContainersReady", pod.ready),
-        _condition("Ready", pod.ready),
+        _condition("PodScheduled", True, pod.started_at),
+        _condition("Initialized", True, pod.started_at),
+        _condition("ContainersReady", pod.ready, pod.turned_at),
+        _condition("Ready", pod.ready, pod.turned_at),
     ]
     return {
         "status": {
             "phase": "Running",
+            "startTime": _text(pod.started_at),
             "podIP": "127.0.0.1",
             "podIPs": [{"ip": "127.0.0.1"}],
             "hostIP": "127.0.0.1",
@@ -51,13 +55,13 @@ def _container(pod: DevPod, spec: ContainerSpec) -> dict[str, Any]:
         "ready": pod.ready,
         "started": True,
         "restartCount": pod.restarts(spec.name),
-        "state": {"running": {"startedAt": _now()}},
+        "state": {"running": {"startedAt": _text(datetime.now(UTC))}},
     }
 
 
-def _condition(kind: str, holds: bool) -> dict[str, Any]:
-    return {"type": kind, "status": str(holds), "lastTransitionTime": _now()}
+def _condition(kind: str, holds: bool, since: datetime) -> dict[str, Any]:
+    return {"type": kind, "status": str(holds), "lastTransitionTime": _text(since)}
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _text(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -25,18 +25,19 @@ _START_TIMEOUT_S = 20
 
 
 class S3Store:
-    """An S3 server over a temporary folder; a context manager.
+    """An S3 server over a temporary folder, on loopback or another address; a context manager.
 
     It has two users: the owner, to whom all buckets belong, and one who may do nothing. `stop` and
     `start` keep data and port: the store is gone for a while. All calls block; in a coroutine, call
     them in a thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._port = free_port()
         self._owner = ("owner", secrets.token_hex(16))
         self._stranger = ("stranger", secrets.token_hex(16))
-        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.endpoint = f"http://{host}:{self._port}"
 
     def __enter__(self) -> Self:
         program = versitygw_binary()
@@ -46,7 +47,7 @@ class S3Store:
             (self.folder / name).mkdir()
         command = [
             str(program),
-            f"--port=127.0.0.1:{self._port}",
+            f"--port={self._host}:{self._port}",
             f"--region={_REGION}",
             f"--iam-dir={self.folder / 'users'}",
             "posix",
@@ -83,7 +84,7 @@ class S3Store:
         """Start the server on its data and port, and wait until it answers."""
         self._process.start()
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not _listens(self._port):
+        while not _listens(self._host, self._port):
             self._process.check_alive()
             if time.monotonic() > deadline:
                 waited = f"no S3 server after {_START_TIMEOUT_S} s"
@@ -214,10 +215,10 @@ class HttpStore:
         return web.FileResponse(self.folder / path)
 
 
-def _listens(port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 def _has_extended_attributes(folder: Path) -> bool:

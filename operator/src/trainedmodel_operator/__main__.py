@@ -1,6 +1,9 @@
 """The command line: `trainedmodel-operator`, or `python -m trainedmodel_operator`.
 
 Needs no argument. Every option has an environment variable, shown by `--help`; the option wins.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 if it cannot start or a part failed, 75 if it led and lost
+the Lease (another process leads, or may), 2 for a command line that cannot be read.
 """
 
 from __future__ import annotations
@@ -13,21 +16,27 @@ import click
 import structlog
 
 from trainedmodel_operator.app import run
-from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.convert import convert_command
+from trainedmodel_operator.election import take_lease_settings, with_lease_flags
+from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
+from trainedmodel_operator.injector import take_webhook_settings, with_webhook_flags
 from trainedmodel_operator.logs import configure_logs
 from trainedmodel_operator.settings import Settings
 
 _DEFAULTS = Settings()
+#: How a process ends that has lost the Lease: it did nothing wrong, and shall be started again.
+LOST = 75
 
 log = structlog.get_logger()
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "TRAINEDMODEL_OPERATOR",
         "show_default": True,
         "max_content_width": 100,
-    }
+    },
 )
 @click.option(
     "--namespace",
@@ -50,7 +59,7 @@ log = structlog.get_logger()
     type=click.IntRange(0, 65535),
     default=_DEFAULTS.health_port,
     show_envvar=True,
-    help="Port of the liveness probe (/healthz); 0 for none.",
+    help="Port of the probes (/healthz and /readyz); 0 for none.",
 )
 @click.option(
     "--log-format",
@@ -73,22 +82,33 @@ log = structlog.get_logger()
     hidden=True,
     help="Seconds between two looks at everything.",
 )
-def main(**options: Any) -> None:
+@with_lease_flags
+@with_webhook_flags
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
     """Turn TrainedModels into ConfigMap entries, and report back the truth.
 
     Reaches the cluster by KUBECONFIG, by the pod's service account, or by ~/.kube/config.
     """
-    settings = Settings(**options)
-    configure_logs(settings)
+    if context.invoked_subcommand is not None:
+        return
     try:
+        lease, webhook = take_lease_settings(options), take_webhook_settings(options)
+        settings = Settings(lease=lease, webhook=webhook, **options)
+        configure_logs(settings)
         asyncio.run(run(settings))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
+    except LeadershipLost:
+        sys.exit(LOST)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:
         log.exception("operator failed")
         sys.exit(1)
+
+
+main.add_command(convert_command)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,69 @@
 """Composition: the parts, who owns whom, and how it all ends.
 
     run
-    ├── services                one task group; if any of them fails, the process ends
-    │   ├── WorkQueue.run       the workers of the parents
-    │   ├── StatusWriter.run    the status writes
-    │   └── Resync.run          the look at everything
-    └── kopf.operator           watches, probe, signals; begins when the first resync has succeeded
+    │                           of every replica
+    ├── probes_served           /healthz and /readyz
+    ├── run_webhook             injection, with its certificates, which the leader keeps
+    │                           of the one that leads
+    ├── Leadership.run          waits for the Lease, then renews it beside
+    │   └── services            one task group; if any of them fails, the process ends
+    │       ├── WorkQueue.run       the workers of the parents
+    │       ├── StatusWriter.run    the status writes
+    │       ├── Resync.run          the look at everything
+    │       └── EventRecorder.run   the Events
+    └── Watches.run             kopf; begins when the first resync has succeeded
 
-kopf is the event source, the liveness server and the supervisor, and nothing else of it is used: no
-handler that keeps state in objects, no finalizer, no index, no event posting, no peering. So it
-writes nothing (O6), and any of its watches may break without harm.
+kopf is the event source and nothing else of it is used: no handler that keeps state in objects, no
+finalizer, no index, no event posting, no peering, no probe. So it writes nothing (O6), and any of
+its watches may break without harm. It may end by itself; `watches` begins it anew while the
+services go on.
 
-The end: on SIGTERM kopf stops its watches and runs the clean-up handler, in which the services are
-cancelled. That matters: kopf waits five seconds for every task that was made after its own start,
-and the workers are among those. A watch of its own that had only just begun can cost the same five
-seconds, so after `LAST_WORDS_S` it is cancelled. A status that was not sent is computed again at
-the next start.
+Two clients: one for the Lease, and one for all else, which sends no write unless this replica leads
+(`leader`).
+
+The end: on SIGTERM everything is cancelled at once. As soon as the services have ended the Lease is
+given back; watches and webhook may take a little longer. A status that was not sent is computed
+again by whoever leads next. A replica that loses the Lease ends as a process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import os
 import signal
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import kopf
 import structlog
 from kubernetes.aio import client as kubernetes_client
 
+from trainedmodel_operator.core.health import Vitals
+from trainedmodel_operator.core.state import Document, ParentKey
+from trainedmodel_operator.election import make_leadership
+from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
+from trainedmodel_operator.events import EventRecorder
 from trainedmodel_operator.handlers import Bells, make_registry
-from trainedmodel_operator.kube import ApiKubeClient, KubeClient, load_configuration
+from trainedmodel_operator.health import probes_served
+from trainedmodel_operator.injector import run_webhook
+from trainedmodel_operator.kube import ApiKubeClient, load_configuration
+from trainedmodel_operator.leader import Leadership, fence_at_the_wire
 from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observer import Observer
 from trainedmodel_operator.reconciler import Reconciler
 from trainedmodel_operator.reports import ReportCache
 from trainedmodel_operator.resync import Resync
+from trainedmodel_operator.services import InferenceServices
 from trainedmodel_operator.settings import Settings
 from trainedmodel_operator.statuswriter import StatusWriter
+from trainedmodel_operator.survey import Survey
+from trainedmodel_operator.watches import Watches
 from trainedmodel_operator.workqueue import WorkQueue
-
-#: How long kopf may take over its own end, once ours is done.
-LAST_WORDS_S = 0.7
 
 log = structlog.get_logger()
 
@@ -47,13 +71,31 @@ log = structlog.get_logger()
 class Services:
     """Everything of ours that runs, over one client."""
 
-    def __init__(self, client: KubeClient, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, client: ApiKubeClient, metrics: Metrics, settings: Settings) -> None:
+        self.metrics = metrics
+        self.observer = Observer(metrics)
+        instance = os.environ.get("POD_NAME") or socket.gethostname()
+        self.events = EventRecorder(client, metrics, instance=instance)
+        self.injects = asyncio.Event()
         self.reports = ReportCache()
         self.statuses = StatusWriter(client, metrics)
-        self.reconciler = Reconciler(client, self.reports, self.statuses, _utc_now)
+        self.statuses.written = self._status_written
+        self.reconciler = Reconciler(
+            client,
+            self.reports,
+            self.statuses,
+            _utc_now,
+            services=InferenceServices(client),
+            observed=self.observer.pass_made,
+        )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics)
+        self.statuses.yields_to = lambda: self.queue.is_full
+        self.survey = Survey(client, self.reports, namespaces=settings.namespaces)
         self.resync = Resync(
-            client, self.queue.ring, namespaces=settings.namespaces, period_s=settings.resync_s
+            self.survey,
+            self.queue.ring,
+            period_s=settings.resync_s,
+            is_settled=self.reconciler.is_settled,
         )
 
     async def run(self) -> None:
@@ -62,60 +104,117 @@ class Services:
             group.create_task(self.queue.run(), name="work queue")
             group.create_task(self.statuses.run(), name="status writer")
             group.create_task(self.resync.run(), name="resync")
+            group.create_task(self.events.run(), name="events")
+
+    def _status_written(
+        self, key: ParentKey, name: str, uid: str, told: Document, status: Document
+    ) -> None:
+        self.events.status_written(key, name, uid, told, status)
+        self.observer.status_written(uid, status)
 
 
 async def run(settings: Settings) -> None:
     """Run the operator until a signal ends it.
 
     Raises:
-        ConfigurationError: there is no way to the API.
+        ConfigurationError: there is no way to the API, or a port cannot be listened on.
+        LeadershipLost: another replica leads, or may; the process must end.
         ExceptionGroup: a part failed; the process must end and be started anew.
     """
     metrics = Metrics()
     configuration = await load_configuration()
-    with metrics.served(settings.metrics_port):
-        async with kubernetes_client.ApiClient(configuration) as api:
-            services = Services(ApiKubeClient(api, metrics), metrics, settings)
-            log.info("operator starts", namespaces=settings.namespaces or "all")
-            await _supervise(services, settings, configuration)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_port))
+        of_lease = await stack.enter_async_context(kubernetes_client.ApiClient(configuration))
+        leadership = await make_leadership(settings.lease, settings.namespaces, of_lease, metrics)
+        fenced = copy.copy(configuration)
+        fenced.trace_configs = [fence_at_the_wire(leadership.fence)]
+        api = await stack.enter_async_context(kubernetes_client.ApiClient(fenced))
+        services = Services(ApiKubeClient(api, metrics, leadership.fence), metrics, settings)
+        log.info("operator starts", namespaces=settings.namespaces or "all")
+        webhook = partial(
+            run_webhook,
+            settings.webhook,
+            api,
+            metrics,
+            is_leader=lambda: leadership.is_leading,
+            has_begun=services.injects,
+        )
+        look = partial(_look, leadership, services, settings)
+        try:
+            async with probes_served(settings.health_port, look):
+                await _supervise(leadership, services, settings, configuration, webhook)
+        except ExceptionGroup as failures:
+            raise _what_failed(failures) from None
     log.info("operator ended")
 
 
 async def _supervise(
-    services: Services, settings: Settings, configuration: kubernetes_client.Configuration
+    leadership: Leadership,
+    services: Services,
+    settings: Settings,
+    configuration: kubernetes_client.Configuration,
+    webhook: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
-    """Run services and watches; the end or failure of one is the end of both."""
+    """Run the parts; the end or failure of one is the end of all."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):  # until kopf puts its own in their place
-        loop.add_signal_handler(number, stopping.set)
+
+    def take_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.set)
+
+    take_signals()
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(services.run(), name="services")
-
-        async def stop_services() -> None:
-            stopping.set()
-            running.cancel()
-            await asyncio.wait([running])
-
+        running = [group.create_task(leadership.run(services.run), name="leadership")]
+        if settings.webhook.port:
+            running.append(group.create_task(webhook(), name="webhook"))
         if await _is_first(services.resync.has_begun, stopping):
-            bells = Bells(services.queue.ring, services.reports)
-            registry = make_registry(bells, lambda: _connection(configuration), stop_services)
-            watching = group.create_task(
-                kopf.operator(
-                    registry=registry,
-                    settings=_kopf_settings(),
-                    standalone=True,
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                    liveness_endpoint=_liveness_endpoint(settings),
-                    stop_flag=stopping,
-                ),
-                name="kopf",
+            bells = Bells(
+                services.queue.ring,
+                services.reports,
+                services.resync.ask,
+                services.survey.has_seen,
+                services.observer,
             )
+            watches = Watches(
+                lambda: make_registry(bells, lambda: _connection(configuration)),
+                services.metrics,
+                namespaces=settings.namespaces,
+                begun=take_signals,
+                broken=services.resync.fresh,
+            )
+            running.append(group.create_task(watches.run(), name="watches"))
             await stopping.wait()
-            await asyncio.wait([watching], timeout=LAST_WORDS_S)
-            watching.cancel()
-        await stop_services()
+        for task in reversed(running):
+            task.cancel()
+
+
+def _look(leadership: Leadership, services: Services, settings: Settings) -> Vitals:
+    """Look at what the probes are told of."""
+    now = asyncio.get_running_loop().time()
+    ended_at = services.resync.ended_at
+    reached = [at for at in (leadership.reached_at, ended_at) if at is not None]
+    return Vitals(
+        leading_for_s=_since(leadership.leading_since, now),
+        turned_s=_since(leadership.turned_at, now),
+        resync_s=_since(ended_at, now),
+        reached_s=_since(max(reached, default=None), now),
+        is_injecting=services.injects.is_set() if settings.webhook.port else None,
+        resync_period_s=settings.resync_s,
+    )
+
+
+def _since(at: float | None, now: float) -> float | None:
+    return None if at is None else now - at
+
+
+def _what_failed(failures: ExceptionGroup[Exception]) -> Exception:
+    """Return the failure that says all that is to be said, if there is one among them."""
+    known: Exception | None = failures.subgroup((ConfigurationError, LeadershipLost))
+    while isinstance(known, ExceptionGroup):
+        known = known.exceptions[0]
+    return known or failures
 
 
 async def _is_first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
@@ -143,17 +242,6 @@ async def _connection(configuration: kubernetes_client.Configuration) -> kopf.Co
         scheme=scheme.capitalize() or None,
         token=token or None,
     )
-
-
-def _kopf_settings() -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False  # each event would be a POST
-    settings.scanning.disabled = True  # the kinds are known, and CRDs need no watching
-    return settings
-
-
-def _liveness_endpoint(settings: Settings) -> str | None:
-    return f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
 
 
 def _utc_now() -> datetime:

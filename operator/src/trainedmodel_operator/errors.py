@@ -2,10 +2,15 @@
 
     OperatorError
     ├── ConfigurationError      it cannot start as it was told to
+    ├── LeadershipLost          the Lease is not this replica's any more: the process must end
+    ├── InjectionImpossible     a pod asks for a puller in a way that cannot be given
+    ├── CertificateError        the webhook's certificates cannot be used
     └── ApiError                a request to the Kubernetes API did not succeed
         ├── RetryableError      the same pass, made again, may succeed
-        │   ├── Unavailable     no answer, a late one, or a 5xx
-        │   ├── Throttled       429: come back later (`retry_after_s`)
+        │   ├── Unavailable     a late answer, a broken one, or a 5xx
+        │   │   └── Unreachable nobody answered: refused, reset, no way there
+        │   ├── NotLeading      a write that was not sent: the Lease's time is over
+        │   ├── Throttled       429, or 503 with Retry-After: come back later (`retry_after_s`)
         │   └── Conflict        409 or 410: somebody was faster; read again
         └── TerminalError       the same request would fail again
             ├── NotFound        404: the object (or its kind) is not there
@@ -27,8 +32,25 @@ class ConfigurationError(OperatorError):
     """The operator cannot start as it was told to; the message says what to change."""
 
 
+class LeadershipLost(OperatorError):
+    """The Lease is not this replica's any more; the message says why."""
+
+
+class InjectionImpossible(OperatorError):
+    """A pod asks for a puller in a way that cannot be given; the message says what to change."""
+
+
+class CertificateError(OperatorError):
+    """The webhook's certificates cannot be used; the message says which, and why."""
+
+
 class ApiError(OperatorError):
-    """A request to the Kubernetes API did not succeed."""
+    """A request to the Kubernetes API did not succeed.
+
+    `cause` is the word that metrics count it under; `status` is 0 where there was no answer.
+    """
+
+    cause = "unknown"
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -40,19 +62,37 @@ class RetryableError(ApiError):
 
 
 class Unavailable(RetryableError):
-    """No answer, a late one, or a server error."""
+    """A late or broken answer, or a server error."""
+
+    cause = "unavailable"
+
+
+class Unreachable(Unavailable):
+    """Nobody answered at all."""
+
+    cause = "unreachable"
+
+
+class NotLeading(RetryableError):
+    """A write that was not sent, because this replica does not lead, or may not any more."""
+
+    cause = "not_leading"
 
 
 class Throttled(RetryableError):
-    """The API asks to come back later."""
+    """The API asks to come back later; the request was not carried out."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message, 429)
+    cause = "throttled"
+
+    def __init__(self, message: str, retry_after_s: float, status: int = 429) -> None:
+        super().__init__(message, status)
         self.retry_after_s = retry_after_s
 
 
 class Conflict(RetryableError):
     """Somebody was faster, or a list expired while it was read."""
+
+    cause = "conflict"
 
 
 class TerminalError(ApiError):
@@ -62,6 +102,10 @@ class TerminalError(ApiError):
 class NotFound(TerminalError):
     """The object, or its kind, is not there."""
 
+    cause = "not_found"
+
 
 class Refused(TerminalError):
     """Not allowed, or not valid."""
+
+    cause = "refused"

@@ -4,10 +4,13 @@ kopf watches TrainedModels and ModelReports and calls these for each event. They
 fail in a way that matters, and keep nothing that a pass relies on: an event that is lost costs at
 most one resync period. kopf does not retry them, tells nobody that its first list is complete, and
 never reports a deletion that happened while its watch was broken, so nothing else may live here.
+When a watch lists anew, which shows in a listed object that was seen before, `listed_anew` is
+called: what was deleted meanwhile rings no bell, so somebody had better look at everything.
 
 What `Bells` does remember, by uid, is which parent a model last named, so that a model that moves
 rings at its old service too; and which generation was rung for, so that our own status writes ring
-nothing.
+nothing. Neither does an object in the first list of a watch that the survey saw as it is: a start
+would else make its passes twice.
 
 The registry is private: kopf's global one would be shared with whatever else is imported.
 """
@@ -22,18 +25,30 @@ from trainedmodel_contract import modelreport, names, trainedmodel
 
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.observer import Observer
 from trainedmodel_operator.reports import ReportCache
 
 Event = Mapping[str, Any]
+Metadata = Mapping[str, Any]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 
 class Bells:
     """Turns watch events into bells."""
 
-    def __init__(self, ring: Callable[[ParentKey, Bell], None], reports: ReportCache) -> None:
+    def __init__(
+        self,
+        ring: Callable[[ParentKey, Bell], None],
+        reports: ReportCache,
+        listed_anew: Callable[[], None] = lambda: None,
+        is_surveyed: Callable[[Metadata], bool] = lambda metadata: False,
+        observer: Observer | None = None,
+    ) -> None:
         self._ring = ring
         self._reports = reports
+        self._listed_anew = listed_anew
+        self._is_surveyed = is_surveyed
+        self._observer = observer
         self._seen: dict[str, tuple[str | None, int, bool]] = {}
 
     def model_event(self, event: Event) -> None:
@@ -43,12 +58,18 @@ class Bells:
         uid = metadata["uid"]
         now = (parent, metadata.get("generation", 0), "deletionTimestamp" in metadata)
         before = self._seen.get(uid)
+        if event["type"] is None and before is not None:
+            self._listed_anew()
         if event["type"] == "DELETED":
             self._seen.pop(uid, None)
         elif before == now:
             return
         else:
             self._seen[uid] = now
+            if event["type"] is None and before is None and self._is_surveyed(metadata):
+                return  # the resync that saw it has rung for it, where that was due
+        if self._observer is not None and event["type"] is not None:
+            self._observer.model_event(event["type"], uid, now[1])
         for one in sorted({parent, before[0] if before else None} - {None}):
             self._ring(ParentKey(metadata["namespace"], one), Bell.MODEL)
 
@@ -57,17 +78,15 @@ class Bells:
         document = event["object"]
         if event["type"] == "DELETED":
             self._reports.forget(document["metadata"]["uid"])
-        else:
-            self._reports.offer(document)
+        elif not self._reports.offer(document):
+            return  # a heartbeat, or what a pass has read already
         parent = document.get("inferenceService")
         if parent:
             self._ring(ParentKey(document["metadata"]["namespace"], parent), Bell.REPORT)
 
 
-def make_registry(
-    bells: Bells, login: Login, stop: Callable[[], Awaitable[None]]
-) -> kopf.OperatorRegistry:
-    """Make the registry: two bells, the login, and the clean-up that ends our own tasks."""
+def make_registry(bells: Bells, login: Login) -> kopf.OperatorRegistry:
+    """Make the registry: two bells, and the login."""
     registry = kopf.OperatorRegistry()
 
     async def ring_for_model(event: Event, **_: Any) -> None:
@@ -79,12 +98,8 @@ def make_registry(
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
         return await login()
 
-    async def clean_up(**_: Any) -> None:
-        await stop()
-
     group, version = names.GROUP, names.VERSION
     kopf.on.event(group, version, trainedmodel.PLURAL, registry=registry)(ring_for_model)
     kopf.on.event(group, version, modelreport.PLURAL, registry=registry)(ring_for_report)
     kopf.on.login(registry=registry)(log_in)
-    kopf.on.cleanup(registry=registry)(clean_up)
     return registry

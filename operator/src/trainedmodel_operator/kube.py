@@ -5,7 +5,8 @@ delay implement it in memory, all others run against a real API server.
 
 `ApiKubeClient` is the implementation over the official client's `kubernetes.aio`, of which it uses
 the configuration, authentication and transport. It speaks in plain JSON documents: building model
-objects for thousands of TrainedModels costs more than all decisions about them.
+objects for thousands of TrainedModels costs more than all decisions about them. When a request may
+be sent, and how it is sent, is the matter of `transport`; which lane it is in is said here.
 
 Promises: a list is whole or an error (a page that fails fails the list, O1); lists are consistent
 reads, never served from a stale cache; every request has a time limit; every write names its field
@@ -14,40 +15,49 @@ manager; what comes back as an error is one of `errors`.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
+import structlog
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from trainedmodel_contract import modelreport, names, trainedmodel
 
+from trainedmodel_operator.core.fingerprint import part_of
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.throttle import Lane
 from trainedmodel_operator.errors import (
-    ApiError,
     ConfigurationError,
     Conflict,
     NotFound,
     Refused,
-    Throttled,
     Unavailable,
 )
 from trainedmodel_operator.metrics import Metrics
-
-Document = Mapping[str, Any]
+from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, Document, Transport
 
 FIELD_MANAGER: Final = names.MANAGED_BY
 PAGE_SIZE: Final = 500
-TIMEOUT_S: Final = 30.0
 
-_JSON: Final = "application/json"
+log = structlog.get_logger()
+
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _GROUP_PATH: Final = f"/apis/{names.GROUP}/{names.VERSION}"
+_EVENTS_PATH: Final = "/apis/events.k8s.io/v1"
+_KSERVE_PATH: Final = "/apis/serving.kserve.io/v1beta1"
+
+
+class ModelVersion(NamedTuple):
+    """Which parent a TrainedModel names, and what stands for the model in its fingerprint."""
+
+    key: ParentKey
+    part: str
 
 
 class KubeClient(Protocol):
@@ -55,6 +65,10 @@ class KubeClient(Protocol):
 
     async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
         """List TrainedModels, of one parent or all."""
+        ...
+
+    async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
+        """List all TrainedModels that name a parent, without holding what they say."""
         ...
 
     async def list_shards(self, namespace: str, parent: str) -> list[Document]:
@@ -73,8 +87,14 @@ class KubeClient(Protocol):
         """List a parent's pods that carry a puller, under either label."""
         ...
 
-    async def list_report_metadata(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's reports without what they say."""
+    async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
+        """List all pods that carry a puller, without spec and status."""
+        ...
+
+    async def list_report_metadata(
+        self, namespace: str | None, parent: str | None
+    ) -> list[Document]:
+        """List reports without what they say, of one parent or all."""
         ...
 
     async def get_report(self, namespace: str, name: str) -> Document | None:
@@ -114,7 +134,18 @@ async def load_configuration() -> kubernetes_client.Configuration:
             )
     except (kubernetes_config.ConfigException, OSError) as error:
         raise ConfigurationError(f"no way to the Kubernetes API: {error}") from error
+    configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
+    # aiohttp would look for a proxy and a .netrc anew, in a thread, before each request.
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
+
+
+def _proxy_of_environment(server: str) -> str | None:
+    """Return the proxy that HTTPS_PROXY and its like name for a server, if NO_PROXY does not."""
+    parts = urlsplit(server)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 class ApiKubeClient:
@@ -127,14 +158,20 @@ class ApiKubeClient:
         fence: Callable[[], None] = lambda: None,
     ) -> None:
         """Speak over `api`; `fence` is called before every write and raises if none may be sent."""
-        self._api = api
+        self._transport = Transport(api, metrics, fence)
         self._metrics = metrics
-        self._fence = fence
 
     async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
         """List TrainedModels; one parent's by field selector (CRD `selectableFields`)."""
         query = {} if parent is None else {"fieldSelector": f"spec.inferenceService={parent}"}
         return await self._list(_GROUP_PATH, namespace, trainedmodel.PLURAL, query)
+
+    async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
+        """List all TrainedModels that name a parent; of each page only this is kept."""
+        versions = await self._list(
+            _GROUP_PATH, namespace, trainedmodel.PLURAL, {}, keep=_model_version
+        )
+        return [version for version in versions if version is not None]
 
     async def list_shards(self, namespace: str, parent: str) -> list[Document]:
         """List a parent's shards, by our labels."""
@@ -160,9 +197,16 @@ class ApiKubeClient:
                 pods[pod["metadata"]["uid"]] = pod
         return list(pods.values())
 
-    async def list_report_metadata(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's reports without what they say: a tenth of a per cent of the bytes."""
-        query = {"fieldSelector": f"inferenceService={parent}"}
+    async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
+        """List all pods that carry a puller, without spec and status."""
+        query = {"labelSelector": f"{names.INJECT_LABEL}={names.INJECT_VALUE}"}
+        return await self._list("/api/v1", namespace, "pods", query, accept=_METADATA_ONLY)
+
+    async def list_report_metadata(
+        self, namespace: str | None, parent: str | None
+    ) -> list[Document]:
+        """List reports without what they say: a tenth of a per cent of the bytes."""
+        query = {} if parent is None else {"fieldSelector": f"inferenceService={parent}"}
         return await self._list(
             _GROUP_PATH, namespace, modelreport.PLURAL, query, accept=_METADATA_ONLY
         )
@@ -175,12 +219,15 @@ class ApiKubeClient:
         """Carry out one shard write."""
         folder = f"/api/v1/namespaces/{namespace}/configmaps"
         if write.kind is WriteKind.CREATE:
-            await self._write("POST", folder, write.body)
+            await self._write(Lane.SHARD, "POST", folder, write.body)
         elif write.kind is WriteKind.PATCH:
-            await self._write("PATCH", f"{folder}/{write.name}", write.body, _MERGE_PATCH)
+            path = f"{folder}/{write.name}"
+            await self._write(Lane.SHARD, "PATCH", path, write.body, _MERGE_PATCH)
         else:
             try:
-                await self._request("DELETE", f"{folder}/{write.name}", body=write.body)
+                await self._transport.request(
+                    Lane.SHARD, "DELETE", f"{folder}/{write.name}", body=write.body
+                )
             except NotFound:
                 return
         self._metrics.count_write(f"shard_{write.kind}")
@@ -188,9 +235,8 @@ class ApiKubeClient:
     async def annotate_pod(self, namespace: str, name: str, value: str) -> None:
         """Set the pod's config annotation."""
         body = {"metadata": {"annotations": {names.CONFIG_ANNOTATION: value}}}
-        await self._write(
-            "PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}", body, _MERGE_PATCH
-        )
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        await self._write(Lane.NUDGE, "PATCH", path, body, _MERGE_PATCH)
         self._metrics.count_write("pod_annotation")
 
     async def write_status(self, namespace: str, name: str, uid: str, status: Document) -> None:
@@ -205,7 +251,7 @@ class ApiKubeClient:
             {"op": "add", "path": "/status", "value": status},
         ]
         try:
-            await self._write("PATCH", path, patch, _JSON_PATCH)
+            await self._write(Lane.STATUS, "PATCH", path, patch, _JSON_PATCH)
         except Refused as error:
             # A failed test has no words of its own; a status against the schema "is invalid".
             if error.status == 422 and "is invalid" not in str(error):
@@ -213,100 +259,100 @@ class ApiKubeClient:
             raise
         self._metrics.count_write("status")
 
+    async def list_inference_services(self, namespace: str, name: str) -> list[Document]:
+        """List the InferenceService of this name: one or none.
+
+        Raises:
+            NotFound: the kind is not installed.
+        """
+        query = {"fieldSelector": f"metadata.name={name}"}
+        return await self._list(_KSERVE_PATH, namespace, "inferenceservices", query)
+
+    async def create_event(self, namespace: str, event: Document) -> None:
+        """Write a new Event."""
+        await self._write(
+            Lane.EVENT, "POST", f"{_EVENTS_PATH}/namespaces/{namespace}/events", event
+        )
+        self._metrics.count_write("event")
+
+    async def patch_event(self, namespace: str, name: str, patch: Document) -> None:
+        """Change an Event."""
+        path = f"{_EVENTS_PATH}/namespaces/{namespace}/events/{name}"
+        await self._write(Lane.EVENT, "PATCH", path, patch, _MERGE_PATCH)
+        self._metrics.count_write("event")
+
     async def _list(
         self,
         api: str,
         namespace: str | None,
         plural: str,
         query: Mapping[str, str],
-        accept: str = _JSON,
-    ) -> list[Document]:
-        """Read a whole list, page by page; the pages are of one moment."""
+        *,
+        accept: str = JSON,
+        keep: Callable[[Document], Any] = lambda item: item,
+    ) -> list[Any]:
+        """Read a whole list, page by page; the pages are of one moment. `keep` says what of each.
+
+        That moment may have been compacted away before the last page is read (410). Then the list
+        is begun anew, in one piece, which cannot expire.
+        """
         folder = (
             f"{api}/{plural}" if namespace is None else f"{api}/namespaces/{namespace}/{plural}"
         )
-        items: list[Document] = []
-        page = {**query, "limit": str(PAGE_SIZE)}
+        try:
+            return await self._pages(folder, {**query, "limit": str(PAGE_SIZE)}, accept, keep)
+        except Conflict as error:
+            if error.status != 410:
+                raise
+            log.info("list begun anew", error=str(error))
+            return await self._pages(folder, query, accept, keep)
+
+    async def _pages(
+        self,
+        folder: str,
+        query: Mapping[str, str],
+        accept: str,
+        keep: Callable[[Document], Any],
+    ) -> list[Any]:
+        items: list[Any] = []
+        page = query
         while True:
-            answer = await self._request("GET", folder, query=page, accept=accept)
+            answer = await self._transport.request(
+                Lane.READ, "GET", folder, query=page, accept=accept, timeout_s=LIST_TIMEOUT_S
+            )
             if "items" not in answer or "metadata" not in answer:
                 raise Unavailable(f"GET {folder}: the answer is not a list")
-            items.extend(answer["items"] or ())  # an empty list of metadata is null
+            items.extend(map(keep, answer["items"] or ()))  # an empty list of metadata is null
             token = answer["metadata"].get("continue")
             if not token:
                 return items
-            page = {**page, "continue": token}
+            page = {**query, "continue": token}
 
     async def _get(self, path: str) -> Document | None:
         try:
-            return await self._request("GET", path)
+            return await self._transport.request(Lane.READ, "GET", path)
         except NotFound:
             return None
 
     async def _write(
         self,
+        lane: Lane,
         method: str,
         path: str,
         body: Document | list[Document],
-        content_type: str = _JSON,
+        content_type: str = JSON,
     ) -> None:
         query = {"fieldManager": FIELD_MANAGER}
-        await self._request(method, path, query=query, body=body, content_type=content_type)
+        await self._transport.request(
+            lane, method, path, query=query, body=body, content_type=content_type
+        )
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Document | list[Document] | None = None,
-        accept: str = _JSON,
-        content_type: str = _JSON,
-    ) -> Document:
-        if method != "GET":
-            self._fence()
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                _, url, headers, content, _ = await self._api.param_serialize(
-                    method,
-                    path,
-                    query_params=list((query or {}).items()),
-                    header_params={"Accept": accept, "Content-Type": content_type},
-                    body=body,
-                    auth_settings=["BearerToken"],
-                )
-                answer = await self._api.call_api(
-                    method, url, headers, content, _request_timeout=TIMEOUT_S
-                )
-                raw: bytes = await answer.read()  # type: ignore[no-untyped-call]
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{method} {path}: {type(error).__name__} {error}") from error
-        if not 200 <= answer.status < 300:
-            raise _error(f"{method} {path}", answer.status, answer.headers, raw)
-        try:
-            document: Document = json.loads(raw)
-        except ValueError as error:
-            raise Unavailable(f"{method} {path}: the answer is not JSON") from error
-        return document
+
+def _model_version(model: Document) -> ModelVersion | None:
+    metadata, parent = model["metadata"], (model.get("spec") or {}).get("inferenceService")
+    if not parent:
+        return None
+    return ModelVersion(ParentKey(metadata["namespace"], parent), part_of(metadata))
 
 
 _OURS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"
-
-
-def _error(request: str, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
-    """Return the error that an answer stands for."""
-    try:
-        said = str(json.loads(raw).get("message", ""))
-    except (ValueError, AttributeError):
-        said = raw[:300].decode(errors="replace")
-    message = f"{request}: {status} {said}"
-    if status == 429:
-        pause = headers.get("Retry-After", "")
-        return Throttled(message, float(pause) if pause.isdigit() else 1.0)
-    if status == 404:
-        return NotFound(message, status)
-    if status in {409, 410}:
-        return Conflict(message, status)
-    if status >= 500:
-        return Unavailable(message, status)
-    return Refused(message, status)

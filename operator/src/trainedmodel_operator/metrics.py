@@ -1,6 +1,7 @@
 """Metrics: what the operator counts about itself, in its own registry.
 
-The names are part of what users build dashboards on; they are listed in the documentation.
+The names are part of what users build dashboards on; they are listed in the documentation. No label
+has the name of a model or a service: the number of series is bounded by the number of namespaces.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LAGS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 
 
 class Metrics:
@@ -26,9 +28,14 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._leader = Gauge(
+            "trainedmodel_operator_leader",
+            "Whether this replica leads: 1, or 0 while it stands by.",
+            registry=self.registry,
+        )
         self._depth = Gauge(
             "trainedmodel_operator_queue_depth",
-            "What waits to be done: parents to reconcile, statuses to write.",
+            "What waits to be done: parents to reconcile, statuses and Events to write.",
             ["queue"],
             registry=self.registry,
         )
@@ -38,10 +45,102 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self._api_errors = Counter(
+            "trainedmodel_operator_api_errors",
+            "Requests to the Kubernetes API that did not succeed, by lane and cause.",
+            ["lane", "cause"],
+            registry=self.registry,
+        )
+        self._throttled = Counter(
+            "trainedmodel_operator_throttled_seconds",
+            "Seconds that requests waited for their turn, by lane.",
+            ["lane"],
+            registry=self.registry,
+        )
+        self._watch_restarts = Counter(
+            "trainedmodel_operator_watch_restarts",
+            "How often the watches were begun anew, by cause.",
+            ["cause"],
+            registry=self.registry,
+        )
+
+        self._seen = self._lag("seen", "From the first event of a change to the pass that read it.")
+        self._ready = self._lag("ready", "From the first event of a change to its being Ready.")
+        self._propagation = self._lag(
+            "propagation", "From a written shard to the report of a pod that has seen it."
+        )
+        self._behind = Gauge(
+            "trainedmodel_operator_pods_behind",
+            "Pods whose reports do not show the present shards.",
+            registry=self.registry,
+        )
+        self._models = Gauge(
+            "trainedmodel_operator_models",
+            "TrainedModels by state.",
+            ["namespace", "state"],
+            registry=self.registry,
+        )
+        self._events = Counter(
+            "trainedmodel_operator_events",
+            "Kubernetes Events by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+    def _lag(self, what: str, documentation: str) -> Histogram:
+        return Histogram(
+            f"trainedmodel_operator_{what}_seconds",
+            documentation,
+            buckets=_LAGS,
+            registry=self.registry,
+        )
+
+    def observe_seen(self, seconds: float) -> None:
+        """Note how long a change waited for the pass that read it."""
+        self._seen.observe(seconds)
+
+    def observe_ready(self, seconds: float) -> None:
+        """Note how long a change took to be served by every pod."""
+        self._ready.observe(seconds)
+
+    def observe_propagation(self, seconds: float) -> None:
+        """Note how long a pod took to see a shard."""
+        self._propagation.observe(seconds)
+
+    def set_pods_behind(self, count: int) -> None:
+        """Note how many pods have not seen their shards."""
+        self._behind.set(count)
+
+    def set_models(self, namespace: str, state: str, count: int) -> None:
+        """Note how many models of a namespace are in a state; the series ends with the last one."""
+        if count:
+            self._models.labels(namespace, state).set(count)
+        else:
+            self._models.remove(namespace, state)
+
+    def count_event(self, outcome: str, count: int = 1) -> None:
+        """Count Kubernetes Events that were written, failed or dropped."""
+        self._events.labels(outcome).inc(count)
+
+    def count_api_error(self, lane: str, cause: str) -> None:
+        """Count a request that did not succeed."""
+        self._api_errors.labels(lane, cause).inc()
+
+    def count_throttled(self, lane: str, seconds: float) -> None:
+        """Add to the time that requests waited before they were sent."""
+        self._throttled.labels(lane).inc(seconds)
+
+    def count_watch_restart(self, cause: str) -> None:
+        """Count a new beginning of the watches."""
+        self._watch_restarts.labels(cause).inc()
 
     def observe_pass(self, result: str, seconds: float) -> None:
         """Note how long a pass took, and how it ended."""
         self._passes.labels(result).observe(seconds)
+
+    def set_leading(self, is_leading: bool) -> None:
+        """Note whether this replica leads."""
+        self._leader.set(is_leading)
 
     def set_depth(self, queue: str, depth: int) -> None:
         """Note how many wait in a queue."""

@@ -12,7 +12,7 @@ when an entry lies in two shards). Losing it costs a delay.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -20,12 +20,16 @@ from typing import Any, Final
 
 import structlog
 
+from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.plan import Nudge, Plan, plan
 from trainedmodel_operator.core.shards import WriteKind
 from trainedmodel_operator.core.state import (
+    DesiredModel,
+    Document,
     Gathered,
     Memory,
     ParentKey,
+    ServiceView,
     ShardView,
     read_models,
     read_pod,
@@ -33,11 +37,15 @@ from trainedmodel_operator.core.state import (
 )
 from trainedmodel_operator.errors import ApiError, NotFound
 from trainedmodel_operator.kube import KubeClient
-from trainedmodel_operator.reports import ReportCache
+from trainedmodel_operator.reports import ReportCache, of_their_pods
+from trainedmodel_operator.services import InferenceServices
 from trainedmodel_operator.statuswriter import StatusWriter
 from trainedmodel_operator.workqueue import PassResult
 
 NUDGES_AT_ONCE: Final = 8
+#: Copies (models by pods) whose plan takes some 20 ms, and models that take as long to be read.
+LARGE_PLAN: Final = 3_000
+LARGE_PARENT: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -51,12 +59,23 @@ class Reconciler:
         reports: ReportCache,
         statuses: StatusWriter,
         clock: Callable[[], datetime],
+        *,
+        services: InferenceServices | None = None,
+        observed: Callable[[Gathered, Plan], None] = lambda gathered, decided: None,
     ) -> None:
+        """Make passes over `client`.
+
+        `services`, where given, knows the parents' URLs; `observed` is told of each pass after its
+        shards were written, and neither waits nor fails.
+        """
+        self._services = services
+        self._observed = observed
         self._client = client
         self._reports = reports
         self._statuses = statuses
         self._clock = clock
         self._memories: dict[ParentKey, Memory] = {}
+        self._settled: dict[ParentKey, str] = {}
 
     async def reconcile(self, key: ParentKey, may_write_shards: bool) -> PassResult:
         """Make one pass.
@@ -64,7 +83,9 @@ class Reconciler:
         Raises:
             ApiError: something could not be read or written; the pass must be made again.
         """
-        gathered = await self._gather(key, may_write_shards)
+        self._settled.pop(key, None)
+        began = asyncio.get_running_loop().time()
+        gathered, found = await self._gather(key, may_write_shards)
         decided = await self._decide(gathered)
         for write in decided.shard_writes:
             await self._client.write_shard(key.namespace, write)
@@ -76,39 +97,66 @@ class Reconciler:
                 reason=write.reason,
             )
         self._remember(key, decided)
+        self._observed(gathered, decided)
         try:
             await self._nudge(key, decided.nudges)
         finally:
-            self._statuses.submit(
-                key.namespace, [model.uid for model in gathered.models], decided.statuses
-            )
+            uids = [model.uid for model in gathered.models]
+            self._statuses.submit(key, uids, decided.statuses, began)
+        if decided.is_empty and (gathered.models or gathered.shards):
+            self._settled[key] = found
         return self._result(decided)
 
-    async def _gather(self, key: ParentKey, may_write_shards: bool) -> Gathered:
-        """Read both sides whole, or raise (O1)."""
+    def is_settled(self, key: ParentKey, found: str) -> bool:
+        """Tell whether the last pass over a parent saw what has this fingerprint, and did nothing.
+
+        What such a pass waits for (a nudge, a closed window) is in its `PassResult`.
+        """
+        return self._settled.get(key) == found
+
+    async def _gather(self, key: ParentKey, may_write_shards: bool) -> tuple[Gathered, str]:
+        """Read both sides whole, or raise (O1); return them with their fingerprint."""
         began = asyncio.get_running_loop().time()
-        models, shards, pods, reports = await _all(
+        models, shards, pods, reports, service = await _all(
             self._client.list_models(*key),
             self._client.list_shards(*key),
             self._client.list_pods(*key),
             self._reports.read(self._client, key),
+            self._read_service(key),
         )
         uids = [model["metadata"]["uid"] for model in models]
-        views = (read_shard(key, shard) for shard in shards)
-        return Gathered(
+        views = [read_shard(key, shard) for shard in shards]
+        gathered = Gathered(
             key=key,
-            models=read_models(models, self._statuses.newer_than(began, uids)),
+            models=await self._read_models(models, self._statuses.newer_than(began, uids)),
             shards=tuple(view for view in views if view is not None),
             pods=tuple(read_pod(pod) for pod in pods),
-            reports=reports,
+            reports=of_their_pods(reports, pods),
+            quiet=self._reports.quiet(key),
+            service=service,
             memory=self._memories.get(key, Memory()),
             may_write_shards=may_write_shards,
         )
+        named = [one for one, view in zip(shards, views, strict=True) if view is not None]
+        parts = [part_of(one["metadata"]) for one in (*models, *named, *pods)]
+        for pod in gathered.pods:
+            parts.extend(self._reports.parts(key, pod.uid, as_read=True))
+        return gathered, fingerprint(parts)
+
+    async def _read_service(self, key: ParentKey) -> ServiceView:
+        return ServiceView() if self._services is None else await self._services.read(key)
+
+    async def _read_models(
+        self, models: list[Document], newer: Mapping[str, Document]
+    ) -> tuple[DesiredModel, ...]:
+        if len(models) < LARGE_PARENT:
+            return read_models(models, newer)
+        return await asyncio.to_thread(read_models, models, newer)
 
     async def _decide(self, gathered: Gathered) -> Plan:
         """Plan, and look before a shard is created: its name may be somebody else's already."""
         while True:
-            decided = plan(gathered, self._clock())
+            decided = await self._plan(gathered)
             unseen: list[ShardView] = []
             for write in decided.shard_writes:
                 if write.kind is WriteKind.CREATE:
@@ -122,6 +170,13 @@ class Reconciler:
                 if not view.is_ours:
                     log.warning("shard not ours", key=str(gathered.key), shard=view.name)
             gathered = replace(gathered, shards=(*gathered.shards, *unseen))
+
+    async def _plan(self, gathered: Gathered) -> Plan:
+        """Plan; in a thread where that takes longer than the event loop may stand still."""
+        copies = len(gathered.models) * (1 + len(gathered.pods))
+        if copies < LARGE_PLAN:
+            return plan(gathered, self._clock())
+        return await asyncio.to_thread(plan, gathered, self._clock())
 
     async def _nudge(self, key: ParentKey, nudges: tuple[Nudge, ...]) -> None:
         limit = asyncio.Semaphore(NUDGES_AT_ONCE)

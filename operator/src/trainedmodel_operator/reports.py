@@ -2,15 +2,19 @@
 
 ModelReports are the heavy part of a pass (5,000 models: 300 KB for each pod), and most of them have
 not changed since the last one. So a pass lists their metadata only, takes from here each report
-whose uid and resourceVersion are still those of the list, and reads the others one by one. Watch
+whose uid, generation and owner are still those of the list, and reads the others one by one. Watch
 events drop their documents in here on the way, which usually makes even those reads unnecessary. A
 report that no event ever brought is simply read: nothing depends on the watch.
+
+A heartbeat changes a report's metadata and not its generation. So it rings no bell, and costs
+neither a read nor a parse; a pass sees it in the list, and judges by it how quiet each report is
+(`core.quiet`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +22,9 @@ import structlog
 from pydantic import ValidationError
 from trainedmodel_contract.modelreport import ModelReport
 
+from trainedmodel_operator.core.fingerprint import content_version, report_part, stale_part
+from trainedmodel_operator.core.quiet import Heard, Quiet, hear, quiet, was_blind
+from trainedmodel_operator.core.reported import ReportReader
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.kube import KubeClient
 
@@ -27,69 +34,118 @@ log = structlog.get_logger()
 Document = Mapping[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Cached:
-    version: str
-    document: Document | None
-    report: ModelReport | None = None
+    """A report as last read; None if it was no report."""
 
-    def parsed(self) -> ModelReport | None:
-        """Parse once; a report that is not one counts as missing."""
-        if self.document is not None:
-            try:
-                self.report = ModelReport.model_validate(self.document)
-            except ValidationError as error:
-                name = self.document["metadata"].get("name")
-                log.warning("report unusable", report=name, faults=error.error_count())
-            self.document = None
-        return self.report
+    version: str
+    report: ModelReport | None
 
 
 class ReportCache:
     """The reports of all parents, by their uid."""
 
     def __init__(self) -> None:
+        self._reader = ReportReader()
         self._cached: dict[str, _Cached] = {}
         self._listed: dict[ParentKey, set[str]] = {}
+        self._heard: dict[ParentKey, dict[str, Heard]] = {}
+        self._looked: dict[ParentKey, float] = {}
+        self._quiet: dict[ParentKey, dict[str, Quiet]] = {}
+        self._parts: dict[ParentKey, dict[str, str]] = {}
+        self._parts_read: dict[ParentKey, dict[str, str]] = {}
 
-    def offer(self, document: Document) -> None:
-        """Keep what a watch event brought."""
+    def offer(self, document: Document) -> bool:
+        """Keep what a watch event brought; return whether it is news, and not a heartbeat alone."""
         metadata = document["metadata"]
+        version = content_version(metadata)
         cached = self._cached.get(metadata["uid"])
-        if cached is None or cached.version != metadata["resourceVersion"]:
-            self._cached[metadata["uid"]] = _Cached(metadata["resourceVersion"], document)
+        if cached is not None and cached.version == version:
+            return False
+        self._cached[metadata["uid"]] = _Cached(version, self._read(document))
+        return True
 
     def forget(self, uid: str) -> None:
         """Drop a report that was deleted."""
         self._cached.pop(uid, None)
 
-    async def read(self, client: KubeClient, key: ParentKey) -> dict[str, ModelReport]:
-        """Return a parent's reports as they are now, by the uid of the pod that owns each.
+    async def read(self, client: KubeClient, key: ParentKey) -> list[ModelReport]:
+        """Return a parent's reports as they are now; `of_their_pods` says whose they are.
 
         Raises:
             ApiError: a list or read failed; nothing partial is returned.
         """
         listed = await client.list_report_metadata(*key)
+        self.listen(key, [item["metadata"] for item in listed])
+        self._parts_read.pop(key, None)
+        if key in self._parts:
+            self._parts_read[key] = self._parts[key]
         await self._read_changed(client, [item["metadata"] for item in listed])
         uids = {item["metadata"]["uid"] for item in listed}
         for gone in self._listed.pop(key, set()) - uids:
             self.forget(gone)
         if uids:
             self._listed[key] = uids
-        reports: dict[str, ModelReport] = {}
-        for uid in sorted(uids):
-            cached = self._cached.get(uid)
-            report = None if cached is None else cached.parsed()
-            if report is not None and report.pod_uid and _is_of_its_pod(report):
-                reports[report.pod_uid] = report
-        return reports
+        found = (self._cached.get(uid) for uid in sorted(uids))
+        return [one.report for one in found if one is not None and one.report is not None]
+
+    def quiet(self, key: ParentKey) -> dict[str, Quiet]:
+        """Return how quiet a parent's reports were when last read, by the uid of their pod."""
+        return self._quiet.get(key, {})
+
+    def _read(self, document: Document) -> ModelReport | None:
+        """Read at once, so that no document is kept: as plain JSON it is ten times as large."""
+        try:
+            return self._reader.read(document)
+        except ValidationError as error:
+            name = document["metadata"].get("name")
+            log.warning("report unusable", report=name, faults=error.error_count())
+            return None
+
+    def parts(self, key: ParentKey, pod_uid: str, *, as_read: bool = False) -> list[str]:
+        """Return what stands for a pod's report in its parent's fingerprint.
+
+        That is as last listed, by whomever; or `as_read` by the last `read`: a survey in the midst
+        of a pass must not make the pass look as if it had seen more than it has.
+        """
+        part = (self._parts_read if as_read else self._parts).get(key, {}).get(pod_uid)
+        silence = self._quiet.get(key, {}).get(pod_uid)
+        found = [] if part is None else [part]
+        if silence is not None and silence.is_stale:
+            found.append(stale_part(pod_uid))
+        return found
+
+    def listen(self, key: ParentKey, listed: Sequence[Document]) -> None:
+        """Note which of a parent's reports have changed since the last look, on our own clock."""
+        now = asyncio.get_running_loop().time()
+        blind = was_blind(self._looked.pop(key, None), now)
+        before = self._heard.pop(key, {})
+        self._quiet.pop(key, None)
+        self._parts.pop(key, None)
+        if not listed:
+            return
+        heard: dict[str, Heard] = {}
+        found: dict[str, Quiet] = {}
+        for metadata in listed:
+            uid, version = metadata["uid"], metadata["resourceVersion"]
+            heard[uid] = hear(before.get(uid), version, now, was_blind=blind)
+            silence = quiet(heard[uid], metadata.get("annotations") or {}, now)
+            if silence is not None:
+                owners = metadata.get("ownerReferences") or ()
+                found.update((owner.get("uid", ""), silence) for owner in owners)
+        self._heard[key], self._looked[key], self._quiet[key] = heard, now, found
+        self._parts[key] = {
+            owner.get("uid", ""): report_part(metadata)
+            for metadata in listed
+            for owner in metadata.get("ownerReferences") or ()
+        }
 
     async def _read_changed(self, client: KubeClient, listed: list[Document]) -> None:
         changed = [
             metadata
             for metadata in listed
             if metadata["uid"] not in self._cached
-            or self._cached[metadata["uid"]].version != metadata["resourceVersion"]
+            or self._cached[metadata["uid"]].version != content_version(metadata)
         ]
         limit = asyncio.Semaphore(READS_AT_ONCE)
 
@@ -106,6 +162,24 @@ class ReportCache:
         async with asyncio.TaskGroup() as group:
             for metadata in changed:
                 group.create_task(read_one(metadata))
+
+
+def of_their_pods(
+    reports: Iterable[ModelReport], pods: Iterable[Document]
+) -> dict[str, ModelReport]:
+    """Return the reports by the uid of the pod that owns each.
+
+    A report counts only if it has the name of that pod: another one that gives the pod's uid as its
+    owner's is a mistake or a lie, and garbage collection removes it soon.
+    """
+    pod_names = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods}
+    return {
+        uid: report
+        for report in reports
+        if (uid := report.pod_uid)
+        and _is_of_its_pod(report)
+        and pod_names.get(uid, report.metadata.name) == report.metadata.name
+    }
 
 
 def _is_of_its_pod(report: ModelReport) -> bool:

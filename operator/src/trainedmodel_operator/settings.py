@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.lease import Terms
 
 LogFormat = Literal["json", "console"]
+
+#: What Service, Secret and configuration of the webhook are called as shipped.
+WEBHOOK_NAME: Final = "trainedmodel-webhook"
+PULLER_IMAGE: Final = "trainedmodel-puller:dev"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """How one replica serves the webhook.
+
+    Attributes:
+        port: Where API servers reach it; 0: nowhere, nothing is injected.
+        certificates: Folder that somebody else keeps certificates in; None: they are self-made.
+        service: Service that API servers call it by, in the operator's own namespace.
+        secret: Secret of the self-made certificates.
+        configuration: MutatingWebhookConfiguration that they are published in.
+        hosts: Further names and addresses that it is called by.
+        injection: What pods are given.
+    """
+
+    port: int = 0
+    certificates: Path | None = None
+    service: str = WEBHOOK_NAME
+    secret: str = WEBHOOK_NAME
+    configuration: str = WEBHOOK_NAME
+    hosts: tuple[str, ...] = ()
+    injection: InjectionSettings = field(
+        default_factory=lambda: InjectionSettings(image=PULLER_IMAGE)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """How replicas elect the one that works.
+
+    Attributes:
+        elect: Whether they do; None: in a cluster.
+        namespace: Where the Lease lies; None: in the operator's own namespace.
+        name: What it is called.
+        terms: How long things last.
+    """
+
+    elect: bool | None = None
+    namespace: str | None = None
+    name: str = "trainedmodel-operator"
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +65,14 @@ class Settings:
     Attributes:
         namespaces: Exact names of the namespaces to serve; none: all of them.
         metrics_port: Where Prometheus reads the metrics; 0: nowhere.
-        health_port: Where the kubelet asks whether the process is alive; 0: nowhere.
+        health_port: Where the kubelet asks whether the process is alive and ready; 0: nowhere.
         log_format: JSON for machines (one object a line), or text for people.
         log_level: The least level that is written.
         resync_s: Seconds between two looks at everything. 60 is how long an event that was lost, or
             an edit by hand, may go unnoticed; a resync of 10,000 models costs the API server about
             half a second.
+        lease: How replicas elect the one that works.
+        webhook: How the puller is injected.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -29,3 +81,5 @@ class Settings:
     log_format: LogFormat = "json"
     log_level: str = "info"
     resync_s: float = 60.0
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
+    webhook: WebhookSettings = field(default_factory=WebhookSettings)

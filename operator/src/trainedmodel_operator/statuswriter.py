@@ -4,7 +4,8 @@ A pass hands over what each model's status shall be and goes on. What waits here
 a newer status takes the place of an older one that was not sent yet, so whatever is sent is the
 latest; and a status that has become what lies there already is taken back. When each may be sent is
 decided by `core.pacing` (urgent at once, all else in its turn). At most `IN_FLIGHT` writes run at
-once.
+once, and `YIELDING` while passes queue up: the API server that carries out the one is the one that
+answers the other, and ten thousand statuses would take it from the shards.
 
 The writer knows what it sent last, and lends it to passes (`newer_than`): a list that was read
 while a write was under way shows an older status, and comparing with that would write twice and
@@ -36,19 +37,25 @@ from trainedmodel_operator.core.pacing import (
     SLACK_S,
     LastWrite,
     Weight,
+    says_the_same,
     status_due,
     weigh,
 )
 from trainedmodel_operator.core.plan import StatusWrite
+from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.status import Status
 from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
 from trainedmodel_operator.kube import KubeClient
 from trainedmodel_operator.metrics import Metrics
 
 IN_FLIGHT: Final = 16
+YIELDING: Final = 2
 FORGET_AFTER_S: Final = 2 * AFTER_IDLE_S
 
 log = structlog.get_logger()
+
+#: Told of each status that was written: parent, name, uid, what was told before, and the status.
+Written = Callable[[ParentKey, str, str, Mapping[str, Any], Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -57,6 +64,8 @@ class _Pending:
     namespace: str
     status: Status
     weight: Weight
+    parent: str
+    told: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -91,9 +100,17 @@ class StatusWriter:
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """Write with `client`; `yields_to`, once set, tells whether more urgent work is behind.
+
+        `written`, once set, is told of each status that was written; it neither waits nor fails.
+        """
         self._client = client
         self._metrics = metrics
         self._jitter = jitter
+        self.yields_to: Callable[[], bool] = lambda: False
+        self.written: Written = lambda *_: None
+        self._in_flight = 0
+        self._ended = asyncio.Event()
         self._slots: dict[str, _Slot] = {}
         self._queue: list[tuple[float, str]] = []
         self._waiting: set[str] = set()
@@ -109,14 +126,19 @@ class StatusWriter:
                 newer[uid] = slot.sent
         return newer
 
-    def submit(self, namespace: str, uids: Sequence[str], writes: Iterable[StatusWrite]) -> None:
-        """Take over what a pass decided about `uids`; those without a write are right."""
+    def submit(
+        self, key: ParentKey, uids: Sequence[str], writes: Iterable[StatusWrite], began: float
+    ) -> None:
+        """Take over what a pass begun at `began` decided about `uids`; those without are right.
+
+        A status that was sent while the pass decided is not sent again with a later time.
+        """
         wanted = {write.uid: write for write in writes}
         now = asyncio.get_running_loop().time()
         for uid in uids:
             slot = self._slots.get(uid)
             write = wanted.get(uid)
-            if write is None:
+            if write is None or (slot is not None and _was_sent(slot, write, began)):
                 if slot is not None:
                     slot.pending, slot.due = None, inf
                     self._waiting.discard(uid)
@@ -124,7 +146,9 @@ class StatusWriter:
             if slot is None:
                 slot = self._slots[uid] = _Slot()
             weight = weigh(write.told, write.status)
-            slot.pending = _Pending(write.name, namespace, write.status, weight)
+            slot.pending = _Pending(
+                write.name, key.namespace, write.status, weight, key.parent, write.told
+            )
             self._waiting.add(uid)
             self._schedule(uid, slot, now)
         self._metrics.set_depth("statuses", len(self._waiting))
@@ -133,13 +157,12 @@ class StatusWriter:
     async def run(self) -> None:
         """Write until cancelled."""
         clock = asyncio.get_running_loop().time
-        free = asyncio.Semaphore(IN_FLIGHT)
         async with asyncio.TaskGroup() as group:
             while True:
                 uid = self._next_due(clock() + SLACK_S)
                 if uid is not None:
-                    await free.acquire()
-                    group.create_task(self._send(uid, free))
+                    await self._turn()
+                    group.create_task(self._send(uid))
                     await asyncio.sleep(0)  # the task takes the write before the next is looked for
                     continue
                 self._bell.clear()
@@ -148,6 +171,13 @@ class StatusWriter:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
                         await self._bell.wait()
+
+    async def _turn(self) -> None:
+        """Wait until one more write may be in flight, and count it."""
+        while self._in_flight >= (YIELDING if self.yields_to() else IN_FLIGHT):
+            self._ended.clear()
+            await self._ended.wait()
+        self._in_flight += 1
 
     def _schedule(self, uid: str, slot: _Slot, now: float) -> None:
         if slot.pending is None or slot.in_flight:
@@ -170,7 +200,7 @@ class StatusWriter:
                 return uid
         return None
 
-    async def _send(self, uid: str, free: asyncio.Semaphore) -> None:
+    async def _send(self, uid: str) -> None:
         clock = asyncio.get_running_loop().time
         slot = self._slots.get(uid)
         try:
@@ -188,11 +218,14 @@ class StatusWriter:
                 slot.failures, slot.retry_at = 0, -inf
                 slot.last = LastWrite(clock(), write.weight)
                 _tell(write)
+                key = ParentKey(write.namespace, write.parent)
+                self.written(key, write.name, uid, write.told, write.status)
             slot.answered_at = clock()
             self._schedule(uid, slot, clock())
             self._bell.set()
         finally:
-            free.release()
+            self._in_flight -= 1
+            self._ended.set()
             self._metrics.set_depth("statuses", len(self._waiting))
 
     def _failed(self, uid: str, slot: _Slot, write: _Pending, error: ApiError) -> None:
@@ -213,6 +246,7 @@ class StatusWriter:
             slot.pending = write
             self._waiting.add(uid)
         slot.pending.weight = max(slot.pending.weight, write.weight)
+        slot.pending.told = write.told  # what this write wanted to say was not said
         log.warning("status not written", model=model, error=str(error))
 
     def _forget(self, now: float) -> None:
@@ -225,11 +259,19 @@ class StatusWriter:
                 del self._slots[uid]
 
 
+def _was_sent(slot: _Slot, write: StatusWrite, began: float) -> bool:
+    """Tell whether a pass wants what was sent after it had read the former status."""
+    if slot.sent is None or slot.answered_at < began or write.told == slot.sent:
+        return False
+    return says_the_same(slot.sent, write.status)
+
+
 def _tell(write: _Pending) -> None:
     """Log a status that somebody waits for; progress is not worth a line."""
     if write.weight is Weight.URGENT:
         log.info(
             "status written",
+            key=f"{write.namespace}/{write.parent}",
             model=f"{write.namespace}/{write.name}",
             state=write.status.get("state"),
             reason=write.status.get("reason"),

@@ -7,7 +7,12 @@ parent ever overlap; as parents have workers of their own, a slow or failing one
 
 *When* a pass may begin is decided by `core.pacing`, on this loop's monotonic clock. A failed pass
 is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it was for stays
-due. A worker ends when nothing is due and its pace has become that of a parent never seen: an idle
+due. Two failures are no reason to wait so long. A conflict says that somebody wrote while the pass
+was made: it is made again at once, a few times, for each try is another chance against a writer who
+never rests. And a parent that failed because the API server did not work is forgiven as soon as a
+resync has found that it does.
+
+A worker ends when nothing is due and its pace has become that of a parent never seen: an idle
 operator has no tasks here. Between the test for that and the removal there is no await, so no bell
 can fall in between.
 
@@ -30,10 +35,12 @@ import structlog
 
 from trainedmodel_operator.core.pacing import SLACK_S, Bell, Pace
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.errors import ApiError, Throttled
+from trainedmodel_operator.errors import ApiError, Conflict, Throttled, Unavailable
 from trainedmodel_operator.metrics import Metrics
 
-ACTIVE_PASSES: Final = 4
+ACTIVE_PASSES: Final = 8
+CONFLICT_TRIES: Final = 5
+CONFLICT_PAUSE_S: Final = 0.05
 
 log = structlog.get_logger()
 
@@ -62,6 +69,7 @@ class _Slot:
     key: ParentKey
     pace: Pace = field(default_factory=Pace)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
+    was_unavailable: bool = False
 
 
 class WorkQueue:
@@ -89,10 +97,17 @@ class WorkQueue:
             slot = self._slots[key] = _Slot(key)
             if self._group is not None:
                 self._group.create_task(self._work(slot), name=f"worker {key}")
+        if bell is Bell.RESYNC and slot.was_unavailable:
+            slot.pace = slot.pace.forgiven()
         slot.pace = slot.pace.rung(bell, asyncio.get_running_loop().time())
         slot.bell.set()
         self._waiting.add(key)
         self._metrics.set_depth("parents", len(self._waiting))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether passes wait for others to end: the operator, or the API server, is behind."""
+        return self._active.locked()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -133,15 +148,16 @@ class WorkQueue:
             self._metrics.set_depth("parents", len(self._waiting))
             try:
                 with self._metrics.timed_pass():
-                    result = await self._reconcile(slot.key, is_open)
+                    result = await self._reconcile_past_conflicts(slot.key, is_open)
             except ApiError as error:
                 self._failed(slot, error)
-                log.warning("pass failed", key=str(slot.key), error=str(error))
+                log.warning("pass failed", key=str(slot.key), cause=error.cause, error=str(error))
             except Exception as error:
                 self._failed(slot, error)
                 log.exception("pass failed by a fault of the operator", key=str(slot.key))
             else:
                 now = clock()
+                slot.was_unavailable = False
                 slot.pace = slot.pace.finished(
                     began,
                     now,
@@ -150,8 +166,18 @@ class WorkQueue:
                     again_at=now + result.again_in_s,
                 )
 
+    async def _reconcile_past_conflicts(self, key: ParentKey, is_open: bool) -> PassResult:
+        for tries in range(1, CONFLICT_TRIES):
+            try:
+                return await self._reconcile(key, is_open)
+            except Conflict as error:
+                log.info("pass met another writer", key=str(key), error=str(error))
+                await asyncio.sleep(CONFLICT_PAUSE_S * tries * self._jitter())
+        return await self._reconcile(key, is_open)
+
     def _failed(self, slot: _Slot, error: Exception) -> None:
         now = asyncio.get_running_loop().time()
+        slot.was_unavailable = isinstance(error, Unavailable | Throttled)
         if isinstance(error, Throttled):
             now += error.retry_after_s
         slot.pace = slot.pace.failed(now, self._jitter())

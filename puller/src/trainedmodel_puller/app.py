@@ -36,6 +36,7 @@ from trainedmodel_puller.settings import Settings
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.trees import make_model_dir
 from trainedmodel_puller.volume import Volume
 from trainedmodel_puller.waiting import waiting_application
 from trainedmodel_puller.watch import watch_folder
@@ -102,7 +103,7 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_model_dir(folder)
     except OSError as error:
         raise SettingsError(
             f"--model-dir {folder} must be a writable folder: {error.strerror}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,19 @@ from trainedmodel_puller.errors import VolumeFault
 IDENTITY_FILE: Final = ".trainedmodel.json"
 #: What KServe's agent leaves in a folder when it has fetched all of it.
 KSERVE_MARKER: Final = "SUCCESS."
+
+
+def make_model_dir(folder: Path) -> None:
+    """Make the served folder, if it is not there, as open as the volume's own.
+
+    In KServe's pods the storage initializer, another user, writes into it as well; a pod's empty
+    volume is open to all of the pod's containers, and what shall not write mounts it read-only.
+    """
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
 
 
 def read_identity(tree: Path | str) -> dict[str, Any]:

@@ -34,11 +34,7 @@ from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.drivers.base import Layout
-from trainedmodel_puller.durable import (
-    replace_file,
-    sync_tree,
-    told_as_fault,
-)
+from trainedmodel_puller.durable import replace_file, sync_tree, told_as_fault
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.held import HeldFile
 from trainedmodel_puller.markers import Markers
@@ -53,6 +49,7 @@ from trainedmodel_puller.trees import (
     describe_tree,
     is_intact,
     is_kserves,
+    make_model_dir,
     read_identity,
     revision_of,
 )
@@ -101,7 +98,8 @@ class Volume:
         if state_dir.is_relative_to(model_dir):
             raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
         try:
-            for folder in (model_dir, *self._own_folders()):
+            make_model_dir(model_dir)
+            for folder in self._own_folders():
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self._trash.folder / f"probe-{uuid.uuid4().hex}"
             probe.mkdir()

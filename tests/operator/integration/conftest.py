@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulted_operator import FaultedScene
 from operator_on_cluster import Cluster, OperatorProcess
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.faultproxy import FaultProxy
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,6 +28,7 @@ def control_plane() -> Iterator[ControlPlane]:
         running.kubectl("apply", "-f", str(ROOT / "crds"))
         running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         running.kubectl("apply", "-k", str(ROOT / "deploy" / "base"))
+        running.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody serves it
         yield running
 
 
@@ -74,3 +77,13 @@ def start_operator(control_plane: ControlPlane, tmp_path: Path) -> StartOperator
             child.wait(10)
 
     return start
+
+
+@pytest.fixture
+def scene(control_plane: ControlPlane, cluster: Cluster, tmp_path: Path) -> Iterator[FaultedScene]:
+    """The operator behind a fault proxy, with a namespace of its own."""
+    kubeconfig = control_plane.kubeconfig_for_service_account(
+        "trainedmodel-system", "trainedmodel-operator"
+    )
+    with FaultProxy(control_plane) as proxy:
+        yield FaultedScene(cluster, proxy, kubeconfig, tmp_path)

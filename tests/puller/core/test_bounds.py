@@ -81,6 +81,40 @@ def test_with_names_of_63_characters_what_decides_is_still_told(kind: str) -> No
     assert bounded.left_out == 0
 
 
+def test_ten_thousand_settled_models_of_63_characters_stay_below_a_megabyte() -> None:
+    models = many(SETTLED, 63)
+    bounded = bound_models(models, Budget())
+    assert as_stored(bounded) <= bounded.size <= 990_000
+    assert (bounded.level, bounded.left_out) == (Level.BARE, 0)
+    as_read = {
+        name: ReportedModel.model_validate(model.to_dict())
+        for name, model in bounded.models.items()
+    }
+    assert as_read == models, "what is left out goes without saying"
+
+
+def test_a_report_that_becomes_large_is_rewritten_once_and_one_change_stays_one_small_patch() -> (
+    None
+):
+    models = many(SETTLED, 63)
+    before = bound_models(dict(list(models.items())[:8000]), Budget())
+    assert before.level is Level.WHOLE
+    large = bound_models(models, Budget(), before)
+    assert set(map(str, diff_models(before.models, large.models).values())) == {
+        "{'state': None}",
+        f"{{'revision': '{NEW}'}}",
+    }
+    name = next(iter(models))
+    changed = bound_models({**models, name: KINDS["downloading"]}, Budget(), large)
+    (change,) = diff_models(large.models, changed.models).values()
+    assert change is not None
+    assert change["state"] == "Downloading"
+    settled = bound_models(models, Budget(), changed)
+    (back,) = diff_models(changed.models, settled.models).values()
+    assert back is not None
+    assert back["state"] is None
+
+
 def test_a_mix_of_everything_stays_below_a_megabyte() -> None:
     kinds = list(KINDS.values())
     models = {f"m{n:06d}".ljust(40, "x"): kinds[n % len(kinds)] for n in range(MANY)}

@@ -46,12 +46,13 @@ PODS = (("tabular-0", TABULAR), ("tabular-1", TABULAR), ("vision-0", VISION))
 
 
 def install(control_plane: ControlPlane) -> None:
-    """Install what a user installs, the CRDs and deploy/base, but for the Deployment."""
+    """Install what a user installs, the CRDs and deploy/base, but for Deployment and webhook."""
     root = checkout()
     control_plane.kubectl("apply", "-f", str(root / "crds"))
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     rendered = control_plane.kubectl("kustomize", str(root / "deploy" / "base"))
-    documents = [one for one in yaml.safe_load_all(rendered) if one["kind"] != "Deployment"]
+    left_out = {"Deployment", "MutatingWebhookConfiguration"}
+    documents = [one for one in yaml.safe_load_all(rendered) if one["kind"] not in left_out]
     control_plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(documents))
     control_plane.kubectl("create", "namespace", NAMESPACE)
 
@@ -173,7 +174,7 @@ class Stage:
             },
         )
         await asyncio.to_thread(self._operator.start)
-        await self._wait_healthy(self._operator, f"http://127.0.0.1:{port}/healthz")
+        await self._wait_healthy(self._operator, f"http://127.0.0.1:{port}/readyz")
         guarding = asyncio.create_task(self._guard(self._operator), name="demo/operator")
         self._exits.push_async_callback(_cancelled, guarding)
         self._announce("operator watches")

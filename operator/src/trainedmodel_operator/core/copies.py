@@ -10,13 +10,14 @@ what people are told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 from trainedmodel_contract.reasons import SENTENCES, STATE_ORDER, Reason, State
 
+from trainedmodel_operator.core.pods import Readiness
 from trainedmodel_operator.core.state import PodView
 
 ADVANCE: Final = {state: position for position, state in enumerate(STATE_ORDER)}
@@ -33,6 +34,9 @@ class Copy:
     Attributes:
         ready: The pod's server serves the current revision, and says so.
         available: The pod's server serves the model, in some revision.
+        doubtful: The pod's server did so when its puller last spoke, which is too long ago.
+        starting: The pod has never been Ready and is not done with the model yet: no traffic
+            reaches it, so it says nothing against the others.
         reported: The pod's own words, if it has any about this model.
     """
 
@@ -42,6 +46,8 @@ class Copy:
     message: str = ""
     ready: bool = False
     available: bool = False
+    doubtful: bool = False
+    starting: bool = False
     reported: ReportedModel | None = None
 
     @property
@@ -58,6 +64,7 @@ class Evidence:
     report: ModelReport | None
     reported: ReportedModel | None
     revision: str | None
+    is_stale: bool = False
 
     @property
     def is_reachable(self) -> bool:
@@ -77,15 +84,24 @@ class Evidence:
 
     def copy(self, state: State, reason: str, message: str, *, ready: bool = False) -> Copy:
         """Make the verdict on this copy."""
+        is_available = self.is_available
         return Copy(
             pod=self.pod.name,
             state=state,
             reason=reason,
             message=message,
             ready=ready,
-            available=self.is_available,
+            available=is_available and not self.is_stale,
+            doubtful=is_available and self.is_stale,
+            starting=not ready and self._is_starting(state),
             reported=self.reported,
         )
+
+    def _is_starting(self, state: State) -> bool:
+        """Tell whether the pod has yet to come up; one that reports a failure has come so far."""
+        if self.pod.readiness is Readiness.UNTOLD:
+            return self.report is None
+        return self.pod.readiness is Readiness.NEVER and state not in FAILED_STATES
 
 
 Rule = Callable[[Evidence], Copy | None]
@@ -96,6 +112,13 @@ def report_is_missing(given: Evidence) -> Copy | None:
     if given.report is not None:
         return None
     return given.copy(State.WAITING, Reason.REPORT_MISSING, SENTENCES[Reason.REPORT_MISSING])
+
+
+def report_is_stale(given: Evidence) -> Copy | None:
+    """The puller has been silent for too long: what it said last proves nothing now."""
+    if not given.is_stale:
+        return None
+    return given.copy(State.WAITING, Reason.REPORT_STALE, SENTENCES[Reason.REPORT_STALE])
 
 
 def revision_is_unseen(given: Evidence) -> Copy | None:
@@ -151,6 +174,7 @@ def pod_says_so(given: Evidence) -> Copy | None:
 
 CHAIN: Final[Sequence[Rule]] = (
     report_is_missing,
+    report_is_stale,
     revision_is_unseen,
     server_is_silent,
     server_serves_it,
@@ -161,23 +185,6 @@ CHAIN: Final[Sequence[Rule]] = (
 def judge(given: Evidence) -> Copy:
     """Judge one copy: the first rule that has something to say."""
     return next(copy for copy in (rule(given) for rule in CHAIN) if copy is not None)
-
-
-def judge_copies(
-    name: str,
-    revision: str | None,
-    pods: Sequence[PodView],
-    reports: Mapping[str, ModelReport],
-) -> list[Copy]:
-    """Judge the model's copy in each pod that is meant to serve, the least advanced first."""
-    copies = []
-    for pod in pods:
-        if not pod.is_desired:
-            continue
-        report = reports.get(pod.uid)
-        reported = None if report is None else report.models.get(name)
-        copies.append(judge(Evidence(pod, report, reported, revision)))
-    return sorted(copies, key=lambda copy: copy.advance)
 
 
 def _state(given: Evidence) -> State | None:

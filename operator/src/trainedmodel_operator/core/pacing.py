@@ -11,9 +11,15 @@ of 13 s five, and no change waits longer than 4 s. A window is never shorter tha
 the last pass took: the operator spends at most a fifth of its time on one parent. It falls back to
 nothing once it lay open for as long as the longest window.
 
+A change that comes alone (no other in the `SETTLE_S` before it) is no burst: it does not wait for
+the window that another such one has made, and makes none longer. So somebody who applies models one
+by one, each when the last one is Ready, waits for no window at all.
+
 Bells: that a *model* changed may open a pass as soon as the shard window allows. That a *report*
-changed (far more frequent) waits a short window of its own, and its pass writes shards only if
-their window is open; else it tells statuses only, and the shards come when their window opens.
+changed (far more frequent) waits a window of its own, 0.05 s after a pass, doubled by each pass
+that follows soon, up to 0.5 s: the first word of a pod is told at once, and a hundred pods that
+load a thousand models are looked at twice a second. Its pass writes shards only if their window is
+open; else it tells statuses only, and the shards come when their window opens.
 
 Statuses: what a person waits for is *urgent* (the first word about a generation, Accepted or Ready
 change, a failure comes or goes) and written at once. What tells something (progress of a download,
@@ -41,7 +47,8 @@ SETTLE_S: Final = 0.25
 HOLD_S: Final = 2.0
 COST_FACTOR: Final = 4.0
 LONGEST_COST_WINDOW_S: Final = 15.0
-REPORT_WINDOW_S: Final = 0.5
+FIRST_REPORT_WINDOW_S: Final = 0.05
+LONGEST_REPORT_WINDOW_S: Final = 0.5
 #: Even passes that write nothing leave the loop to others for a moment.
 BREATH_S: Final = 0.05
 
@@ -78,9 +85,13 @@ class Pace:
         deferred_until: When a pass asked to be made again.
         shards_open_at: When shards may be written again.
         settled_at: When the burst that is under way will have settled.
+        rung_at: When a model last rang.
+        changes: How often one has since the last pass began.
+        was_alone: The last pass for any change was for one alone.
         window: The shard window that led to `shards_open_at`.
         model_open_at: Earliest next pass for a model bell.
         report_open_at: Earliest next pass for a report bell.
+        report_window: The report window that led to `report_open_at`.
         failures: Failed passes in a row.
         retry_at: Earliest next pass after a failure.
     """
@@ -90,9 +101,13 @@ class Pace:
     deferred_until: float = inf
     shards_open_at: float = -inf
     settled_at: float = -inf
+    rung_at: float = -inf
+    changes: int = 0
+    was_alone: bool = False
     window: float = 0.0
     model_open_at: float = -inf
     report_open_at: float = -inf
+    report_window: float = 0.0
     failures: int = 0
     retry_at: float = -inf
 
@@ -100,10 +115,12 @@ class Pace:
         """Note that a bell rang."""
         if bell is not Bell.MODEL:
             return replace(self, report_rung=True)
+        rung = replace(self, model_rung=True, rung_at=now, changes=self.changes + 1)
+        if now - self.rung_at >= SETTLE_S:
+            opens_at = min(self.shards_open_at, now) if self.was_alone else self.shards_open_at
+            return replace(rung, shards_open_at=opens_at)
         is_burst = now < self.shards_open_at + LONGEST_WINDOW_S
-        return replace(
-            self, model_rung=True, settled_at=now + SETTLE_S if is_burst else self.settled_at
-        )
+        return replace(rung, settled_at=now + SETTLE_S) if is_burst else rung
 
     def due(self) -> float:
         """Return when the next pass is to begin; infinity when nothing asks for one."""
@@ -123,7 +140,14 @@ class Pace:
 
     def begun(self) -> Pace:
         """Note that a pass begins: it sees everything that rang before."""
-        return replace(self, model_rung=False, report_rung=False, deferred_until=inf)
+        return replace(
+            self,
+            model_rung=False,
+            report_rung=False,
+            deferred_until=inf,
+            changes=0,
+            was_alone=self.changes == 1 if self.changes else self.was_alone,
+        )
 
     def finished(
         self,
@@ -136,18 +160,23 @@ class Pace:
     ) -> Pace:
         """Note that a pass succeeded; one that was held back left shards to be written."""
         cost = min(COST_FACTOR * (now - began), LONGEST_COST_WINDOW_S)
+        report_window = FIRST_REPORT_WINDOW_S
+        if began <= self.report_open_at + LONGEST_REPORT_WINDOW_S:
+            report_window = min(self.report_window * 2, LONGEST_REPORT_WINDOW_S)
         after = replace(
             self,
             model_rung=self.model_rung or held_back,
             deferred_until=min(self.deferred_until, again_at),
-            model_open_at=now + BREATH_S,
-            report_open_at=now + max(REPORT_WINDOW_S, cost),
+            changes=self.changes + 2 if held_back else self.changes,
+            model_open_at=now + (max(BREATH_S, cost) if wrote else BREATH_S),
+            report_open_at=now + max(report_window, cost),
+            report_window=report_window,
             failures=0,
             retry_at=-inf,
         )
         if not wrote:
             return after
-        if began > self.shards_open_at + LONGEST_WINDOW_S:
+        if self.was_alone or began > self.shards_open_at + LONGEST_WINDOW_S:
             window = FIRST_WINDOW_S
         else:
             window = min(self.window * 2, LONGEST_WINDOW_S)
@@ -163,9 +192,15 @@ class Pace:
             retry_at=now + longest * (0.5 + jitter / 2),
         )
 
+    def forgiven(self) -> Pace:
+        """End the wait for the next try; another failure still waits for longer than the last."""
+        return replace(self, retry_at=-inf)
+
     def forgettable_at(self) -> float:
         """Return when this pace says no more than that of a parent never seen."""
-        return max(self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at)
+        return max(
+            self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at + LONGEST_REPORT_WINDOW_S
+        )
 
 
 class Weight(IntEnum):
@@ -199,6 +234,11 @@ def weigh(told: Mapping[str, Any], status: Mapping[str, Any]) -> Weight:
     return Weight.IDLE if is_on_its_way and is_same else Weight.TELLING
 
 
+def says_the_same(sent: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Tell whether two statuses differ in nothing but when their conditions turned."""
+    return _undated(sent) == _undated(status)
+
+
 def status_due(last: LastWrite | None, weight: Weight, now: float) -> float:
     """Return when a status may be written: at once if urgent, else in its turn."""
     if weight is Weight.URGENT or last is None:
@@ -214,6 +254,14 @@ def _condition(status: Mapping[str, Any], kind: str) -> object:
         if condition.get("type") == kind:
             return condition.get("status")
     return None
+
+
+def _undated(status: Mapping[str, Any]) -> dict[str, Any]:
+    bare = [
+        {name: value for name, value in condition.items() if name != "lastTransitionTime"}
+        for condition in status.get("conditions") or ()
+    ]
+    return {**status, "conditions": bare}
 
 
 def _has_failure(status: Mapping[str, Any]) -> bool:

@@ -7,19 +7,26 @@ one model ever rewrites the entry of another.
 Rules, in the order in which a model meets them:
 
 1. `_kept_entries`: a model whose spec is not usable keeps the entry that it has, byte for byte.
-   Doubt never unloads.
-2. `_name_conflicts`: of two models with one served name, the older (creation time, then name) wins;
-   the younger has no entry. An entry kept by rule 1 takes part under the name that it carries.
-3. `_settle`: a model stays in its shard if its present entry is right or the new one fits. If it
+   Doubt never unloads. So does one that was renamed to a name that is taken (rule 2).
+2. `naming`: of two models with one served name, who has it in a shard keeps it, else the older
+   (creation time, then name) gets it. An entry kept by rule 1 takes part under the name that it
+   carries.
+3. `memory`: a model without an entry is refused if what it declares does not fit into the server
+   any more, the newest first. What has an entry stays.
+4. `_settle`: a model stays in its shard if its present entry is right or the new one fits. If it
    lies in two shards (a move that was cut short) its home is the shard whose entry is already
    right, and the lower index if both or neither are.
-4. `_move`: a model that fits no longer, or has no shard, goes to the first that has room. One that
+5. `_move`: a model that fits no longer, or has no shard, goes to the first that has room. One that
    fits nowhere keeps its old entry, if it has one, and is told why.
-5. `_leave`: a moved model's old entry goes in a *later* write than its new one came, and only when
+6. `_leave`: a moved model's old entry goes in a *later* write than its new one came, and only when
    the pods have seen the new one (or have had `MOVE_GRACE` to): a kubelet may refresh the shards of
    one pod in any order, and a pod that saw only the removal would unload a model that is wanted.
 
 A ConfigMap with a shard's name that is not ours is skipped: never written, never counted.
+
+A model that names another service leaves this one's shards and enters the other's in two passes of
+two workers, in either order: no order is safe or unsafe, because no pod mounts shards of two
+services. Who wants no gap applies a second TrainedModel and deletes the first when that is Ready.
 """
 
 from __future__ import annotations
@@ -29,9 +36,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trainedmodel_contract import names
-from trainedmodel_contract.entry import EntryError, parse_entry
+from trainedmodel_contract.entry import Entry, EntryError, parse_entry
+from trainedmodel_contract.quantity import parse_bytes
 from trainedmodel_contract.reasons import SENTENCES, Reason
 
+from trainedmodel_operator.core.memory import Need, admit, memory_limit, size_words
+from trainedmodel_operator.core.naming import Claim, Loss, settle_names
 from trainedmodel_operator.core.state import DesiredModel, Gathered, ShardView
 
 #: How long a move waits for pods that do not say that they have seen it. Un-nudged, a kubelet
@@ -80,6 +90,7 @@ class _Draft:
     homes: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     moving: set[str] = field(default_factory=set)
+    beyond: Mapping[str, str] = field(default_factory=dict)
 
     def held(self, name: str) -> list[int]:
         """Return the shards that hold an entry of the model now, in order."""
@@ -126,45 +137,74 @@ def place(gathered: Gathered, seen: bool, now: datetime) -> Placement:
     draft.entries = {index: {} for index in draft.free}
     draft.used = dict.fromkeys(draft.free, 0)
     models = sorted(gathered.models, key=lambda model: model.seniority)
-    losers = _name_conflicts(draft, models)
-    contenders = [model for model in models if model.name not in losers]
+    losses = _name_conflicts(draft, models)
+    contenders = [model for model in models if model.name not in losses]
     _reserve(draft, contenders)
     _kept_entries(draft, contenders)
-    homeless = _settle(draft, [model for model in contenders if model.model is not None])
+    keeping = [one for one in models if one.name not in losses or losses[one.name].kept]
+    _admit(draft, keeping, memory_limit(gathered.pods))
+    homeless = _settle(draft, [one for one in contenders if one.name not in draft.verdicts])
     _move(draft, homeless)
     _leave(draft, gathered, seen, now)
     return Placement(draft.entries, draft.homes, draft.verdicts, frozenset(draft.moving))
 
 
-def _name_conflicts(draft: _Draft, models: list[DesiredModel]) -> set[str]:
-    """Rule 2: refuse the younger of two models with one served name."""
-    owners: dict[str, str] = {}
-    losers: set[str] = set()
-    for model in models:
-        served = _served_name(draft, model)
-        if served is None:
-            continue
-        owner = owners.setdefault(served, model.name)
-        if owner != model.name:
-            losers.add(model.name)
-            draft.verdicts[model.name] = Verdict(
-                accepted=False,
-                reason=Reason.NAME_CONFLICT,
-                message=f"TrainedModel {owner} is older and already has the served name {served}: "
-                "rename one of them (spec.model.name)",
-            )
-    return losers
+def _name_conflicts(draft: _Draft, models: list[DesiredModel]) -> dict[str, Loss]:
+    """Rule 2: refuse all but one of the models with one served name."""
+    claims = [
+        Claim(one.name, one.seniority, None if one.model is None else one.model.served_name)
+        for one in models
+    ]
+    losses = settle_names(claims, lambda name: [entry.name for _, entry in _parsed(draft, name)])
+    for name, loss in losses.items():
+        kept = ""
+        if loss.kept is not None:
+            kept = f"; until then it is served as {loss.kept}, as before"
+            for index, entry in _parsed(draft, name):
+                if entry.name == loss.kept:
+                    draft.put(index, name, draft.stored[index][name])
+        older = "is older and" if loss.is_owner_older else "already"
+        draft.verdicts[name] = Verdict(
+            accepted=False,
+            reason=Reason.NAME_CONFLICT,
+            message=f"TrainedModel {loss.owner} {older} has the served name {loss.name}: "
+            f"rename one of them (spec.model.name){kept}",
+        )
+    return losses
 
 
-def _served_name(draft: _Draft, model: DesiredModel) -> str | None:
-    if model.model is not None:
-        return model.model.served_name
-    for index in draft.held(model.name):
+def _parsed(draft: _Draft, name: str) -> list[tuple[int, Entry]]:
+    """Return a model's entries as far as they can be read, with their shards."""
+    parsed = []
+    for index in draft.held(name):
         try:
-            return parse_entry(draft.stored[index][model.name]).name
+            parsed.append((index, parse_entry(draft.stored[index][name])))
         except EntryError:
             continue
-    return None
+    return parsed
+
+
+def _admit(draft: _Draft, models: list[DesiredModel], limit: int | None) -> None:
+    """Rule 3: refuse what does not fit into the server's memory."""
+    if limit is None:
+        return
+    needs = [
+        Need(model.name, _declared(draft, model), bool(draft.held(model.name))) for model in models
+    ]
+    admission = admit(needs, limit)
+    draft.beyond = admission.beyond
+    for name, message in admission.refused.items():
+        draft.verdicts.setdefault(
+            name, Verdict(accepted=False, reason=Reason.INSUFFICIENT_MEMORY, message=message)
+        )
+
+
+def _declared(draft: _Draft, model: DesiredModel) -> int:
+    """Return what a model declares in bytes; of one that is refused, what its old entry says."""
+    if model.model is None or model.name in draft.verdicts:
+        return max((entry.memory or 0 for _, entry in _parsed(draft, model.name)), default=0)
+    memory = model.model.spec.model.memory
+    return 0 if memory is None else parse_bytes(memory)
 
 
 def _reserve(draft: _Draft, contenders: list[DesiredModel]) -> None:
@@ -194,7 +234,7 @@ def render_entry(model: DesiredModel, index: int) -> str:
 
 
 def _settle(draft: _Draft, usable: list[DesiredModel]) -> list[DesiredModel]:
-    """Rule 3: let models stay. Return those that have no home, the older first.
+    """Rule 4: let models stay. Return those that have no home, the older first.
 
     Those that shrink are settled first, so that the room they leave counts for those that grow.
     """
@@ -224,14 +264,18 @@ def _settle(draft: _Draft, usable: list[DesiredModel]) -> list[DesiredModel]:
 def _accept(draft: _Draft, model: DesiredModel, home: int) -> None:
     draft.homes[model.name] = home
     draft.verdicts[model.name] = Verdict(
-        accepted=True, reason=Reason.ACCEPTED, message=f"The entry is in shard {home}."
+        accepted=True,
+        reason=Reason.ACCEPTED,
+        message=" ".join(
+            filter(None, (f"The entry is in shard {home}.", draft.beyond.get(model.name)))
+        ),
     )
     if len(set(draft.held(model.name)) | {home}) > 1:
         draft.moving.add(model.name)
 
 
 def _move(draft: _Draft, homeless: list[DesiredModel]) -> None:
-    """Rule 4: first fit, in the order of the shards."""
+    """Rule 5: first fit, in the order of the shards."""
     for model in homeless:
         for index in draft.free:
             entry = render_entry(model, index)
@@ -244,13 +288,20 @@ def _move(draft: _Draft, homeless: list[DesiredModel]) -> None:
 
 
 def _no_room(draft: _Draft, model: DesiredModel) -> Verdict:
-    reason = Reason.SHARD_NOT_OURS if draft.has_foreign else Reason.SHARDS_FULL
     kept = " The last good entry stays in force." if draft.held(model.name) else ""
+    size = entry_bytes(model.name, render_entry(model, 0)) + MANIFEST_BYTES
+    if size > names.SHARD_BUDGET_BYTES:
+        words = (
+            f"The entry alone has {size_words(size)}, a shard takes "
+            f"{size_words(names.SHARD_BUDGET_BYTES)}: shorten spec.model.parameters."
+        )
+        return Verdict(accepted=False, reason=Reason.SHARDS_FULL, message=words + kept)
+    reason = Reason.SHARD_NOT_OURS if draft.has_foreign else Reason.SHARDS_FULL
     return Verdict(accepted=False, reason=reason, message=SENTENCES[reason] + kept)
 
 
 def _leave(draft: _Draft, gathered: Gathered, seen: bool, now: datetime) -> None:
-    """Rule 5: take a moved model's old entries away, once nobody can miss it."""
+    """Rule 6: take a moved model's old entries away, once nobody can miss it."""
     for name in sorted(draft.moving):
         home = draft.homes[name]
         has_arrived = draft.stored.get(home, {}).get(name) == draft.entries[home][name]

@@ -10,8 +10,9 @@ plan that has been carried out gives an empty one. The rules, in the order in wh
 3. `_nudges`: pods whose own report shows that they have not seen the shards as they are after these
    writes. A changed annotation makes their kubelet refresh the volume at once.
 4. `_statuses`: what each model's status shall be; only of models whose entry lies where it shall,
-   so that `Accepted` never runs ahead of the ConfigMap.
-5. `deferred`: when to look again without being asked, and why.
+   so that `Accepted` never runs ahead of the ConfigMap. Reports of another service prove nothing.
+5. `deferred`: when to look again without being asked, and why: a nudge that may show no effect, a
+   move that waits. Reports that go stale are found by resyncs, which list their metadata anyway.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from datetime import datetime, timedelta
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core import placement, shards, status
+from trainedmodel_operator.core import placement, shards, status, urls
 from trainedmodel_operator.core.placement import MOVE_GRACE, Placement
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import DesiredModel, Gathered, PodView
+from trainedmodel_operator.core.witnesses import Witnesses
 
 #: A nudge that shows no effect is repeated after this long, then after twice, and so on.
 NUDGE_AGAIN = timedelta(seconds=3)
 LONGEST_NUDGE_PAUSE = timedelta(seconds=60)
+#: A service that comes up gets its URL some time after its pods are there, and no event tells.
+URL_AGAIN = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ Contents = dict[int, Mapping[str, str]]
 def plan(gathered: Gathered, now: datetime) -> Plan:
     """Decide what one pass does; the rules are listed at the top of this module."""
     present: Contents = {view.index: view.data for view in gathered.shards if view.is_ours}
-    seen = not _behind(gathered, shards.seen_digest(present.items()))
+    seen = _is_seen(gathered, shards.seen_digest(present.items()))
     placed = placement.place(gathered, seen, now)
     due, after = _shard_writes(gathered, placed)
     held_back = bool(due) and not gathered.may_write_shards
@@ -99,6 +103,8 @@ def plan(gathered: Gathered, now: datetime) -> Plan:
         waits.append(Deferred(None, "the shard window is closed"))
     if placed.moving:
         waits.append(_move_wait(gathered, placed, now))
+    if gathered.models and gathered.service.exists and gathered.service.url is None:
+        waits.append(Deferred(now + URL_AGAIN, "the InferenceService has no url yet"))
     return Plan(
         shard_writes=writes,
         nudges=nudges,
@@ -138,6 +144,15 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
             words = shards.describe(view, wanted)
             writes.append(ShardWrite(WriteKind.PATCH, index, name, patch, words))
     return tuple(writes), after
+
+
+def _is_seen(gathered: Gathered, digest: str) -> bool:
+    """Tell whether every pod has seen the shards as they are: one that does not say so has not.
+
+    A pod that ends counts until it has ended: it still serves what it was asked for.
+    """
+    reports = (gathered.reports.get(pod.uid) for pod in gathered.pods if not pod.has_finished)
+    return all(report is not None and report.config_digest == digest for report in reports)
 
 
 def _behind(gathered: Gathered, digest: str) -> list[PodView]:
@@ -194,14 +209,32 @@ def _statuses(
 ) -> tuple[StatusWrite, ...]:
     """Return the statuses that differ, of models whose entry lies where it shall."""
     writes = []
+    parent = gathered.key.parent
+    reports = {
+        uid: report
+        for uid, report in gathered.reports.items()
+        if report.inference_service == parent
+    }
+    stale = {uid for uid, one in gathered.quiet.items() if one.is_stale}
+    witnesses = Witnesses(gathered.pods, reports, stale)
+    path = urls.server_path(reports.values())
     for model in sorted(gathered.models, key=lambda model: model.name):
         verdict = placed.verdicts[model.name]
         if verdict.accepted and not _is_written(model, placed, contents):
             continue
-        wanted = status.model_status(model, verdict, gathered.pods, gathered.reports, now)
+        url = _url(gathered, model, path) if verdict.accepted else None
+        wanted = status.status_by(witnesses, model, verdict, now, url=url)
         if not status.is_same(model.status, wanted):
             writes.append(StatusWrite(model.name, model.uid, model.status, wanted))
     return tuple(writes)
+
+
+def _url(gathered: Gathered, model: DesiredModel, path: str | None) -> str | None:
+    if not gathered.service.is_known:
+        told = model.status.get("url")
+        return None if told is None else str(told)
+    name = model.model.served_name if model.model is not None else None
+    return None if name is None else urls.model_url(gathered.service.url, path, name)
 
 
 def _is_written(model: DesiredModel, placed: Placement, contents: Contents) -> bool:

@@ -16,6 +16,9 @@ from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_trained_model
 
+from trainedmodel_operator.core.pods import Readiness, readiness, server_memory
+from trainedmodel_operator.core.quiet import Quiet
+
 Document = Mapping[str, Any]
 
 #: Phases in which a pod serves nobody any more.
@@ -78,18 +81,43 @@ class ShardView:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod of the parent."""
+    """A pod of the parent.
+
+    Attributes:
+        server_memory: Memory limit of its model server in bytes, None if there is none.
+    """
 
     name: str
     uid: str
     terminating: bool = False
     phase: str = "Running"
     annotations: Mapping[str, str] = field(default_factory=dict)
+    readiness: Readiness = Readiness.REACHED
+    server_memory: int | None = None
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether its containers have ended for good."""
+        return self.phase in FINISHED_PHASES
 
     @property
     def is_desired(self) -> bool:
         """Whether the pod is meant to serve: one that ends or has ended is not a copy."""
-        return not self.terminating and self.phase not in FINISHED_PHASES
+        return not self.terminating and not self.has_finished
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """The InferenceService that has the parent's name, if there is one.
+
+    Attributes:
+        is_known: False if it could not be read: then what was told of it stays.
+        url: Where the service answers; None until it says so.
+    """
+
+    is_known: bool = True
+    exists: bool = False
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +140,7 @@ class Gathered:
     Attributes:
         shards: The ConfigMaps that exist with a shard's name, ours or not.
         reports: By the uid of the pod that each report is owned by.
+        quiet: How long those that promise heartbeats have said nothing, by the same uid.
         may_write_shards: False while the shard window is closed: the pass then tells statuses
             only.
     """
@@ -121,6 +150,8 @@ class Gathered:
     shards: tuple[ShardView, ...] = ()
     pods: tuple[PodView, ...] = ()
     reports: Mapping[str, ModelReport] = field(default_factory=dict)
+    quiet: Mapping[str, Quiet] = field(default_factory=dict)
+    service: ServiceView = ServiceView()
     memory: Memory = field(default_factory=Memory)
     may_write_shards: bool = True
 
@@ -187,4 +218,6 @@ def read_pod(document: Document) -> PodView:
         terminating=metadata.get("deletionTimestamp") is not None,
         phase=(document.get("status") or {}).get("phase", ""),
         annotations=metadata.get("annotations") or {},
+        readiness=readiness(document),
+        server_memory=server_memory(document),
     )

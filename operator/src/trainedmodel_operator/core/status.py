@@ -1,16 +1,30 @@
 """Status: the truth about one TrainedModel, for people and for `kubectl wait`.
 
 One pure function, `model_status`. What it returns is the whole status, and the writer replaces with
-it whatever lay there before. Only three things
-are taken from the former status: the time of a condition that did not change, the failure that a
-copy is still retrying, and the revision while the spec is unusable.
+it whatever lay there before. Only three things are taken from the former status: the time of a
+condition that did not change, the failure that a copy is still retrying, and the revision while
+the spec is unusable.
 
-Equal input gives an equal status, so a status that did not change is not written.
+What the conditions mean, exactly:
+
+- `Accepted`: the model is valid, and its entry lies in a shard.
+- `Available`: True if a pod's server serves the model, in some revision. An update turns it off at
+  no moment. Unknown if the only pods that did so have been silent for too long.
+- `Ready`: True if at least one pod's server serves the current revision, and so does every pod
+  that has come up. A pod that is still starting (`copies.Copy.starting`) counts in `copies`, but
+  neither for nor against Ready: no traffic reaches it yet. So a scale-up turns nothing off, and
+  a new model is Ready only when all pods that serve have it. Unknown if nothing speaks against
+  it but a report that is stale.
+
+Equal input gives an equal status, so a status that did not change is not written; no message holds
+an age or another number that time alone changes. The function is total: a report that fits the
+schema and is nonsense all the same gives a status like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,9 +32,10 @@ from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 from trainedmodel_contract.reasons import SENTENCES, Reason, State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, MAX_STATUS_PODS, READY
 
-from trainedmodel_operator.core.copies import FAILED_STATES, Copy, judge_copies
+from trainedmodel_operator.core.copies import FAILED_STATES, Copy
 from trainedmodel_operator.core.placement import Verdict
 from trainedmodel_operator.core.state import DesiredModel, Document, PodView
+from trainedmodel_operator.core.witnesses import Witnesses
 
 Status = dict[str, Any]
 
@@ -39,6 +54,7 @@ FIELDS: Final = (
 
 _GIB: Final = 1024**3
 _MIB: Final = 1024**2
+_MOST_BYTES: Final = 2**63
 
 
 def model_status(
@@ -47,14 +63,32 @@ def model_status(
     pods: Sequence[PodView],
     reports: Mapping[str, ModelReport],
     now: datetime,
+    *,
+    stale: AbstractSet[str] = frozenset(),
 ) -> Status:
     """Return the status of one model.
 
-    `reports` are by the uid of the pod that owns them. The state is that of the least advanced
-    copy; a model that is not accepted is Blocked, and one without pods Pending (O7).
+    `reports` are by the uid of the pod that owns them, `stale` are the uids of those that have been
+    silent for too long. The state is that of the least advanced copy in a pod that has come up; a
+    model that is not accepted is Blocked, and one without pods Pending (O7).
+    """
+    return status_by(Witnesses(pods, reports, stale), model, verdict, now)
+
+
+def status_by(
+    witnesses: Witnesses,
+    model: DesiredModel,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    url: str | None = None,
+) -> Status:
+    """Return the status of one model of many, by what the pods of their parent witness.
+
+    `url` is where the model answers, None if that is not known.
     """
     revision = model.model.revision() if model.model is not None else None
-    copies = judge_copies(model.name, revision, pods, reports)
+    copies = witnesses.copies_of(model.name, revision)
     ready = sum(copy.ready for copy in copies) if verdict.accepted else 0
     status: Status = {
         "observedGeneration": model.generation,
@@ -75,6 +109,7 @@ def model_status(
         ],
         "lastFailure": _last_failure(copies, model.status),
         "pods": _unsettled(copies),
+        "url": url,
         **_state(verdict, copies),
     }
     return {field: status[field] for field in FIELDS if status.get(field) not in (None, [])}
@@ -90,22 +125,35 @@ def _state(verdict: Verdict, copies: Sequence[Copy]) -> Status:
         return {"state": State.BLOCKED.value, "reason": str(verdict.reason)}
     if not copies:
         return {"state": State.PENDING.value, "reason": Reason.NO_PODS.value}
-    worst = copies[0]
+    judged = _come_up(copies)
+    worst = judged[0]
     reason = worst.reason
     if worst.state is State.DOWNLOADING:
-        reason = _percent(copies) or reason
+        reason = _percent(judged) or reason
+    elif worst.ready and len(judged) < len(copies):
+        reason = Reason.PODS_STARTING
     return {"state": worst.state.value, "reason": str(reason) or None}
+
+
+def _come_up(copies: Sequence[Copy]) -> Sequence[Copy]:
+    """Return the copies that count: those in pods that are not starting, if there are any."""
+    return [copy for copy in copies if not copy.starting] or copies
 
 
 def _percent(copies: Sequence[Copy]) -> str | None:
     """Return the progress of all downloads together, None while no size is known."""
-    received = total = 0
-    for copy in copies:
-        said = copy.reported
-        if copy.state is State.DOWNLOADING and said is not None and said.total_bytes:
-            received += min(said.bytes or 0, said.total_bytes)
-            total += said.total_bytes
-    return f"{100 * received // total}%" if total else None
+    known = [progress for copy in copies if (progress := _progress(copy)) is not None]
+    total = sum(total for _, total in known)
+    return f"{100 * sum(received for received, _ in known) // total}%" if known else None
+
+
+def _progress(copy: Copy) -> tuple[int, int] | None:
+    """Return how many bytes of how many are there; None unless that is known and makes sense."""
+    said = copy.reported
+    if copy.state is not State.DOWNLOADING or said is None or (said.total_bytes or 0) <= 0:
+        return None
+    total = min(said.total_bytes or 0, _MOST_BYTES)
+    return min(max(said.bytes or 0, 0), total), total
 
 
 def _accepted(verdict: Verdict) -> Status:
@@ -117,6 +165,9 @@ def _available(copies: Sequence[Copy]) -> Status:
     if count:
         message = f"{count} of {len(copies)} pods serve the model, in some revision."
         return _condition(AVAILABLE, True, Reason.COPIES_AVAILABLE, message)
+    doubtful = next((copy for copy in copies if copy.doubtful), None)
+    if doubtful is not None:
+        return _condition(AVAILABLE, None, Reason.REPORT_STALE, _told_by(doubtful))
     reason = Reason.NO_COPY_AVAILABLE if copies else Reason.NO_PODS
     return _condition(AVAILABLE, False, reason, SENTENCES[reason])
 
@@ -126,21 +177,31 @@ def _ready(verdict: Verdict, copies: Sequence[Copy]) -> Status:
         return _condition(READY, False, verdict.reason, verdict.message)
     if not copies:
         return _condition(READY, False, Reason.NO_PODS, SENTENCES[Reason.NO_PODS])
-    worst = copies[0]
-    if worst.ready:
-        words = SENTENCES[Reason.ALL_COPIES_READY]
-        return _condition(READY, True, Reason.ALL_COPIES_READY, words)
-    behind = sum(not copy.ready for copy in copies)
-    others = f" (and {behind - 1} more of {len(copies)} pods)" if behind > 1 else ""
+    judged = _come_up(copies)
+    behind = [copy for copy in judged if not copy.ready]
+    if not behind:
+        return _all_ready(len(copies), len(copies) - len(judged))
+    proven = [copy for copy in behind if copy.reason != Reason.REPORT_STALE]
+    worst = (proven or behind)[0]
+    others = f" (and {len(behind) - 1} more of {len(copies)} pods)" if len(behind) > 1 else ""
     reason = worst.state if worst.reason in {"", Reason.IN_PROGRESS} else worst.reason
-    message = f"{worst.pod}: {_words(worst)}{others}"
-    return _condition(READY, False, reason, message)
+    return _condition(READY, False if proven else None, reason, f"{_told_by(worst)}{others}")
+
+
+def _all_ready(pods: int, starting: int) -> Status:
+    reason = Reason.PODS_STARTING if starting else Reason.ALL_COPIES_READY
+    words = f" ({starting} of {pods} pods)" if starting else ""
+    return _condition(READY, True, reason, f"{SENTENCES[reason]}{words}")
+
+
+def _told_by(copy: Copy) -> str:
+    return f"{copy.pod}: {_words(copy)}"
 
 
 def _words(copy: Copy) -> str:
-    said = copy.reported
-    if copy.state is State.DOWNLOADING and said is not None and said.total_bytes:
-        return f"{_bytes(said.bytes or 0, said.total_bytes)} of {_size(said.total_bytes)}"
+    progress = _progress(copy)
+    if progress is not None:
+        return f"{_bytes(*progress)} of {_size(progress[1])}"
     return copy.message or _sentence(copy)
 
 
@@ -160,10 +221,11 @@ def _size(total: int) -> str:
     return f"{total / _GIB:.1f} GiB" if total >= _GIB else f"{total / _MIB:.1f} MiB"
 
 
-def _condition(kind: str, holds: bool, reason: str, message: str) -> Status:
+def _condition(kind: str, holds: bool | None, reason: str, message: str) -> Status:
+    """Make a condition; `holds` None is Unknown."""
     return {
         "type": kind,
-        "status": "True" if holds else "False",
+        "status": "Unknown" if holds is None else str(holds),
         "reason": str(reason),
         "message": message[:1024],
     }
@@ -229,4 +291,9 @@ def _unsettled(copies: Sequence[Copy]) -> list[Status]:
 
 
 def _time(when: datetime) -> str:
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Write a time as the API does; one without a zone is UTC, one that UTC has no year for too."""
+    try:
+        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except OverflowError:
+        when = when.replace(tzinfo=UTC)
+    return f"{when.year:04}" + when.strftime("-%m-%dT%H:%M:%SZ")

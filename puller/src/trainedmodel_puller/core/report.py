@@ -236,7 +236,7 @@ def diff_models(
             continue
         if old is None:
             patch[model_id] = model.to_dict()
-        elif old != model:
+        elif old != model or old.is_brief != model.is_brief:
             patch[model_id] = _diff_fields(old.to_dict(), model.to_dict())
     for model_id in before.keys() - after.keys():
         patch[model_id] = None

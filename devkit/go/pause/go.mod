@@ -1,0 +1,3 @@
+module trainedmodel.dev/devkit/pause
+
+go 1.24.0

@@ -1,0 +1,141 @@
+"""The cluster, the installation and the store, once for the whole suite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from trainedmodel_devkit.realnode import NodeCluster, recipes
+from trainedmodel_devkit.realnode.images import ensure_image
+from trainedmodel_devkit.stores import S3Store
+
+from e2e.bench import Bench
+from e2e.install import OPERATOR, SYSTEM, install
+from e2e.kubectl import Refused
+from e2e.nodeprovider import NodeProvider
+from e2e.providers import AnyCluster, Images, NotHere, Provider, kind
+from e2e.workloads import Injection
+
+_LOCAL = Images(recipes.OPERATOR_IMAGE, recipes.PULLER_IMAGE, recipes.MLSERVER_IMAGE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare where and with which images the suite runs."""
+    group = parser.getgroup("trainedmodel")
+    group.addoption("--provider", choices=["node", "kind", "kubeconfig"], default="node")
+    group.addoption("--kubeconfig", type=Path, help="for the provider kubeconfig")
+    group.addoption("--store-host", help="address of this machine that the pods reach")
+    group.addoption("--operator-image", default=_LOCAL.operator)
+    group.addoption("--puller-image", default=_LOCAL.puller)
+    group.addoption("--server-image", default=_LOCAL.server)
+    group.addoption(
+        "--injection",
+        choices=["auto", "webhook", "template"],
+        default="auto",
+        help="who adds the puller: the installed webhook, or the suite; auto: the webhook if there",
+    )
+
+
+@pytest.fixture(scope="session")
+def images(pytestconfig: pytest.Config) -> Images:
+    """Name the images that pods use."""
+    option = pytestconfig.getoption
+    return Images(option("operator_image"), option("puller_image"), option("server_image"))
+
+
+@pytest.fixture(scope="session")
+def provider(pytestconfig: pytest.Config, images: Images) -> Iterator[Provider]:
+    """Bring the cluster up."""
+    wanted = pytestconfig.getoption("provider")
+    with contextlib.ExitStack() as stack:
+        if wanted == "kubeconfig":
+            host = pytestconfig.getoption("store_host")
+            if not host:
+                raise pytest.UsageError("--provider=kubeconfig needs --store-host")
+            yield AnyCluster(pytestconfig.getoption("kubeconfig"), images, host)
+            return
+        archives = [
+            ensure_image(recipe())
+            for recipe in (
+                recipes.operator_recipe,
+                recipes.puller_recipe,
+                recipes.mlserver_recipe,
+            )
+        ]
+        if wanted == "kind":
+            yield stack.enter_context(kind(images, archives))
+            return
+        cluster = stack.enter_context(NodeCluster())
+        cluster.load_images(archives)
+        yield NodeProvider(cluster, images)
+
+
+@pytest.fixture(scope="session")
+def injection(
+    pytestconfig: pytest.Config, provider: Provider, images: Images, installed: None
+) -> Injection:
+    """Decide who adds the puller."""
+    wanted = pytestconfig.getoption("injection")
+    selector = "--selector=app.kubernetes.io/part-of=trainedmodel"
+    found = provider.kubectl.list_all("mutatingwebhookconfigurations", selector)
+    by_webhook = wanted == "webhook" or (wanted == "auto" and bool(found))
+    return Injection(by_webhook, images.puller)
+
+
+@pytest.fixture(scope="session")
+def installed(provider: Provider, images: Images, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Install what `deploy/` holds."""
+    install(provider.kubectl, images, tmp_path_factory.mktemp("install"))
+
+
+@pytest.fixture(scope="session")
+def store(provider: Provider) -> Iterator[S3Store]:
+    """Run an S3 server where the pods reach it."""
+    with S3Store(provider.store_host) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bench(
+    request: pytest.FixtureRequest, provider: Provider, store: S3Store, injection: Injection
+) -> Iterator[Bench]:
+    """Make a namespace for a module's tests, and take it away with all that is in it."""
+    namespace = request.module.__name__.rpartition(".")[2].replace("_", "-")
+    bench = Bench(provider, store, injection, namespace)
+    yield bench
+    bench.cluster()("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skip what the provider cannot do; add what pods and node said to a failure."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(NotHere):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, f"Skipped: {call.excinfo.value}")
+    elif report.failed and isinstance(item, pytest.Function):
+        for section, text in _said(item.funcargs.get("bench"), item.funcargs.get("provider")):
+            report.sections.append((section, text))
+    return report
+
+
+def _said(bench: object, provider: object) -> Iterator[tuple[str, str]]:
+    if isinstance(bench, Bench):
+        for words in (
+            ("get", "trainedmodels,pods,modelreports", "-o", "wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("logs", "--tail=30", "--prefix", "--all-containers", "-l", "trainedmodel.dev/inject"),
+        ):
+            with contextlib.suppress(Refused):
+                yield f"kubectl {' '.join(words)}", bench.kubectl(*words)
+    if isinstance(provider, NodeProvider | AnyCluster):
+        operator = f"deployment/{OPERATOR}"
+        for more in ((), ("--previous",)):
+            with contextlib.suppress(Refused):
+                said = provider.kubectl("-n", SYSTEM, "logs", "--tail=60", operator, *more)
+                yield f"operator {' '.join(more)}", said
+        yield "node", provider.logs()

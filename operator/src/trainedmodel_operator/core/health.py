@@ -1,0 +1,79 @@
+"""Health: whether a replica is alive, and whether it is ready, as the kubelet asks.
+
+Alive, the rules in order:
+
+1. The election has not turned for a minute: dead, whether it leads or not. (It takes a turn every
+   few seconds, reached or not reached: only a bug stops it.)
+2. It leads, and for five minutes no resync has ended: dead. A new process may find what this one
+   does not, and meanwhile another replica may lead.
+3. Alive otherwise. A standby has nothing to prove beyond the first rule.
+
+Ready: the API was reached within the last five minutes, and the webhook, where there is one, has a
+certificate and serves. Not whether it leads: a standby is as ready as a leader for what it is there
+for, and a rollout that waited for each new replica to lead would never end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+DEAF_AFTER_S: Final = 300.0
+STUCK_AFTER_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """What is known of a replica; times are seconds that have passed.
+
+    Attributes:
+        leading_for_s: Since it began to lead; None: it does not.
+        turned_s: Since the election took a turn, or since it began; None: there is no election.
+        resync_s: Since a resync ended; None: none has.
+        reached_s: Since the API answered the election or a resync; None: never yet.
+        is_injecting: Whether the webhook serves; None: there is none.
+        resync_period_s: How often a resync is due.
+    """
+
+    leading_for_s: float | None
+    turned_s: float | None
+    resync_s: float | None
+    reached_s: float | None
+    is_injecting: bool | None
+    resync_period_s: float
+
+
+class Verdict(NamedTuple):
+    """An answer to a probe, and why."""
+
+    is_good: bool
+    reason: str
+
+
+def judge_life(vitals: Vitals) -> Verdict:
+    """Tell whether a replica is alive."""
+    if vitals.turned_s is not None and vitals.turned_s > STUCK_AFTER_S:
+        return Verdict(False, f"the election has not turned for {vitals.turned_s:.0f} s")
+    if vitals.leading_for_s is None:
+        return Verdict(True, "standing by")
+    silent_s = vitals.leading_for_s
+    if vitals.resync_s is not None:
+        silent_s = min(silent_s, vitals.resync_s)
+    # Whoever asks for rarer resyncs does not ask to be killed between two of them.
+    if silent_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):
+        return Verdict(False, f"leading, but no resync has ended for {silent_s:.0f} s")
+    if vitals.resync_s is None:
+        return Verdict(True, f"leading for {silent_s:.0f} s, no resync has ended yet")
+    return Verdict(True, f"leading, a resync ended {vitals.resync_s:.0f} s ago")
+
+
+def judge_readiness(vitals: Vitals) -> Verdict:
+    """Tell whether a replica is ready for what it is there for."""
+    if vitals.reached_s is None:
+        return Verdict(False, "the API was not reached yet")
+    if vitals.reached_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):
+        return Verdict(False, f"the API was not reached for {vitals.reached_s:.0f} s")
+    if vitals.is_injecting is False:
+        return Verdict(False, "the webhook does not serve: it has no certificate yet, or is ending")
+    role = "standing by" if vitals.leading_for_s is None else "leading"
+    return Verdict(True, f"{role}, the API was reached {vitals.reached_s:.0f} s ago")

@@ -1,0 +1,183 @@
+"""The decision: from a pod, as admission shows it, to the patch that gives it a puller.
+
+`inject` is total and deterministic: any pod gives a patch (which may be empty) or a refusal in
+words that say which field to change. Equal pods give equal patches, and a pod that was injected
+gives an empty one: webhooks are called again whenever a later one has changed the pod.
+
+The rules, in order; each of the first three can end it:
+
+ 1. `asks_for_a_puller`   it has the label; without it nothing is touched, whoever sent it here
+ 2. `is_injected`         it has a puller already, ours or one that its owner wrote: nothing to do
+ 3. `serves_no_models`    KServe's transformers and explainers inherit the label: marked as skipped
+ 4. `check_platform`      Windows pods are refused
+ 5. `read_wishes`         labels and annotations, strictly
+ 6. `find_server`         the server's container, or a refusal where two could be meant
+ 7. `choose_volume`       the volume that both share
+ 8. `check_names`         names and ports of ours must be free
+ 9. the patch             account, volumes, the server's mount, the sidecar in front of all others
+
+The sidecar is an init container, put in front of the others: KServe copies the probe and security
+context of container 0 into its agent, and what other init containers fetch may go through the
+volume that the puller prepares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trainedmodel_contract import names
+
+from trainedmodel_operator.core.injection.puller import (
+    InjectionSettings,
+    render_container,
+    render_volumes,
+)
+from trainedmodel_operator.core.injection.serving import (
+    check_port_is_free,
+    find_server,
+    serves_no_models,
+)
+from trainedmodel_operator.core.injection.volume import ModelVolume, choose_volume
+from trainedmodel_operator.core.injection.wishes import Wishes, read_wishes
+from trainedmodel_operator.errors import InjectionImpossible
+
+Document = Mapping[str, Any]
+Operation = Mapping[str, Any]
+
+_OS_SELECTOR: Final = "kubernetes.io/os"
+_INJECT_POINTER: Final = f"/metadata/labels/{names.INJECT_LABEL.replace('/', '~1')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What is answered about a pod.
+
+    Attributes:
+        patch: JSON patch; empty: the pod stays as it is.
+        refusal: Why the pod cannot be; the patch is empty then.
+        warnings: For whoever creates the pod.
+        reason: What was decided, in a word, for log and metrics.
+    """
+
+    patch: tuple[Operation, ...] = ()
+    refusal: str | None = None
+    warnings: tuple[str, ...] = ()
+    reason: str = "injected"
+
+
+def inject(pod: Document, settings: InjectionSettings) -> Injection:
+    """Decide what becomes of a pod; never raises for what a pod may contain."""
+    if not isinstance(pod.get("metadata"), Mapping) or not isinstance(pod.get("spec"), Mapping):
+        return Injection(refusal="the pod has no metadata or no spec", reason="refused")
+    if not asks_for_a_puller(pod):
+        return Injection(reason="not_asked")
+    if is_injected(pod):
+        return Injection(reason="injected_before")
+    if serves_no_models(pod["metadata"]):
+        skip = {"op": "add", "path": _INJECT_POINTER, "value": names.INJECT_SKIPPED}
+        return Injection((skip,), reason="skipped")
+    try:
+        check_platform(pod)
+        wishes = read_wishes(pod["metadata"], settings.resources)
+        server = find_server(pod, wishes)
+        volume = choose_volume(pod, server, wishes)
+        sidecar = render_container(pod, wishes, volume, settings)
+        volumes = render_volumes(wishes, volume)
+        check_names(pod, volumes)
+        check_port_is_free(pod, wishes.port)
+    except InjectionImpossible as error:
+        return Injection(refusal=str(error), reason="refused")
+    patch = (
+        *_account(pod),
+        *_append(pod["spec"], "/spec", "volumes", volumes),
+        *_server_mounts(pod, server, volume),
+        *_first(pod["spec"], sidecar),
+    )
+    return Injection(patch, warnings=(*volume.warnings, *_unknown(wishes)))
+
+
+def asks_for_a_puller(pod: Document) -> bool:
+    """Tell whether a pod has the label that asks for injection."""
+    labels = pod["metadata"].get("labels") or {}
+    return bool(labels.get(names.INJECT_LABEL) == names.INJECT_VALUE)
+
+
+def is_injected(pod: Document) -> bool:
+    """Tell whether a container of the pod is a puller."""
+    return any(
+        container.get("name") in names.PULLER_CONTAINERS
+        for kind in ("initContainers", "containers")
+        for container in pod["spec"].get(kind) or ()
+    )
+
+
+def check_platform(pod: Document) -> None:
+    """Refuse what the puller cannot run on.
+
+    Raises:
+        InjectionImpossible: it is a Windows pod.
+    """
+    spec = pod["spec"]
+    told = {
+        (spec.get("os") or {}).get("name"),
+        (spec.get("nodeSelector") or {}).get(_OS_SELECTOR),
+    }
+    if "windows" in told:
+        raise InjectionImpossible("the puller runs on Linux only: this is a Windows pod")
+
+
+def check_names(pod: Document, volumes: Sequence[Document]) -> None:
+    """Refuse a pod that has a volume with a name of ours, though no puller.
+
+    Raises:
+        InjectionImpossible: there is one.
+    """
+    taken = {volume.get("name") for volume in pod["spec"].get("volumes") or ()}
+    for volume in volumes:
+        if volume["name"] in taken:
+            raise InjectionImpossible(
+                f"the pod has a volume {volume['name']} already, and no container "
+                f"{names.PULLER_CONTAINER}: give the volume another name"
+            )
+
+
+def _account(pod: Document) -> Iterator[Operation]:
+    """Name the account: a projected token is only granted to a pod that does."""
+    if not pod["spec"].get("serviceAccountName"):
+        yield {"op": "add", "path": "/spec/serviceAccountName", "value": "default"}
+
+
+def _server_mounts(pod: Document, server: int, volume: ModelVolume) -> Iterator[Operation]:
+    """Give the server its folder of the volume, or move the mounts that are there.
+
+    Before the sidecar is put in front: the moves count init containers from where they are now.
+    """
+    if volume.mount is not None:
+        container = pod["spec"]["containers"][server]
+        at = f"/spec/containers/{server}"
+        yield from _append(container, at, "volumeMounts", [volume.mount])
+    for move in volume.moves:
+        yield {"op": "add", "path": move.path, "value": move.value}
+
+
+def _append(parent: Document, at: str, key: str, values: Sequence[Document]) -> Iterator[Operation]:
+    """Append to a list that may not be there."""
+    if not parent.get(key):
+        yield {"op": "add", "path": f"{at}/{key}", "value": list(values)}
+        return
+    for value in values:
+        yield {"op": "add", "path": f"{at}/{key}/-", "value": value}
+
+
+def _first(spec: Document, container: Document) -> Iterator[Operation]:
+    if spec.get("initContainers"):
+        yield {"op": "add", "path": "/spec/initContainers/0", "value": container}
+    else:
+        yield {"op": "add", "path": "/spec/initContainers", "value": [container]}
+
+
+def _unknown(wishes: Wishes) -> Iterator[str]:
+    for key in wishes.unknown:
+        yield f"annotation {key} is not known to this operator, and has no effect"

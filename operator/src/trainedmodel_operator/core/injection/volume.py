@@ -1,0 +1,217 @@
+"""The model volume: which one puller and server share, and where in it each of them looks.
+
+Puller and server must share one file system, of which the server sees the served models and nothing
+else (P4): not what is half downloaded, and not the puller's notes, because some servers list every
+folder that they find. So the puller has the volume whole, and the server a folder of it:
+
+    <volume>/models/     what the server has at its model folder
+    <volume>/state/      the puller's own
+
+Four cases, by what the server has mounted at its model folder:
+
+    nothing              an emptyDir is made; the server gets `models/` of it, read-only
+    a folder of a        the puller gets that volume whole; its own folder lies beside the server's
+    volume (subPath)
+    a whole volume that  each mount of it moves to `models/`, in every container: whoever filled or
+    begins empty         read it goes on as before (KServe's storage-initializer and agent among
+                         them), and there is room beside
+    anything else        refused: a mount cannot be moved in a volume that has content already
+
+A volume that several pods share cannot be a model volume: each pod's puller keeps its own account
+of what *its* server has loaded, and deletes what that one does not need. emptyDir and ephemeral
+volumes belong to one pod, and so does the claim that a StatefulSet makes for its pod; of any other
+the pod's owner must say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trainedmodel_contract import names
+
+from trainedmodel_operator.core.injection.serving import check_no_mount_across, mount_at
+from trainedmodel_operator.core.injection.wishes import EXCLUSIVE, Wishes
+from trainedmodel_operator.errors import InjectionImpossible
+
+Document = Mapping[str, Any]
+
+#: The volume that is made where there is none.
+OWN_VOLUME: Final = "trainedmodel-volume"
+MODELS: Final = "models"
+STATE: Final = "state"
+#: The puller's own folder in a volume whose layout is the user's.
+HIDDEN_STATE: Final = ".trainedmodel"
+
+_BEGIN_EMPTY: Final = frozenset({"emptyDir", "ephemeral"})
+_NEVER_WRITABLE: Final = frozenset(
+    {"configMap", "secret", "projected", "downwardAPI", "image", "gitRepo"}
+)
+_CLAIM: Final = "persistentVolumeClaim"
+_LISTS: Final = ("initContainers", "containers")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A mount that goes to a folder of its volume.
+
+    Attributes:
+        path: JSON pointer of the field.
+    """
+
+    path: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVolume:
+    """The decision.
+
+    Attributes:
+        name: The volume's name in the pod.
+        models: Below its root: what the server sees.
+        state: Below its root: the puller's own.
+        made: The volume, if it has to be made.
+        mount: What the server has to be given, if anything.
+        moves: Mounts of the volume that change.
+        warnings: For whoever creates the pod.
+    """
+
+    name: str
+    models: str = MODELS
+    state: str = STATE
+    made: Document | None = None
+    mount: Document | None = None
+    moves: tuple[Move, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def choose_volume(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
+    """Decide which volume puller and server share.
+
+    Raises:
+        InjectionImpossible: what the server has at its model folder cannot be shared.
+    """
+    container = pod["spec"]["containers"][server]
+    check_no_mount_across(container, wishes.model_dir)
+    index = mount_at(container, wishes.model_dir)
+    if index < 0:
+        return _new_volume(wishes)
+    mount = container["volumeMounts"][index]
+    volume = _volume_named(pod, container, mount)
+    source = _source_of(volume)
+    where = (
+        f"volume {volume['name']}, which container {container.get('name')} mounts at "
+        f"{wishes.model_dir},"
+    )
+    _check_writable(volume, source, where)
+    _check_one_pods(pod, volume, source, where, wishes)
+    warnings = _warnings(pod, source, where, wishes)
+    if mount.get("subPathExpr"):
+        raise InjectionImpossible(
+            f"{where} is mounted by subPathExpr, which only that container can resolve: "
+            "mount it by subPath"
+        )
+    folder = str(mount.get("subPath") or "").strip("/")
+    if folder:
+        if folder.split("/")[0] == HIDDEN_STATE:
+            raise InjectionImpossible(f"{where} has the subPath {folder}: that is the puller's own")
+        return ModelVolume(volume["name"], models=folder, state=HIDDEN_STATE, warnings=warnings)
+    if source not in _BEGIN_EMPTY:
+        raise InjectionImpossible(
+            f"{where} is mounted whole, so that the puller has no room beside the served models: "
+            f"mount it with a subPath, for example subPath: {MODELS}"
+        )
+    return ModelVolume(volume["name"], moves=tuple(_moves(pod, volume["name"])), warnings=warnings)
+
+
+def _new_volume(wishes: Wishes) -> ModelVolume:
+    limit = {"sizeLimit": wishes.volume_size} if wishes.volume_size else {}
+    return ModelVolume(
+        OWN_VOLUME,
+        made={"name": OWN_VOLUME, "emptyDir": limit},
+        mount={
+            "name": OWN_VOLUME,
+            "mountPath": wishes.model_dir,
+            "subPath": MODELS,
+            "readOnly": True,
+        },
+    )
+
+
+def _volume_named(pod: Document, container: Document, mount: Document) -> Document:
+    volumes: Sequence[Document] = pod["spec"].get("volumes") or ()
+    for volume in volumes:
+        if volume.get("name") == mount.get("name"):
+            return volume
+    raise InjectionImpossible(
+        f"container {container.get('name')} mounts the volume {mount.get('name')!r}, "
+        "which spec.volumes does not have"
+    )
+
+
+def _source_of(volume: Document) -> str:
+    """Return which kind of volume it is; without a source it is an emptyDir."""
+    return next((key for key in volume if key != "name"), "emptyDir")
+
+
+def _check_writable(volume: Document, source: str, where: str) -> None:
+    is_read_only = (volume.get(source) or {}).get("readOnly") is True
+    if source in _NEVER_WRITABLE or is_read_only:
+        raise InjectionImpossible(
+            f"{where} is read-only ({source}): models cannot be put there. Name another folder in "
+            f"the annotation {names.MODEL_DIR_ANNOTATION}, where the server shall find them"
+        )
+
+
+def _check_one_pods(
+    pod: Document, volume: Document, source: str, where: str, wishes: Wishes
+) -> None:
+    if source in _BEGIN_EMPTY or wishes.is_volume_exclusive:
+        return
+    if source == _CLAIM and _is_claim_of_this_pod(pod, volume):
+        return
+    raise InjectionImpossible(
+        f"{where} is one that several pods may share ({source}), and each pod needs its own: take "
+        f"an emptyDir or an ephemeral volume, name another folder in the annotation "
+        f"{names.MODEL_DIR_ANNOTATION}, or say {names.VOLUME_ANNOTATION}={EXCLUSIVE} if no other "
+        "pod uses it"
+    )
+
+
+def _is_claim_of_this_pod(pod: Document, volume: Document) -> bool:
+    """Tell whether a StatefulSet made the claim for this pod alone: it names it after the pod."""
+    metadata = pod["metadata"]
+    owners = metadata.get("ownerReferences") or ()
+    name = metadata.get("name")
+    claim = str((volume.get(_CLAIM) or {}).get("claimName"))
+    is_stateful = any(
+        owner.get("kind") == "StatefulSet" and owner.get("controller") for owner in owners
+    )
+    return bool(name) and is_stateful and claim.endswith(f"-{name}")
+
+
+def _warnings(pod: Document, source: str, where: str, wishes: Wishes) -> tuple[str, ...]:
+    warnings = []
+    if wishes.volume_size:
+        warnings.append(f"{names.VOLUME_SIZE_ANNOTATION} has no effect: {where} is used as it is")
+    if source != "emptyDir" and "fsGroup" not in (pod["spec"].get("securityContext") or {}):
+        warnings.append(
+            f"{where} may belong to root: without spec.securityContext.fsGroup the puller may be "
+            "unable to write to it"
+        )
+    return tuple(warnings)
+
+
+def _moves(pod: Document, volume: str) -> Iterator[Move]:
+    """Yield the change of each mount of a volume, in every container."""
+    for kind in _LISTS:
+        for at, container in enumerate(pod["spec"].get(kind) or ()):
+            for index, mount in enumerate(container.get("volumeMounts") or ()):
+                if mount.get("name") != volume:
+                    continue
+                field = "subPathExpr" if mount.get("subPathExpr") else "subPath"
+                below = str(mount.get(field) or "").strip("/")
+                path = f"/spec/{kind}/{at}/volumeMounts/{index}/{field}"
+                yield Move(path, f"{MODELS}/{below}" if below else MODELS)

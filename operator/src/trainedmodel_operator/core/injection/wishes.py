@@ -1,0 +1,277 @@
+"""Wishes: what a pod asks for by its labels and annotations, read strictly.
+
+A value that is not understood is refused, never replaced by a default: a pod that starts with
+something else than what was asked for is harder to notice than one that says why it does not start.
+An annotation of ours that nobody knows is only warned of: it may be meant for a newer operator.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from trainedmodel_contract import names
+from trainedmodel_contract.quantity import parse_bytes
+
+from trainedmodel_operator.errors import InjectionImpossible
+
+T = TypeVar("T")
+Document = Mapping[str, Any]
+
+#: The one value of `trainedmodel.dev/volume`.
+EXCLUSIVE: Final = "exclusive"
+DEFAULT_MODEL_DIR: Final = "/mnt/models"
+
+_CPU = re.compile(r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$")
+_OBJECT_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+_CONTAINER_NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+_PROFILE = re.compile(names.PROFILE_NAME_PATTERN)
+_PARENT = re.compile(names.PARENT_NAME_PATTERN)
+_IMAGE = re.compile(r"^[^\s]{1,512}$")
+_FOLDER = re.compile(r"^/[A-Za-z0-9._/-]{1,255}$")
+
+_KNOWN: Final = frozenset(
+    {
+        names.CONFIG_ANNOTATION,
+        names.CONTAINER_ANNOTATION,
+        names.SERVER_ANNOTATION,
+        names.SERVER_PORT_ANNOTATION,
+        names.MODEL_DIR_ANNOTATION,
+        names.CREDENTIALS_ANNOTATION,
+        names.CLAIMS_ANNOTATION,
+        names.ENVIRONMENT_ANNOTATION,
+        names.VOLUME_ANNOTATION,
+        names.VOLUME_SIZE_ANNOTATION,
+        names.IMAGE_ANNOTATION,
+        names.PORT_ANNOTATION,
+        names.READY_WHEN_ANNOTATION,
+        names.CPU_REQUEST_ANNOTATION,
+        names.CPU_LIMIT_ANNOTATION,
+        names.MEMORY_REQUEST_ANNOTATION,
+        names.MEMORY_LIMIT_ANNOTATION,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A credential profile, and the Secret that it is mounted from."""
+
+    name: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSource:
+    """A Secret or ConfigMap whose keys become variables of the puller."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the puller's container may use; an empty quantity is left out."""
+
+    cpu_request: str = "50m"
+    cpu_limit: str = ""
+    memory_request: str = "128Mi"
+    memory_limit: str = "1Gi"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What one pod asks for.
+
+    Attributes:
+        parent: The service whose models the pod serves.
+        server_port: Where the server's API for loading listens; None: as its kind does.
+        container: The server's container, if it was named.
+        model_dir: Where the server looks for its models, normalised.
+        claims: PersistentVolumeClaims that `pvc://` URIs may read from.
+        volume_size: Limit of the volume that is made; None: none.
+        is_volume_exclusive: The pod's owner vouches that no other pod uses the model volume.
+        unknown: Annotations of ours that nobody knows.
+    """
+
+    parent: str
+    server: str
+    server_port: int | None
+    container: str | None
+    model_dir: str
+    credentials: tuple[Profile, ...]
+    claims: tuple[str, ...]
+    environment: tuple[EnvironmentSource, ...]
+    volume_size: str | None
+    is_volume_exclusive: bool
+    image: str | None
+    port: int
+    ready_when: str
+    resources: Resources
+    unknown: tuple[str, ...]
+
+
+def read_wishes(metadata: Document, defaults: Resources) -> Wishes:
+    """Read what a pod asks for; what it does not say is as `defaults` or its kind have it.
+
+    Raises:
+        InjectionImpossible: a label is missing, or a value is not understood.
+    """
+    annotations: Mapping[str, str] = metadata.get("annotations") or {}
+
+    def read(key: str, reader: Callable[[str], T], default: T) -> T:
+        text = annotations.get(key)
+        if text is None:
+            return default
+        try:
+            return reader(text.strip())
+        except ValueError as error:
+            raise InjectionImpossible(f"annotation {key}={text!r:.120}: {error}") from error
+
+    return Wishes(
+        parent=_parent(metadata.get("labels") or {}),
+        server=read(names.SERVER_ANNOTATION, _one_of(names.SERVER_KINDS), names.SERVER_KINDS[0]),
+        server_port=read(names.SERVER_PORT_ANNOTATION, _port, None),
+        container=read(names.CONTAINER_ANNOTATION, _container, None),
+        model_dir=read(names.MODEL_DIR_ANNOTATION, _folder, DEFAULT_MODEL_DIR),
+        credentials=read(names.CREDENTIALS_ANNOTATION, _profiles, ()),
+        claims=read(names.CLAIMS_ANNOTATION, _claims, ()),
+        environment=read(names.ENVIRONMENT_ANNOTATION, _environment, ()),
+        volume_size=read(names.VOLUME_SIZE_ANNOTATION, _size, None),
+        is_volume_exclusive=read(names.VOLUME_ANNOTATION, _one_of((EXCLUSIVE,)), "") == EXCLUSIVE,
+        image=read(names.IMAGE_ANNOTATION, _image, None),
+        port=read(names.PORT_ANNOTATION, _port, None) or names.PULLER_PORT,
+        ready_when=read(
+            names.READY_WHEN_ANNOTATION, _one_of(names.READY_WHEN), names.READY_WHEN[0]
+        ),
+        resources=Resources(
+            cpu_request=read(names.CPU_REQUEST_ANNOTATION, _cpu, defaults.cpu_request),
+            cpu_limit=read(names.CPU_LIMIT_ANNOTATION, _cpu, defaults.cpu_limit),
+            memory_request=read(names.MEMORY_REQUEST_ANNOTATION, _size, defaults.memory_request),
+            memory_limit=read(names.MEMORY_LIMIT_ANNOTATION, _size, defaults.memory_limit),
+        ),
+        unknown=tuple(
+            sorted(
+                key
+                for key in annotations
+                if key.startswith(f"{names.GROUP}/") and key not in _KNOWN
+            )
+        ),
+    )
+
+
+def _parent(labels: Mapping[str, str]) -> str:
+    found = {key: labels[key] for key in names.PARENT_POD_LABELS if labels.get(key)}
+    if not found:
+        raise InjectionImpossible(
+            "the pod does not say which service it belongs to: give it the label "
+            f"{names.PARENT_LABEL} with the name that its TrainedModels have in "
+            "spec.inferenceService"
+        )
+    if len(set(found.values())) > 1:
+        told = " and ".join(f"{key}={value}" for key, value in found.items())
+        raise InjectionImpossible(
+            f"the pod names two services, {told}: take the label {names.PARENT_LABEL} away, "
+            "or make both equal"
+        )
+    key, parent = next(iter(found.items()))
+    if _PARENT.fullmatch(parent) is None:
+        raise InjectionImpossible(
+            f"label {key}={parent!r}: a service's name has only lower case letters, digits and '-'"
+        )
+    return parent
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be {' or '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _port(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ValueError("must be a port, 1 to 65535")
+    return int(text)
+
+
+def _container(text: str) -> str | None:
+    if _CONTAINER_NAME.fullmatch(text) is None:
+        raise ValueError("must be the name of a container")
+    return text
+
+
+def _folder(text: str) -> str:
+    folder = posixpath.normpath(text)
+    if _FOLDER.fullmatch(folder) is None or ".." in text.split("/"):
+        raise ValueError("must be an absolute path such as /mnt/models, without '..', and not '/'")
+    return folder
+
+
+def _list_of(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    found = [part for part in parts if part]
+    if not found:
+        raise ValueError("must name at least one")
+    if len(set(found)) != len(found):
+        raise ValueError("names something twice")
+    return found
+
+
+def _profiles(text: str) -> tuple[Profile, ...]:
+    profiles: dict[str, Profile] = {}
+    for part in _list_of(text):
+        name, _, secret = part.rpartition("=")
+        profile = Profile(name.strip() or secret.strip(), secret.strip())
+        if _OBJECT_NAME.fullmatch(profile.secret) is None:
+            raise ValueError(f"{part!r} must be <secret> or <profile>=<secret>")
+        if _PROFILE.fullmatch(profile.name) is None:
+            raise ValueError(
+                f"{profile.name!r} cannot be a profile's name (lower case letters, digits, '-'): "
+                f"write <profile>={profile.secret}"
+            )
+        if profile.name in profiles:
+            raise ValueError(f"names the profile {profile.name!r} twice")
+        profiles[profile.name] = profile
+    return tuple(profiles.values())
+
+
+def _claims(text: str) -> tuple[str, ...]:
+    claims = _list_of(text)
+    for claim in claims:
+        if _OBJECT_NAME.fullmatch(claim) is None:
+            raise ValueError(f"{claim!r} must be the name of a PersistentVolumeClaim")
+    return tuple(claims)
+
+
+def _environment(text: str) -> tuple[EnvironmentSource, ...]:
+    sources = []
+    for part in _list_of(text):
+        kind, _, name = part.partition("/")
+        if kind not in {"secret", "configmap"} or _OBJECT_NAME.fullmatch(name) is None:
+            raise ValueError(f"{part!r} must be secret/<name> or configmap/<name>")
+        sources.append(EnvironmentSource(kind, name))
+    return tuple(sources)
+
+
+def _size(text: str) -> str:
+    if parse_bytes(text) <= 0:
+        raise ValueError("must be more than nothing")
+    return text
+
+
+def _cpu(text: str) -> str:
+    if _CPU.fullmatch(text) is None or not text.strip("0.m"):
+        raise ValueError("must be a number of processors such as 100m or 0.5")
+    return text
+
+
+def _image(text: str) -> str:
+    if _IMAGE.fullmatch(text) is None:
+        raise ValueError("must be the name of an image")
+    return text

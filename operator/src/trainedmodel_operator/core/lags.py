@@ -1,0 +1,120 @@
+"""Lags: how long what was applied takes to be seen, to reach the pods, and to be served.
+
+The clock is the operator's own monotonic one, and it starts when the operator *hears* of a change:
+the first watch event that shows a generation. The times in the objects would not do: they have
+whole seconds, no object says when its spec was last changed, and two machines' clocks would be
+compared. What lies between the API server's answer and that event is some milliseconds, or all of a
+watch that was broken; the latter shows in other metrics. A model that was there when the operator
+came up is not measured until it changes.
+
+Everything here is bounded: at most `MOST_MODELS` are followed, and of more the oldest are let go,
+unmeasured; so is a generation that a newer one overtakes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from trainedmodel_operator.core.state import ParentKey
+
+MOST_MODELS: Final = 20_000
+
+
+@dataclass(slots=True)
+class _Change:
+    generation: int
+    heard_at: float
+    is_seen: bool = False
+
+
+class Changes:
+    """The changes of models that were heard of and are not served yet, by uid."""
+
+    def __init__(self) -> None:
+        self._changes: OrderedDict[str, _Change] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many models are followed."""
+        return len(self._changes)
+
+    def heard(self, uid: str, generation: int, now: float) -> None:
+        """Note an event that shows a generation; only the first one counts."""
+        before = self._changes.get(uid)
+        if before is not None and before.generation >= generation:
+            return
+        self._changes[uid] = _Change(generation, now)
+        self._changes.move_to_end(uid)
+        if len(self._changes) > MOST_MODELS:
+            self._changes.popitem(last=False)
+
+    def gone(self, uid: str) -> None:
+        """Let a deleted model go."""
+        self._changes.pop(uid, None)
+
+    def seen(self, uid: str, generation: int, now: float) -> float | None:
+        """Return how long ago the change was heard of, if this pass is the first that read it."""
+        change = self._changes.get(uid)
+        if change is None or change.is_seen or generation < change.generation:
+            return None
+        change.is_seen = True
+        return now - change.heard_at
+
+    def ready(self, uid: str, generation: int, now: float) -> float | None:
+        """Return how long ago the change was heard of that is served now, and let it go."""
+        change = self._changes.get(uid)
+        if change is None or generation < change.generation:
+            return None
+        del self._changes[uid]
+        return now - change.heard_at
+
+
+class Behind:
+    """The pods that have not seen their shards yet, by parent, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[ParentKey, dict[str, float]] = {}
+        self.count = 0
+
+    def update(
+        self, key: ParentKey, behind: Collection[str], pods: Collection[str], now: float
+    ) -> list[float]:
+        """Note which of a parent's pods are behind; return the lags of those that caught up.
+
+        A pod that ended while it was behind has no lag.
+        """
+        before = self._since.pop(key, {})
+        caught_up = [
+            now - since for uid, since in before.items() if uid not in behind and uid in pods
+        ]
+        after = {uid: before.get(uid, now) for uid in behind}
+        if after:
+            self._since[key] = after
+        self.count += len(after) - len(before)
+        return caught_up
+
+
+class Tally:
+    """How many models of each namespace are in each state, kept up parent by parent."""
+
+    def __init__(self) -> None:
+        self._parents: dict[ParentKey, Mapping[str, int]] = {}
+        self._totals: Counter[tuple[str, str]] = Counter()
+
+    def update(
+        self, key: ParentKey, states: Iterable[str]
+    ) -> Iterator[tuple[tuple[str, str], int]]:
+        """Count a parent's models anew; yield the totals that changed, zero if none is left."""
+        before, after = self._parents.pop(key, {}), Counter(states)
+        if after:
+            self._parents[key] = after
+        for state in sorted({*before, *after}):
+            change = after[state] - before.get(state, 0)
+            if change:
+                total = (key.namespace, state)
+                self._totals[total] += change
+                yield total, self._totals[total]
+                if not self._totals[total]:
+                    del self._totals[total]

@@ -1,0 +1,87 @@
+"""What a Pod document proves: whether it is still starting, and what its model server may use.
+
+Both are read from the Pod alone, never remembered, so that a restarted operator judges as the one
+before it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final
+
+from trainedmodel_contract import names
+from trainedmodel_contract.quantity import parse_bytes
+
+Document = Mapping[str, Any]
+
+#: A kubelet stamps `startTime` and the first `Ready=False` in one turn, in whole seconds.
+SAME_TURN: Final = timedelta(seconds=2)
+
+
+class Readiness(Enum):
+    """How far a pod has come, by its own conditions.
+
+    `UNTOLD`: no kubelet has spoken of it. `NEVER`: it runs and has not been Ready yet. `REACHED`:
+    it is Ready, or has been, or nothing shows that it has not: doubt counts as this.
+    """
+
+    UNTOLD = "untold"
+    NEVER = "never"
+    REACHED = "reached"
+
+
+def readiness(document: Document) -> Readiness:
+    """Tell how far a pod has come.
+
+    A pod that was Ready and is no more has a transition of `Ready` later than its start; one that
+    never was has `Ready=False` since its start. Both times are of one kubelet's clock, and the
+    transition that a node controller makes for a lost node is later than the start anyway.
+    """
+    status = document.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") != "Ready":
+            continue
+        if condition.get("status") == "True":
+            return Readiness.REACHED
+        began, since = _time(status.get("startTime")), _time(condition.get("lastTransitionTime"))
+        if began is None or since is None or since - began > SAME_TURN:
+            return Readiness.REACHED
+        return Readiness.NEVER
+    return Readiness.UNTOLD
+
+
+def server_memory(document: Document) -> int | None:
+    """Return the memory limit of a pod's model server in bytes, None while it has none.
+
+    The server is the container that the pod's annotation names, else KServe's, else the first that
+    is not the puller. An annotation that names no container proves nothing: no limit is known.
+    """
+    server = _server(document)
+    limits = ((server or {}).get("resources") or {}).get("limits") or {}
+    try:
+        return parse_bytes(limits["memory"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _server(document: Document) -> Document | None:
+    containers = (document.get("spec") or {}).get("containers") or ()
+    by_name: dict[str, Document] = {container.get("name"): container for container in containers}
+    annotations = document["metadata"].get("annotations") or {}
+    named = annotations.get(names.CONTAINER_ANNOTATION)
+    if named:
+        return by_name.get(named)
+    if names.KSERVE_CONTAINER in by_name:
+        return by_name[names.KSERVE_CONTAINER]
+    others = (one for name, one in by_name.items() if name not in names.PULLER_CONTAINERS)
+    return next(others, None)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return when if when is not None and when.tzinfo is not None else None

@@ -1,0 +1,140 @@
+"""Throttle: when the next request to the API server may be sent.
+
+The operator is one of many clients of an API server, and its requests are not worth the same. Each
+belongs to a lane, the most urgent first:
+
+    READ     what a pass must know before it can do anything
+    SHARD    what pods wait for
+    NUDGE    an annotation that makes a pod look
+    STATUS   what people read
+    EVENT    what people read later
+
+The rules, in order:
+
+1. A lane that was told to come back later (429, or 503 with `Retry-After`) is silent until then,
+   and so is *every less urgent one*: an overloaded server is not asked for statuses while it
+   refuses shards. The more urgent lanes go on: a refused status never delays a shard.
+2. While nobody answers at all (connection refused or reset), each failure makes all lanes pause,
+   0.25 s doubling to 4 s. So an outage costs a few requests a second, whatever the number of models
+   that wait, and is over for all of them at most 4 s after it ended. An answer of any kind, even a
+   500, ends that pause: what is wrong with one object must never delay another (O4).
+3. Writes share one bucket of tokens. Shards never wait for a token, they only leave fewer to the
+   others, at most to a debt of one second. All else waits for one. Reads take none: the number of
+   passes at once bounds them.
+
+With the default, 300 writes a second after a burst of 600, ten thousand statuses take half a
+minute, and the shards of ten thousand new models (some two thousand writes) are never waited for.
+
+A pause is never longer than a minute, whatever a header says. Times are seconds of one monotonic
+clock, handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
+from math import inf
+from typing import Final
+
+WRITES_PER_S: Final = 300.0
+BURST: Final = 600.0
+DEFAULT_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+FIRST_OUTAGE_PAUSE_S: Final = 0.25
+LONGEST_OUTAGE_PAUSE_S: Final = 4.0
+
+
+class Lane(IntEnum):
+    """What a request is for, the most urgent first."""
+
+    READ = 0
+    SHARD = 1
+    NUDGE = 2
+    STATUS = 3
+    EVENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """The state of all lanes; each method that changes something returns the next one.
+
+    Attributes:
+        rate: Tokens that come back in a second.
+        burst: Tokens that a rested bucket holds.
+        tokens: Tokens at the time `at`; below zero while shards are in debt.
+        silent_until: For each lane, until when it was told to be silent.
+        outage_until: Until when nothing is sent because nobody answered.
+        outages: Requests in a row that nobody answered.
+    """
+
+    rate: float = WRITES_PER_S
+    burst: float = BURST
+    tokens: float = BURST
+    at: float = -inf
+    silent_until: tuple[float, ...] = (-inf,) * len(Lane)
+    outage_until: float = -inf
+    outages: int = 0
+
+    def due(self, lane: Lane, now: float) -> float:
+        """Return when a request of this lane may be sent; not after `now` if it may be now.
+
+        Never earlier than for a more urgent lane.
+        """
+        until = max(self.silent_until[: lane + 1])
+        until = max(until, self.outage_until)
+        if lane <= Lane.SHARD:
+            return until
+        missing = 1.0 - self._tokens(now)
+        return max(until, now + missing / self.rate) if missing > 0 else until
+
+    def sent(self, lane: Lane, now: float) -> Throttle:
+        """Note that a request is sent: a write takes its token."""
+        if lane is Lane.READ:
+            return self
+        tokens = max(self._tokens(now) - 1.0, -self.rate)
+        return replace(self, tokens=tokens, at=now)
+
+    def silenced(self, lane: Lane, until: float) -> Throttle:
+        """Note that the server asked this lane to come back at `until`."""
+        silent = list(self.silent_until)
+        silent[lane] = max(silent[lane], until)
+        return replace(self, silent_until=tuple(silent))
+
+    def unanswered(self, now: float, jitter: float) -> Throttle:
+        """Note that nobody answered; `jitter` is between 0 and 1."""
+        if now < self.outage_until:
+            return self  # sent before the last failure was known: one outage, not many
+        longest = min(FIRST_OUTAGE_PAUSE_S * 2**self.outages, LONGEST_OUTAGE_PAUSE_S)
+        return replace(
+            self,
+            outages=min(self.outages + 1, 16),
+            outage_until=now + longest * (0.5 + jitter / 2),
+        )
+
+    def answered(self) -> Throttle:
+        """Note that somebody answered, whatever it was."""
+        return self if self.outages == 0 else replace(self, outages=0, outage_until=-inf)
+
+    def _tokens(self, now: float) -> float:
+        if self.at == -inf:
+            return self.tokens
+        return min(self.burst, self.tokens + (now - self.at) * self.rate)
+
+
+def pause_asked(retry_after: str | None, now: datetime) -> float | None:
+    """Read a `Retry-After` header, seconds or an HTTP date; None if there is none of use.
+
+    `now` is best the date of the answer itself: then a clock that is wrong does not matter.
+    """
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST_PAUSE_S)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return min(max((at - now).total_seconds(), 0.0), LONGEST_PAUSE_S)

@@ -1,0 +1,160 @@
+"""Transitions: what of a changed status is news that belongs into an Event.
+
+A status says how things are; an Event says that they became so. `transition` compares the status
+that was told with the one that takes its place, and returns at most one Event for each such step:
+the first rule that applies, so that the most telling of many changes is told.
+
+1. Refused: `Accepted` became False, or is so for another reason.
+2. Accepted: `Accepted` became True again. The first time is no news: the model was just created.
+3. Ready: `Ready` became True.
+4. A failure came: there was none, or it has another reason. Says what serves meanwhile, if that is
+   known: a pod whose server refused an update serves the old revision on. Further tries, and
+   other pods that fail for the same reason, are no news.
+5. Unavailable: `Available` is no longer True, so requests may be lost.
+6. Updating: another revision is wanted.
+7. Not ready: `Ready` is no longer True, for any other reason.
+
+Progress is never an Event. Both statuses come from the API, so an operator that starts and finds
+nothing changed tells nothing; what was written a moment before a crash may go untold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, READY
+
+#: The API refuses a longer note.
+MOST_NOTE: Final = 1024
+
+Told = Mapping[str, Any]
+
+
+class EventKind(StrEnum):
+    """What an Event asks of whoever reads it: nothing, or a look."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+class Action(StrEnum):
+    """What the operator was doing when it saw the transition."""
+
+    PLACE = "Place"
+    WATCH_COPIES = "WatchCopies"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One piece of news about one model."""
+
+    kind: EventKind
+    reason: str
+    action: Action
+    note: str
+
+
+def transition(told: Told, status: Told) -> Transition | None:
+    """Return the news in `status` for somebody who knows `told`; the rules are listed above."""
+    for rule in (_refused, _accepted, _became_ready, _failed, _unavailable, _updating, _not_ready):
+        found = rule(told, status)
+        if found is not None:
+            return found
+    return None
+
+
+def _refused(told: Told, status: Told) -> Transition | None:
+    now, before = _condition(status, ACCEPTED), _condition(told, ACCEPTED)
+    if now.get("status") != "False":
+        return None
+    if before.get("status") == "False" and before.get("reason") == now.get("reason"):
+        return None
+    return _news(EventKind.WARNING, _reason(now), _message(now), Action.PLACE)
+
+
+def _accepted(told: Told, status: Told) -> Transition | None:
+    now, before = _condition(status, ACCEPTED), _condition(told, ACCEPTED)
+    if now.get("status") != "True" or before.get("status") != "False":
+        return None
+    return _news(EventKind.NORMAL, "Accepted", _message(now), Action.PLACE)
+
+
+def _became_ready(told: Told, status: Told) -> Transition | None:
+    if not _is_true(status, READY) or _is_true(told, READY):
+        return None
+    ready = status.get("copies", {}).get("ready", 0)
+    pods = "1 pod serves" if ready == 1 else f"{ready} pods serve"
+    return _news(EventKind.NORMAL, "Ready", f"{pods} revision {status.get('revision')}.")
+
+
+def _failed(told: Told, status: Told) -> Transition | None:
+    now, before = status.get("lastFailure"), told.get("lastFailure")
+    if not now or (before and before.get("reason") == now.get("reason")):
+        return None
+    serving = next(
+        (
+            pod.get("loadedRevision")
+            for pod in status.get("pods") or ()
+            if pod.get("name") == now.get("pod")
+        ),
+        None,
+    )
+    note = f"{now.get('pod')}: {now.get('message') or now.get('reason')}"
+    words = f"Revision {serving} serves there on. " if serving else ""
+    return _news(EventKind.WARNING, str(now.get("reason")), f"{words}{note}")
+
+
+def _unavailable(told: Told, status: Told) -> Transition | None:
+    if not _is_true(told, AVAILABLE) or _is_true(status, AVAILABLE):
+        return None
+    return _news(EventKind.WARNING, "Unavailable", _why(status, AVAILABLE, READY))
+
+
+def _updating(told: Told, status: Told) -> Transition | None:
+    before, now = told.get("revision"), status.get("revision")
+    if not before or not now or before == now:
+        return None
+    return _news(EventKind.NORMAL, "Updating", f"Revision {now} takes the place of {before}.")
+
+
+def _not_ready(told: Told, status: Told) -> Transition | None:
+    if not _is_true(told, READY) or _is_true(status, READY):
+        return None
+    return _news(EventKind.WARNING, "NotReady", _why(status, READY))
+
+
+def _condition(status: Told, kind: str) -> Told:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == kind:
+            return dict(condition)
+    return {}
+
+
+def _is_true(status: Told, kind: str) -> bool:
+    return _condition(status, kind).get("status") == "True"
+
+
+def _why(status: Told, *kinds: str) -> str:
+    """Return reason and message of the conditions, each said once."""
+    said = [_condition(status, kind) for kind in kinds]
+    return " ".join(dict.fromkeys(f"{_reason(one)}: {_message(one)}" for one in said if one))
+
+
+def _reason(condition: Told) -> str:
+    return str(condition.get("reason") or "Unknown")
+
+
+def _message(condition: Told) -> str:
+    return str(condition.get("message") or "")
+
+
+def _news(
+    kind: EventKind, reason: str, note: str, action: Action = Action.WATCH_COPIES
+) -> Transition:
+    encoded = note.encode()
+    if len(encoded) > MOST_NOTE:
+        note = encoded[: MOST_NOTE - 3].decode(errors="ignore") + "..."
+    return Transition(kind, reason[:128], action, note)

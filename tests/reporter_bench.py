@@ -1,0 +1,137 @@
+"""A reporter over an API server in memory, and over a loop whose words a test sets."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainedmodel_contract.modelreport import ReportedModel
+from trainedmodel_puller.drivers.base import ServerSettings
+from trainedmodel_puller.drivers.files import FilesOnly
+from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
+from trainedmodel_puller.reporters import KubernetesReporter
+from trainedmodel_puller.serverwatch import ServerWatch
+from trainedmodel_puller.settings import PodIdentity
+from trainedmodel_puller.state import LiveState
+
+Json = dict[str, Any]
+
+
+class FakeApi(ReportClient):
+    """One object in memory, with the API's merge patch and the faults that a test asks for."""
+
+    def __init__(self) -> None:
+        self.document: Json | None = None
+        self.calls: list[tuple[str, Json]] = []
+        self.reads: list[str] = []
+        self.fails = 0
+        self.most = 10**9
+
+    async def read(self, name: str) -> Json | None:
+        self._fail()
+        self.reads.append("whole")
+        return copy.deepcopy(self.document)
+
+    async def read_version(self, name: str) -> str | None:
+        self._fail()
+        self.reads.append("version")
+        return self.document["metadata"].get("resourceVersion") if self.document else None
+
+    async def create(self, document: Json) -> str:
+        self._fail()
+        self.calls.append(("create", document))
+        return self._store(copy.deepcopy(document))
+
+    async def patch(self, name: str, patch: Json) -> str:
+        self._fail()
+        if self.document is None:
+            raise ReportGone(name)
+        expected = patch.get("metadata", {}).get("resourceVersion")
+        if expected not in {None, self.document["metadata"].get("resourceVersion")}:
+            raise OSError("409 the object has been modified")
+        self.calls.append(("patch", patch))
+        patched = copy.deepcopy(self.document)
+        merge(patched, patch)
+        return self._store(patched)
+
+    def _store(self, document: Json) -> str:
+        size = len(json.dumps(document))
+        if size > self.most:
+            raise ReportRefused(413, f"{size} bytes", is_too_large=True)
+        self.document = document
+        version = str(len(self.calls))
+        document["metadata"]["resourceVersion"] = version
+        return version
+
+    def _fail(self) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("the API server is away")
+
+
+def merge(document: Json, patch: Json) -> None:
+    for key, value in patch.items():
+        if value is None:
+            document.pop(key, None)
+        elif isinstance(value, dict):
+            merge(document.setdefault(key, {}), value)
+        else:
+            document[key] = value
+
+
+@dataclass
+class Passes:
+    """The part of a loop that a reporter sees."""
+
+    models: dict[str, ReportedModel] = field(default_factory=dict)
+    on_pass: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Bench:
+    """A reporter over a loop whose words a test sets."""
+
+    def __init__(self, root: Path) -> None:
+        self.api = FakeApi()
+        self.state = LiveState(chance=lambda: 0.0)
+        server = FilesOnly(ServerSettings("", root / "models", root / "models"))
+        self.loop = Passes()
+        identity = PodIdentity("pod-0", "uid-1", "ns", "tabular", root)
+        watch = ServerWatch(server, self.state, 1.0)
+        parts = (self.state, self.loop, watch, server)
+        self.reporter = KubernetesReporter(identity, self.api, parts)
+
+    def say(self, **states: str) -> None:
+        self.tell({name: ReportedModel(state=state) for name, state in states.items()})
+
+    def tell(self, models: dict[str, ReportedModel]) -> None:
+        self.loop.models = models
+        for listener in self.loop.on_pass:
+            listener()
+
+    def patches(self) -> list[Json]:
+        return [patch for kind, patch in self.api.calls if kind == "patch"]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.01)
+
+    def told(self) -> dict[str, str]:
+        models = (self.api.document or {}).get("models", {})
+        return {name: model["state"] for name, model in models.items()}
+
+
+async def follow(bench: Bench, act: Callable[[], Any]) -> None:
+    running = asyncio.create_task(bench.reporter.run())
+    try:
+        await act()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
