@@ -1,7 +1,9 @@
 """A Lease on an imagined server and replicas around it, each with a clock of its own.
 
-The server knows versions and nothing else. Whatever can happen to a request happens on order: it is
-lost, its answer is lost, or it is carried out seconds after it was sent.
+The server knows versions and nothing else. A hand deletes the Lease once at most, and only where
+all replicas go by the same terms (what `core.lease` does not cover). Whatever can happen to a
+request happens on order: it is lost, its answer is lost, or it is carried out seconds after it was
+sent.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class World:
         self.replicas = replicas
         self.now = 0.0
         self._record: Record | None = None
+        self._was_deleted = False
         self._version = 0
 
     def writers(self) -> list[Replica]:
@@ -54,7 +57,7 @@ class World:
         if one.is_dead:
             return
         if what == "delete":
-            self._record = None
+            self._delete()
         elif what == "die":
             one.is_dead = True
         elif what == "release":
@@ -65,7 +68,7 @@ class World:
     def _look_and_write(self, one: Replica, what: str, late_s: float) -> None:
         version = str(self._version) if self._record is not None else ""
         one.seen = see(one.seen, self._record, version, one.clock(self.now))
-        step = decide(one.seen, one.name, one.terms, one.clock(self.now))
+        step = decide(one.seen, one.name, one.terms, one.clock(self.now), one.until)
         if step is Step.WAIT:
             one.until = float("-inf") if one.seen.record.holder != one.name else one.until
             return
@@ -90,6 +93,11 @@ class World:
         one.until = float("-inf")
         if self._record is not None and self._record.holder == one.name:
             self._store(released(self._record, f"{self.now}"))
+
+    def _delete(self) -> None:
+        are_equal = len({one.terms for one in self.replicas}) == 1
+        if are_equal and not self._was_deleted:
+            self._record, self._was_deleted = None, True
 
     def _store(self, record: Record) -> None:
         self._record = record

@@ -58,7 +58,8 @@ def test_deleting_a_lease_that_is_held_frees_it_for_nobody() -> None:
     gone = see(see(seen(), None, "", 105), None, "", 110)
     assert decide(gone, "me", TERMS, 119) is Step.WAIT, "it may have been renewed since it was seen"
     assert decide(gone, "me", TERMS, 120) is Step.CREATE
-    assert decide(gone, "other", TERMS, 105) is Step.CREATE, "its holder makes it anew at once"
+    assert decide(gone, "other", TERMS, 110, 112) is Step.CREATE, "its holder makes it anew at once"
+    assert decide(gone, "other", TERMS, 113, 112) is Step.WAIT, "while it may write, no longer"
 
 
 def test_its_holder_renews_and_counts_no_transition() -> None:
@@ -107,15 +108,15 @@ events = st.lists(
 )
 
 
-NOBODY_LOOKED: list[tuple[int, str, float]] = [
-    (0, "turn", 6.0),
-    (0, "delete", 1.0),
-    (1, "turn", 8.0),
-]
+#: Deleted when the standby has not looked for long, and when a leader was frozen for long.
+Steps = list[tuple[int, str, float]]
+NOBODY_LOOKED: Steps = [(0, "turn", 6), (0, "delete", 1), (1, "turn", 8)]
+LONG_FROZEN: Steps = [(1, "turn", 1), (1, "turn", 5), (1, "turn", 9), (0, "delete", 1)]
 
 
 @settings(max_examples=600, deadline=None)
 @example(NOBODY_LOOKED, (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
+@example([*LONG_FROZEN, (0, "turn", 1)], (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
 @given(
     events,
     st.tuples(*[st.floats(-(10**6), 10**6)] * 3),

@@ -253,9 +253,10 @@ class Leader:
             ApiError: it is not known what came of it.
         """
         if self._seen is None or not self._is_current:
-            found = await self._store.read()
+            # Who leads must not end because an API server that lags still names the one before.
+            found = await self._store.read(exact=self._is_open)
             self._seen = see(self._seen, found.record, found.version, self._clock())
-        step = decide(self._seen, self._me, self._terms, self._clock())
+        step = decide(self._seen, self._me, self._terms, self._clock(), self._until)
         if step is Step.WAIT:
             self._tell_leader()
             return False
@@ -291,7 +292,7 @@ class Leader:
 
     async def _try_release(self) -> bool:
         if self._seen is None or not self._is_current:
-            found = await self._store.read()
+            found = await self._store.read(exact=True)
             self._seen = see(self._seen, found.record, found.version, self._clock())
         if self._seen.record.holder != self._me or not self._seen.version:
             return True

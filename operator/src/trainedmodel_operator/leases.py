@@ -37,8 +37,8 @@ class Found(NamedTuple):
 class LeaseStore(Protocol):
     """What an election asks of the place where the Lease lies."""
 
-    async def read(self) -> Found:
-        """Read the Lease; may be late by as much as an API server is."""
+    async def read(self, *, exact: bool) -> Found:
+        """Read the Lease; not `exact`: may be late by as much as an API server is."""
         ...
 
     async def create(self, record: Record) -> str:
@@ -71,14 +71,15 @@ class ApiLease:
         self._name = name
         self._timeout_s = timeout_s
 
-    async def read(self) -> Found:
-        """Read the Lease from the API server's memory, which costs etcd nothing.
+    async def read(self, *, exact: bool) -> Found:
+        """Read the Lease; not `exact`: from the API server's memory, which costs etcd nothing.
 
-        What is read may be old. Then the change that is decided on it is refused.
+        What is read from there may be old. Then the change that is decided on it is refused.
         """
+        query = {} if exact else {"resourceVersion": "0"}
         try:
             lease = await self._transport.request_once(
-                "GET", self._path, query={"resourceVersion": "0"}, timeout_s=self._timeout_s
+                "GET", self._path, query=query, timeout_s=self._timeout_s
             )
         except NotFound:
             return Found(None, "")

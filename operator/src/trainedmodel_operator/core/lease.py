@@ -10,9 +10,9 @@ The rules for whoever looks, in order:
 2. Held by somebody, and I have not seen it unchanged for as long as it lasts: wait. How long it
    lasts is what the Lease says, or what I was told to give it, whichever is longer: while the flags
    are rolled out, both the old and the new replica are right.
-3. Gone, though I saw it held: the same, from when I found it gone (it may have been renewed since I
-   last saw it). Somebody deleted it, which stops no holder; who holds it makes it anew when it next
-   renews.
+3. Gone, though I saw it held: the same, from when I found it gone (it may have been renewed or
+   taken since I last saw it). Somebody deleted it, which stops no holder. Only who may still write
+   makes it anew at once: nobody else can have held it meanwhile.
 4. Not there: create it. Released, or unchanged for that long: take it.
 
 The rule for its holder: what it sent at `s` and saw accepted lets it write until `s` and the renew
@@ -25,8 +25,10 @@ message and any freeze of any process, and takes one thing for granted: that two
 apart by a third within a few seconds. Who takes it names the version that it saw, so of two who
 try, one succeeds.
 
-Who starts after a Lease was deleted has seen no holder and takes it at once. The holder notices
-when it next renews, `retry_s` later at the latest.
+What is not covered, and must do no harm for other reasons (the decision record says which): who
+starts after a Lease was deleted has seen no holder and takes it at once, and the holder notices
+when it next renews; a Lease that is made and deleted again between two looks leaves no trace; and
+one that is taken by a replica with longer times and deleted between them does not tell those times.
 """
 
 from __future__ import annotations
@@ -129,10 +131,13 @@ class Step(StrEnum):
     TAKE = "take"
 
 
-def decide(sighting: Sighting, me: str, terms: Terms, now: float) -> Step:
-    """Return what a replica does about what it saw: rules 1 to 4."""
+def decide(sighting: Sighting, me: str, terms: Terms, now: float, until: float = -inf) -> Step:
+    """Return what a replica does that may write `until` then about what it saw: rules 1 to 4."""
     if sighting.record.holder == me:
-        return Step.RENEW if sighting.version else Step.CREATE
+        if sighting.version:
+            return Step.RENEW
+        if now < until:
+            return Step.CREATE
     if now < sighting.freed_at(terms):
         return Step.WAIT
     return Step.TAKE if sighting.version else Step.CREATE
