@@ -60,6 +60,9 @@ def test_deleting_a_lease_that_is_held_frees_it_for_nobody() -> None:
     assert decide(gone, "me", TERMS, 120) is Step.CREATE
     assert decide(gone, "other", TERMS, 110, 112) is Step.CREATE, "its holder makes it anew at once"
     assert decide(gone, "other", TERMS, 113, 112) is Step.WAIT, "while it may write, no longer"
+    free = see(seen(released(HELD, "one")), None, "", 110)
+    assert decide(free, "me", TERMS, 124) is Step.WAIT, "it may have been taken since"
+    assert decide(free, "me", TERMS, 125) is Step.CREATE
 
 
 def test_its_holder_renews_and_counts_no_transition() -> None:
@@ -108,15 +111,18 @@ events = st.lists(
 )
 
 
-#: Deleted when the standby has not looked for long, and when a leader was frozen for long.
+#: Deleted when the standby has not looked for long, when a leader was frozen for long, and when
+#: what was given back has been taken unseen.
 Steps = list[tuple[int, str, float]]
 NOBODY_LOOKED: Steps = [(0, "turn", 6), (0, "delete", 1), (1, "turn", 8)]
 LONG_FROZEN: Steps = [(1, "turn", 1), (1, "turn", 5), (1, "turn", 9), (0, "delete", 1)]
+TAKEN_UNSEEN: Steps = [(0, "release", 1), (0, "lose request", 1), (1, "turn", 1), (0, "delete", 1)]
 
 
 @settings(max_examples=600, deadline=None)
 @example(NOBODY_LOOKED, (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
 @example([*LONG_FROZEN, (0, "turn", 1)], (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
+@example([*TAKEN_UNSEEN, (0, "turn", 1)], (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
 @given(
     events,
     st.tuples(*[st.floats(-(10**6), 10**6)] * 3),

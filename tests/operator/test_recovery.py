@@ -21,6 +21,7 @@ from trainedmodel_operator.watches import (
     STREAM_S,
     Backoffs,
     kopf_settings,
+    piece_of_list,
 )
 from trainedmodel_operator.workqueue import PassResult, WorkQueue
 
@@ -150,3 +151,9 @@ def test_each_request_begins_with_short_pauses_again() -> None:
     backoffs = Backoffs(lambda: 1.0)
     assert list(islice(backoffs, 7)) == [1, 2, 4, 8, 16, 30, 30]
     assert next(iter(backoffs)) == 1
+
+
+@pytest.mark.parametrize(("models", "piece"), [(0, 500), (50, 500), (200, 200), (5000, 50)])
+def test_lists_come_in_smaller_pieces_where_reports_are_long(models: int, piece: int) -> None:
+    assert piece_of_list(models) == piece
+    assert kopf_settings(piece).watching.chunk_size == piece

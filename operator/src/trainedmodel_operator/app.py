@@ -181,6 +181,7 @@ async def _supervise(
                 lambda: make_registry(bells, lambda: _connection(configuration)),
                 services.metrics,
                 namespaces=settings.namespaces,
+                most_models=lambda: services.survey.most_models,
                 begun=take_signals,
                 broken=services.resync.fresh,
             )

@@ -13,7 +13,7 @@ that finds nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +38,8 @@ class Survey:
         self._reports = reports
         self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._models: set[str] = set()
+        #: Most models of one parent, at the last look: what the longest report tells of.
+        self.most_models = 0
 
     async def look(self) -> dict[ParentKey, str]:
         """Return the fingerprint of every parent that a model or a shard names, in order.
@@ -47,10 +49,12 @@ class Survey:
         """
         parts: dict[ParentKey, list[str]] = defaultdict(list)
         models: set[str] = set()
+        of_parent: Counter[ParentKey] = Counter()
         for namespace in self._namespaces:
             for version in await self._client.list_model_versions(namespace):
                 parts[version.key].append(version.part)
                 models.add(version.part)
+                of_parent[version.key] += 1
             for shard in await self._client.list_shard_metadata(namespace):
                 key = _shard_parent(shard)
                 if key is not None:
@@ -63,6 +67,7 @@ class Survey:
                         parts[key].append(part_of(pod["metadata"]))
             await self._hear(namespace, pods, parts)
         self._models = models
+        self.most_models = max(of_parent.values(), default=0)
         return {key: fingerprint(parts[key]) for key in sorted(parts)}
 
     def has_seen(self, metadata: Document) -> bool:

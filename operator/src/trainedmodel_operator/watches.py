@@ -17,8 +17,9 @@ What is set differently from kopf's defaults, and why:
   word (default: 70 s). The API server sends a bookmark two seconds before it closes a stream, so
   each stream begins where the last one ended, and a silent one (half open: the other side is gone
   and nobody said so) is found after 30 s. A quiet operator sends five requests a minute for that.
-- Lists come in pieces of `CHUNK` objects: a hundred reports of 5,000 models are 30 MB, and five
-  times that while they are parsed.
+- Lists come in pieces (`piece_of_list`), small ones where reports are long: a hundred reports of
+  5,000 models are 30 MB, and five times that while they are parsed. Pieces are asked for one after
+  the other, so small ones of many small objects make a start late.
 - kopf's worker of an object ends after `IDLE_S` (default: 5 s): it holds the object's last document
   for so long, and a hundred of those reports are 250 MB.
 - No essence of an object is made: it is a deep copy for each event, for handlers that we have not.
@@ -47,7 +48,10 @@ STREAM_S: Final = 25
 SILENCE_S: Final = 30.0
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
-CHUNK: Final = 50
+SMALLEST_PIECE: Final = 50
+LARGEST_PIECE: Final = 500
+#: Reported models in one piece of a list of reports, each some 100 bytes.
+MODELS_A_PIECE: Final = 40_000
 IDLE_S: Final = 0.25
 
 FIRST_PAUSE_S: Final = 1.0
@@ -84,11 +88,11 @@ class Watches:
         metrics: Metrics,
         *,
         namespaces: Sequence[str],
-        liveness_endpoint: str | None = None,
+        most_models: Callable[[], int] = lambda: 0,
         begun: Callable[[], None] = lambda: None,
         broken: Callable[[], Awaitable[None]],
     ) -> None:
-        """Watch `namespaces`, or all.
+        """Watch `namespaces`, or all; `most_models` tells how many models one report may hold.
 
         `begun` is called each time that kopf has begun, and has put its signal handlers in the
         place of whatever was there. `broken` is called when it has ended by itself, and waits until
@@ -97,7 +101,7 @@ class Watches:
         self._make_registry = make_registry
         self._metrics = metrics
         self._namespaces = tuple(namespaces)
-        self._liveness_endpoint = liveness_endpoint
+        self._most_models = most_models
         self._begun = begun
         self._broken = broken
 
@@ -120,11 +124,10 @@ class Watches:
         """Run kopf until it ends; return the word for why it did."""
         tasks = await kopf.spawn_tasks(
             registry=self._make_registry(),
-            settings=kopf_settings(),
+            settings=kopf_settings(piece_of_list(self._most_models())),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
-            liveness_endpoint=self._liveness_endpoint,
         )
         self._begun()
         try:
@@ -174,7 +177,12 @@ class _NoEssence(kopf.DiffBaseStorage):
         pass
 
 
-def kopf_settings() -> kopf.OperatorSettings:
+def piece_of_list(most_models: int) -> int:
+    """Return how many objects a list shall bring at once, with so many models in one report."""
+    return max(SMALLEST_PIECE, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
+
+
+def kopf_settings(piece: int = SMALLEST_PIECE) -> kopf.OperatorSettings:
     """Return how kopf runs here; see the top of this module."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # each event would be a POST
@@ -184,7 +192,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = CONNECT_S
     settings.networking.request_timeout = ANSWER_S
     settings.persistence.diffbase_storage = _NoEssence()
-    settings.watching.chunk_size = CHUNK
+    settings.watching.chunk_size = piece
     settings.queueing.idle_timeout = IDLE_S
     settings.watching.server_timeout = STREAM_S
     settings.watching.inactivity_timeout = SILENCE_S

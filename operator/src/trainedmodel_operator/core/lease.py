@@ -10,7 +10,7 @@ The rules for whoever looks, in order:
 2. Held by somebody, and I have not seen it unchanged for as long as it lasts: wait. How long it
    lasts is what the Lease says, or what I was told to give it, whichever is longer: while the flags
    are rolled out, both the old and the new replica are right.
-3. Gone, though I saw it held: the same, from when I found it gone (it may have been renewed or
+3. Gone, though I saw it there: the same, from when I found it gone (it may have been renewed or
    taken since I last saw it). Somebody deleted it, which stops no holder. Only who may still write
    makes it anew at once: nobody else can have held it meanwhile.
 4. Not there: create it. Released, or unchanged for that long: take it.
@@ -87,12 +87,15 @@ class Record:
     transitions: int = 0
 
 
+_NEVER: Final = Record()
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What was seen of the Lease.
 
     Attributes:
-        record: What it said, the last time that it was there.
+        record: What it said, the last time that it was there; nothing, if it never was.
         version: Its resourceVersion; empty if it is not there.
         since: When it was first seen to say this, or to be gone, on the clock of whoever looks.
     """
@@ -103,7 +106,8 @@ class Sighting:
 
     def freed_at(self, terms: Terms) -> float:
         """Return when somebody else than its holder may take it."""
-        if not self.record.holder:
+        is_gone = not self.version and self.record != _NEVER
+        if not self.record.holder and not is_gone:
             return -inf
         return self.since + max(min(self.record.duration_s, LONGEST_S), terms.duration_s)
 
@@ -115,7 +119,7 @@ def see(before: Sighting | None, record: Record | None, version: str, now: float
     """
     if record is None:
         if before is None:
-            return Sighting(Record(), "", now)
+            return Sighting(_NEVER, "", now)
         return replace(before, version="", since=now) if before.version else before
     if before is not None and before.record == record:
         return replace(before, version=version)
