@@ -16,6 +16,7 @@ from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator import pki, webhook
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.webhook import MOST_BYTES, PATH, Webhook, serve_webhook
 from webhook_replicas import asking_pod, has_puller
 
@@ -228,3 +229,13 @@ async def test_without_a_certificate_nothing_is_served_and_the_replica_is_not_re
         serving.cancel()
         await asyncio.wait([serving])
     assert not has_begun.is_set()
+
+
+async def test_answers_are_counted_by_what_was_decided() -> None:
+    metrics = Metrics()
+    application = Webhook(SETTINGS, metrics.observe_review).application()
+    async with TestClient(TestServer(application)) as answering:
+        await answering.post(PATH, data=b"no review")
+    told = {"reason": "malformed"}
+    name = "trainedmodel_operator_admission_seconds_count"
+    assert metrics.registry.get_sample_value(name, told) == 1

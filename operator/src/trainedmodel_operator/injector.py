@@ -26,7 +26,7 @@ from trainedmodel_operator.core.injection.wishes import Resources
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.settings import PULLER_IMAGE, WEBHOOK_NAME, WebhookSettings
 from trainedmodel_operator.transport import Transport
-from trainedmodel_operator.webhook import Observe, serve_webhook
+from trainedmodel_operator.webhook import serve_webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -166,7 +166,6 @@ async def run_webhook(
     *,
     is_leader: Callable[[], bool],
     has_begun: asyncio.Event,
-    observe: Observe = lambda *_: None,
 ) -> None:
     """Serve the webhook until cancelled; `has_begun` is set while it serves.
 
@@ -190,7 +189,11 @@ async def run_webhook(
         )
         certificates = SelfMade(Transport(api, metrics), place, is_leader)
     await serve_webhook(
-        settings.port, settings.injection, certificates, observe=observe, has_begun=has_begun
+        settings.port,
+        settings.injection,
+        certificates,
+        observe=metrics.observe_review,
+        has_begun=has_begun,
     )
 
 

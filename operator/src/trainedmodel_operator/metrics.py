@@ -86,6 +86,17 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._reviews = Histogram(
+            "trainedmodel_operator_admission_seconds",
+            "Duration of one answer of the webhook, by what was decided about the pod.",
+            ["reason"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def observe_review(self, reason: str, seconds: float) -> None:
+        """Note how long an answer of the webhook took, and what it was."""
+        self._reviews.labels(reason).observe(seconds)
 
     def _lag(self, what: str, documentation: str) -> Histogram:
         return Histogram(
