@@ -55,6 +55,7 @@ def test_ours_kopfs_and_pythons_own_words_have_one_form(
         kopf.warning("a watch failed", exc_info=True, extra=about)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)  # it may be on already, for another's `showwarning`
         logging.captureWarnings(capture=True)
         warnings.warn_explicit("old", DeprecationWarning, "file.py", 1)
         logging.captureWarnings(capture=False)
