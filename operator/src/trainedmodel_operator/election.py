@@ -130,6 +130,14 @@ def is_elected(settings: LeaseSettings, environment: Mapping[str, str] = os.envi
     return "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment
 
 
+def account_namespace(file: Path = NAMESPACE_FILE) -> str:
+    """Return the namespace of the pod's service account, nothing outside a pod. Reads a file."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
 def lease_namespace(
     settings: LeaseSettings,
     served: Sequence[str],
@@ -143,11 +151,11 @@ def lease_namespace(
     """
     if settings.namespace:
         return settings.namespace
-    try:
-        own = file.read_text().strip()
-    except OSError:
-        own = ""
-    return own or environment.get("POD_NAMESPACE") or next(iter(served), SHIPPED_NAMESPACE)
+    return (
+        account_namespace(file)
+        or environment.get("POD_NAMESPACE")
+        or next(iter(served), SHIPPED_NAMESPACE)
+    )
 
 
 def new_identity(environment: Mapping[str, str] = os.environ) -> str:

@@ -23,6 +23,7 @@ from trainedmodel_operator.certs import (
 )
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.core.injection.wishes import Resources
+from trainedmodel_operator.election import SHIPPED_NAMESPACE, account_namespace
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.settings import PULLER_IMAGE, WEBHOOK_NAME, WebhookSettings
 from trainedmodel_operator.transport import Transport
@@ -30,8 +31,6 @@ from trainedmodel_operator.webhook import serve_webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_NAMESPACE: Final = "trainedmodel-system"
 _RESOURCES: Final = Resources()
 
 
@@ -199,7 +198,4 @@ async def run_webhook(
 
 def own_namespace() -> str:
     """Return the namespace that the operator runs in; outside a cluster the one it ships with."""
-    try:
-        return _NAMESPACE_FILE.read_text().strip() or _NAMESPACE
-    except OSError:
-        return _NAMESPACE
+    return account_namespace() or SHIPPED_NAMESPACE

@@ -63,7 +63,10 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
+        self._add_models()
 
+    def _add_models(self) -> None:
+        """Add what is measured of models, Events and pods that are injected."""
         self._seen = self._lag("seen", "From the first event of a change to the pass that read it.")
         self._ready = self._lag("ready", "From the first event of a change to its being Ready.")
         self._propagation = self._lag(
