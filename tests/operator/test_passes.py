@@ -71,14 +71,52 @@ async def test_a_racing_writer_turns_a_write_into_a_conflict_and_the_pass_is_mad
 
         def race() -> None:
             kube.before_write = lambda: None
-            kube.config_maps[SHARD]["data"]["iris.json"] = "by hand"
-            kube.config_maps[SHARD]["metadata"]["resourceVersion"] = kube.next_version()
+            there = kube.config_maps[SHARD]
+            there["data"] = {**there["data"], "iris.json": "by hand"}
+            kube.touch(there)
 
         kube.before_write = race
         operator.apply(document("wine"))
         await asyncio.sleep(3)
         assert set(kube.config_maps[SHARD]["data"]) == {"_shard-0", "iris.json", "wine.json"}
         assert kube.config_maps[SHARD]["data"]["iris.json"] != "by hand"
+
+
+async def test_a_racing_writer_of_annotations_costs_a_read_and_no_pass(
+    operator: Operator, kube: FakeKube
+) -> None:
+    async with operator.running():
+        operator.apply(document("iris"))
+        await asyncio.sleep(3)
+        races = iter(range(6))
+
+        def race() -> None:
+            if next(races, None) is not None:
+                kube.touch(kube.config_maps[SHARD])
+
+        kube.before_write = race
+        passes, reads = kube.calls["list_models"], kube.calls["get_config_map"]
+        operator.apply(document("wine"))
+        await asyncio.sleep(0.1)
+        assert "wine.json" in kube.config_maps[SHARD]["data"]
+        assert kube.calls["list_models"] == passes + 1
+        assert kube.calls["get_config_map"] == reads + 6
+
+
+async def test_a_racing_writer_who_never_rests_makes_a_pass_fail_and_not_hang(
+    operator: Operator, kube: FakeKube
+) -> None:
+    async with operator.running():
+        operator.apply(document("iris"))
+        await asyncio.sleep(3)
+        kube.before_write = lambda: kube.touch(kube.config_maps[SHARD])
+        operator.apply(document("wine"))
+        await asyncio.sleep(10)
+        assert kube.calls["write_shard"] > 100
+        assert kube.calls["write_shard"] < 1000
+        kube.before_write = lambda: None
+        await asyncio.sleep(60)
+        assert "wine.json" in kube.config_maps[SHARD]["data"]
 
 
 async def test_o5_a_foreign_config_map_is_found_before_it_is_written(

@@ -7,8 +7,8 @@ from trainedmodel_contract import names
 from trainedmodel_contract.shard import config_digest, entries_digest, parse_manifest
 from trainedmodel_operator.core import shards
 from trainedmodel_operator.core.plan import plan
-from trainedmodel_operator.core.shards import WriteKind
-from trainedmodel_operator.core.state import Gathered, read_shard
+from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.state import Gathered, ShardView, read_shard
 
 
 def test_o2_equal_entries_in_any_order_render_to_equal_bytes() -> None:
@@ -44,6 +44,44 @@ def test_the_manifest_goes_with_every_change_even_one_that_a_hand_undid() -> Non
     patch = shards.diff_shard(KEY, view(0, {**wanted, "a.json": "by hand"}), wanted)
     assert patch is not None
     assert set(patch["data"]) == {"_shard-0", "a.json"}
+
+
+def patch_of(there: ShardView) -> ShardWrite:
+    gathered = Gathered(KEY, models=desired(document("iris")), shards=(there,))
+    (write,) = plan(gathered, NOW).shard_writes
+    assert write.kind is WriteKind.PATCH
+    return write
+
+
+def test_a_patch_holds_for_a_shard_of_which_only_the_version_has_changed() -> None:
+    there = shard_of(0, [])
+    write = patch_of(there)
+    found = replace(there, resource_version="99", labels={**there.labels, "team": "a"})
+    rebased = shards.rebase(write, found)
+    assert rebased is not None
+    assert rebased.body["metadata"]["resourceVersion"] == "99"
+    assert rebased.body["data"] == write.body["data"]
+    assert shards.rebase(rebased, found) == rebased
+
+
+def test_a_patch_does_not_hold_for_a_shard_whose_content_or_owner_has_changed() -> None:
+    there = shard_of(0, [])
+    write = patch_of(there)
+    assert shards.rebase(write, None) is None, "it is gone"
+    assert shards.rebase(write, replace(there, is_ours=False)) is None
+    assert shards.rebase(write, replace(there, data={**there.data, "x.json": "1"})) is None
+    unlabelled = {key: there.labels[key] for key in there.labels if key != names.SHARD_LABEL}
+    assert shards.rebase(write, replace(there, labels=unlabelled)) is None
+
+
+def test_neither_a_creation_nor_a_deletion_is_rebased() -> None:
+    there = shard_of(0, [])
+    (made,) = plan(Gathered(KEY, models=desired(document("iris"))), NOW).shard_writes
+    assert made.kind is WriteKind.CREATE
+    assert shards.rebase(made, there) is None
+    (gone,) = plan(Gathered(KEY, shards=(there,)), NOW).shard_writes
+    assert gone.kind is WriteKind.DELETE
+    assert shards.rebase(gone, there) is None
 
 
 def test_what_does_not_belong_into_a_shard_is_taken_out() -> None:

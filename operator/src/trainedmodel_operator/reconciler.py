@@ -22,7 +22,7 @@ import structlog
 
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.plan import Nudge, Plan, plan
-from trainedmodel_operator.core.shards import WriteKind
+from trainedmodel_operator.core.shards import ShardWrite, WriteKind, rebase
 from trainedmodel_operator.core.state import (
     DesiredModel,
     Document,
@@ -35,7 +35,7 @@ from trainedmodel_operator.core.state import (
     read_pod,
     read_shard,
 )
-from trainedmodel_operator.errors import ApiError, NotFound
+from trainedmodel_operator.errors import ApiError, Conflict, NotFound
 from trainedmodel_operator.kube import KubeClient
 from trainedmodel_operator.reports import ReportCache, of_their_pods
 from trainedmodel_operator.services import InferenceServices
@@ -43,6 +43,9 @@ from trainedmodel_operator.statuswriter import StatusWriter
 from trainedmodel_operator.workqueue import PassResult
 
 NUDGES_AT_ONCE: Final = 8
+#: How often one shard is tried while somebody else writes it without end. A read and a write are a
+#: few milliseconds, a pass is fifty.
+REBASES: Final = 20
 #: Copies (models by pods) whose plan takes some 20 ms, and models that take as long to be read.
 LARGE_PLAN: Final = 3_000
 LARGE_PARENT: Final = 1_000
@@ -88,14 +91,7 @@ class Reconciler:
         gathered, found = await self._gather(key, may_write_shards)
         decided = await self._decide(gathered)
         for write in decided.shard_writes:
-            await self._client.write_shard(key.namespace, write)
-            log.info(
-                "shard written",
-                key=str(key),
-                shard=write.name,
-                kind=write.kind.value,
-                reason=write.reason,
-            )
+            await self._write_shard(key, write)
         self._remember(key, decided)
         self._observed(gathered, decided)
         try:
@@ -177,6 +173,28 @@ class Reconciler:
         if copies < LARGE_PLAN:
             return plan(gathered, self._clock())
         return await asyncio.to_thread(plan, gathered, self._clock())
+
+    async def _write_shard(self, key: ParentKey, write: ShardWrite) -> None:
+        """Write, past others who write what is nothing to us, and ever so often."""
+        for tries in range(1, REBASES + 1):
+            try:
+                await self._client.write_shard(key.namespace, write)
+                break
+            except Conflict:
+                found = await self._client.get_config_map(key.namespace, write.name)
+                view = None if found is None else read_shard(key, found)
+                rebased = rebase(write, view)
+                if rebased is None or tries == REBASES:
+                    raise
+                write = rebased
+        log.info(
+            "shard written",
+            key=str(key),
+            shard=write.name,
+            kind=write.kind.value,
+            reason=write.reason,
+            **({"tries": tries} if tries > 1 else {}),
+        )
 
     async def _nudge(self, key: ParentKey, nudges: tuple[Nudge, ...]) -> None:
         limit = asyncio.Semaphore(NUDGES_AT_ONCE)

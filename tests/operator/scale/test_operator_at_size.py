@@ -78,11 +78,13 @@ async def test_five_hundred_models_in_twenty_pods_become_ready_in_two_status_wri
 ) -> None:
     models = [trained_model(f"r{i:04}", "service") for i in range(500)]
     pods = [f"pod-{i:02}" for i in range(20)]
+    mark = scene.mark()
     scene.start()
     for pod in pods:
         await crowd.create_report(pod, await crowd.create_pod(pod, "service"), "service")
     await crowd.create_models(models)
     await placed(crowd, len(models))
+    await told(scene, mark, models)
     digest, said = await crowd.seen_digest("service"), loaded(models)
     half = dict(list(said.items())[::2])
     await crowd.all(*(crowd.patch_report(pod, {"models": half}) for pod in pods), at_once=4)

@@ -142,7 +142,7 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
         patch = shards.diff_shard(key, view, wanted)
         if patch is not None:
             words = shards.describe(view, wanted)
-            writes.append(ShardWrite(WriteKind.PATCH, index, name, patch, words))
+            writes.append(ShardWrite(WriteKind.PATCH, index, name, patch, words, view))
     return tuple(writes), after
 
 

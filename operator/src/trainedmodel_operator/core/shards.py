@@ -3,8 +3,9 @@
 Owned here: what a shard ConfigMap looks like, and the difference between what lies there and what
 shall. A write is a merge patch of the differing keys only, always with the manifest beside them, so
 that no reader ever finds entries without the manifest that proves them whole. It carries the
-resourceVersion that was read: whoever wrote in between turns it into a conflict, and the pass is
-made again from what is there then.
+resourceVersion that was read: whoever wrote in between turns it into a conflict. If that changed
+nothing that was decided upon, the same patch holds for the shard as it is now (`rebase`); else the
+pass is made again from what is there then.
 
 Equal input gives equal bytes (O2): entries and manifest are canonical JSON, keys are written in
 order, and a shard that is as it shall be gives no write at all. Two operators that see the same
@@ -14,7 +15,7 @@ write the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -42,6 +43,7 @@ class ShardWrite:
     Attributes:
         body: The whole object to create, the merge patch, or the preconditions of the deletion.
         reason: What changes, for the log.
+        base: The shard that a patch was made for.
     """
 
     kind: WriteKind
@@ -49,6 +51,7 @@ class ShardWrite:
     name: str
     body: Mapping[str, Any]
     reason: str
+    base: ShardView | None = None
 
 
 def shard_labels(key: ParentKey, index: int) -> dict[str, str]:
@@ -101,6 +104,22 @@ def diff_shard(key: ParentKey, view: ShardView, wanted: Mapping[str, str]) -> Pa
         manifest = names.manifest_key(view.index)
         patch["data"] = {manifest: wanted[manifest], **data}
     return patch
+
+
+def rebase(write: ShardWrite, found: ShardView | None) -> ShardWrite | None:
+    """Return the write for a shard that somebody wrote meanwhile; None if the pass must decide.
+
+    Its data and our labels are all that a pass decides upon; an annotation, another's label or a
+    field manager is not.
+    """
+    base = write.base
+    if base is None or found is None or not found.is_ours or found.data != base.data:
+        return None
+    ours = (names.MANAGED_BY_LABEL, names.PARENT_LABEL, names.SHARD_LABEL)
+    if any(found.labels.get(one) != base.labels.get(one) for one in ours):
+        return None
+    metadata = {**write.body["metadata"], "resourceVersion": found.resource_version}
+    return replace(write, body={**write.body, "metadata": metadata}, base=found)
 
 
 def describe(view: ShardView, wanted: Mapping[str, str]) -> str:
