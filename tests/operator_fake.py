@@ -19,8 +19,9 @@ from trainedmodel_operator.core.fingerprint import part_of
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, NotFound
+from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.handlers import Bells
-from trainedmodel_operator.kube import ModelVersion
+from trainedmodel_operator.kube import ModelVersion, as_it_is
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.reconciler import Reconciler
 from trainedmodel_operator.reports import ReportCache
@@ -89,10 +90,16 @@ class FakeKube:
         }
         return self.reports[name]
 
-    async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
+    async def list_models(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
         await self._call("list_models")
         return [
-            dict(model)
+            keep(dict(model))
             for model in self.models.values()
             if parent in (None, model["spec"]["inferenceService"])
         ]
@@ -107,9 +114,16 @@ class FakeKube:
             for model in self.models.values()
         ]
 
-    async def list_shards(self, namespace: str, parent: str) -> list[Document]:
+    async def list_shards(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
         await self._call("list_shards")
-        return [one for one in await self.list_shard_metadata(None) if _parent(one) == parent]
+        shards = (dict(one) for one in self.config_maps.values() if _parent(one) is not None)
+        return [keep(one) for one in shards if parent in (None, _parent(one))]
 
     async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
         await self._call("list_shard_metadata")
@@ -119,9 +133,13 @@ class FakeKube:
         await self._call("get_config_map")
         return self.config_maps.get(name)
 
-    async def list_pods(self, namespace: str, parent: str) -> list[Document]:
+    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
         await self._call("list_pods")
-        return [pod for pod in self.pods.values() if pod["metadata"]["labels"]["parent"] == parent]
+        return [
+            pod
+            for pod in self.pods.values()
+            if parent in (None, pod["metadata"]["labels"]["parent"])
+        ]
 
     async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
         await self._call("list_pod_metadata")
@@ -136,6 +154,12 @@ class FakeKube:
             for one in self.reports.values()
             if parent in (None, one["inferenceService"])
         ]
+
+    async def list_reports(
+        self, namespace: str | None, *, page_size: int, keep: Callable[[Document], Any]
+    ) -> list[Any]:
+        await self._call("list_reports")
+        return [keep(one) for one in self.reports.values()]
 
     async def get_report(self, namespace: str, name: str) -> Document | None:
         await self._call("get_report")
@@ -223,6 +247,7 @@ class Operator:
             self.queue.ring,
             period_s=resync_s,
             is_settled=self.reconciler.is_settled,
+            first_look=FirstLook(kube, self.survey, self.reports, self.reconciler.judge),
             jitter=lambda: 0.5,
         )
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from kubernetes.aio import client as kubernetes_client
+from trainedmodel_operator.connection import load_configuration
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.errors import (
     ApiError,
@@ -17,7 +18,7 @@ from trainedmodel_operator.errors import (
     Refused,
     Unavailable,
 )
-from trainedmodel_operator.kube import ApiKubeClient, load_configuration
+from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.metrics import Metrics
 
 
@@ -58,23 +59,32 @@ def page(*items: Any, more: str = "") -> Answer:
     return Answer(200, {"items": list(items), "metadata": {"continue": more}})
 
 
+def named(name: str, **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, **metadata}, "spec": {}}
+
+
+async def test_who_wrote_which_field_is_dropped_from_a_list_at_once() -> None:
+    wire = Wire(page(named("a", managedFields=[{"manager": "kubectl"}] * 3)))
+    assert await over(wire).list_models("demo", "tabular") == [named("a")]
+
+
 async def test_a_list_is_read_page_by_page() -> None:
-    wire = Wire(page({"a": 1}, more="token"), page({"b": 2}))
-    assert await over(wire).list_models("demo", "tabular") == [{"a": 1}, {"b": 2}]
+    wire = Wire(page(named("a"), more="token"), page(named("b")))
+    assert await over(wire).list_models("demo", "tabular") == [named("a"), named("b")]
     assert "fieldSelector=spec.inferenceService=tabular" in wire.sent[0][1]
     assert "continue=token" in wire.sent[1][1]
 
 
 async def test_o1_a_page_that_fails_fails_the_list() -> None:
-    wire = Wire(page("a", more="token"), Answer(500, {"message": "broken"}))
+    wire = Wire(page(named("a"), more="token"), Answer(500, {"message": "broken"}))
     with pytest.raises(Unavailable, match="broken"):
         await over(wire).list_models(None, None)
 
 
 async def test_a_list_that_expired_between_two_pages_is_begun_anew_in_one_piece() -> None:
     expired = Answer(410, {"message": "expired"})
-    wire = Wire(page({"old": 1}, more="token"), expired, page({"a": 1}, {"b": 2}))
-    assert await over(wire).list_models("demo", "tabular") == [{"a": 1}, {"b": 2}]
+    wire = Wire(page(named("old"), more="token"), expired, page(named("a"), named("b")))
+    assert await over(wire).list_models("demo", "tabular") == [named("a"), named("b")]
     assert "limit=500" in wire.sent[0][1]
     assert "limit" not in wire.sent[2][1]
     assert "continue" not in wire.sent[2][1]
@@ -124,8 +134,9 @@ async def test_an_answer_without_words_is_told_as_it_is() -> None:
 
 
 async def test_what_is_not_there_is_none() -> None:
-    wire = Wire(Answer(404, {}), Answer(404, {}), Answer(200, {"a": 1}))
+    wire = Wire(page(), Answer(404, {}), Answer(200, {"a": 1}))
     assert await over(wire).get_report("demo", "a") is None
+    assert "fieldSelector=metadata.name=a" in wire.sent[0][1]
     assert await over(wire).get_config_map("demo", "a") is None
     assert await over(wire).get_config_map("demo", "a") == {"a": 1}
 

@@ -193,7 +193,7 @@ async def test_a_resync_finds_what_no_event_told(operator: Operator, kube: FakeK
 async def test_a_resync_heals_an_edit_by_hand_and_is_retried_soon(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.fault = fails("list_shard_metadata")
+    kube.fault = fails("list_reports")
     async with operator.running(resync=True):
         operator.apply(document("iris"))
         await asyncio.sleep(5)
@@ -210,7 +210,7 @@ async def test_a_resync_heals_an_edit_by_hand_and_is_retried_soon(
 async def test_a_failing_parent_delays_no_other_o4(operator: Operator, kube: FakeKube) -> None:
     list_shards, failures = kube.list_shards, iter([Unavailable("down")])
 
-    async def fails_once_for_tabular(namespace: str, parent: str) -> Any:
+    async def fails_once_for_tabular(namespace: str | None, parent: str | None, **_: Any) -> Any:
         if parent == "tabular" and (error := next(failures, None)) is not None:
             raise error
         return await list_shards(namespace, parent)

@@ -13,7 +13,7 @@ from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, Refused, Unavailable
 from trainedmodel_operator.handlers import Bells
 from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.reports import ReportCache
+from trainedmodel_operator.reports import ReportCache, piece_of_list
 from trainedmodel_operator.resync import LONGEST_RETRY_S, SOON_S
 from trainedmodel_operator.watches import (
     LONGEST_PAUSE_S,
@@ -21,7 +21,6 @@ from trainedmodel_operator.watches import (
     STREAM_S,
     Backoffs,
     kopf_settings,
-    piece_of_list,
 )
 from trainedmodel_operator.workqueue import PassResult, WorkQueue
 

@@ -39,19 +39,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import kopf
 import structlog
 from kubernetes.aio import client as kubernetes_client
 
+from trainedmodel_operator.connection import kopf_login, load_configuration
 from trainedmodel_operator.core.health import Vitals
 from trainedmodel_operator.core.state import Document, ParentKey
 from trainedmodel_operator.election import make_leadership
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.events import EventRecorder
+from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.handlers import Bells, make_registry
 from trainedmodel_operator.health import probes_served
 from trainedmodel_operator.injector import run_webhook
-from trainedmodel_operator.kube import ApiKubeClient, load_configuration
+from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.leader import Leadership, fence_at_the_wire
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.observer import Observer
@@ -96,6 +97,7 @@ class Services:
             self.queue.ring,
             period_s=settings.resync_s,
             is_settled=self.reconciler.is_settled,
+            first_look=FirstLook(client, self.survey, self.reports, self.reconciler.judge),
         )
 
     async def run(self) -> None:
@@ -178,7 +180,7 @@ async def _supervise(
                 services.observer,
             )
             watches = Watches(
-                lambda: make_registry(bells, lambda: _connection(configuration)),
+                lambda: make_registry(bells, lambda: kopf_login(configuration)),
                 services.metrics,
                 namespaces=settings.namespaces,
                 most_models=lambda: services.survey.most_models,
@@ -228,21 +230,6 @@ async def _is_first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
             wait.cancel()
         await asyncio.wait(waits)
     return not other.is_set()
-
-
-async def _connection(configuration: kubernetes_client.Configuration) -> kopf.ConnectionInfo:
-    """Give kopf the login that our own client has; asked again when a token has expired."""
-    key = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    scheme, _, token = (key or "").rpartition(" ")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        scheme=scheme.capitalize() or None,
-        token=token or None,
-    )
 
 
 def _utc_now() -> datetime:

@@ -30,6 +30,8 @@ from trainedmodel_operator.reports import ReportCache
 
 Event = Mapping[str, Any]
 Metadata = Mapping[str, Any]
+#: Parent, generation, whether it is being deleted.
+Aspects = tuple[str | None, int, bool]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 
@@ -49,14 +51,25 @@ class Bells:
         self._listed_anew = listed_anew
         self._is_surveyed = is_surveyed
         self._observer = observer
-        self._seen: dict[str, tuple[str | None, int, bool]] = {}
+        self._seen: dict[str, Aspects] = {}
+
+    def is_known(self, event: Event) -> bool:
+        """Tell whether a model of a first list is as the survey saw it, and note that it is there.
+
+        The resync that came of the survey has rung for it, where that was due.
+        """
+        metadata = event["object"]["metadata"]
+        if event["type"] is not None or metadata["uid"] in self._seen:
+            return False
+        if not self._is_surveyed(metadata):
+            return False
+        self._seen[metadata["uid"]] = _aspects(event["object"])
+        return True
 
     def model_event(self, event: Event) -> None:
         """Ring at the model's service, and at the one that it left."""
-        metadata = event["object"]["metadata"]
-        parent = event["object"].get("spec", {}).get("inferenceService")
-        uid = metadata["uid"]
-        now = (parent, metadata.get("generation", 0), "deletionTimestamp" in metadata)
+        metadata, uid = event["object"]["metadata"], event["object"]["metadata"]["uid"]
+        parent, _, _ = now = _aspects(event["object"])
         before = self._seen.get(uid)
         if event["type"] is None and before is not None:
             self._listed_anew()
@@ -66,11 +79,10 @@ class Bells:
             return
         else:
             self._seen[uid] = now
-            if event["type"] is None and before is None and self._is_surveyed(metadata):
-                return  # the resync that saw it has rung for it, where that was due
         if self._observer is not None and event["type"] is not None:
             self._observer.model_event(event["type"], uid, now[1])
-        for one in sorted({parent, before[0] if before else None} - {None}):
+        parents = {parent, before[0] if before else None}
+        for one in sorted(one for one in parents if one is not None):
             self._ring(ParentKey(metadata["namespace"], one), Bell.MODEL)
 
     def report_event(self, event: Event) -> None:
@@ -85,12 +97,23 @@ class Bells:
             self._ring(ParentKey(document["metadata"]["namespace"], parent), Bell.REPORT)
 
 
+def _aspects(model: Mapping[str, Any]) -> Aspects:
+    """Return what makes a model's bell ring when it changes."""
+    metadata = model["metadata"]
+    parent = model.get("spec", {}).get("inferenceService")
+    return parent, metadata.get("generation", 0), "deletionTimestamp" in metadata
+
+
 def make_registry(bells: Bells, login: Login) -> kopf.OperatorRegistry:
     """Make the registry: two bells, and the login."""
     registry = kopf.OperatorRegistry()
 
     async def ring_for_model(event: Event, **_: Any) -> None:
         bells.model_event(event)
+
+    def is_news(event: Event, **_: Any) -> bool:
+        # A filter costs a tenth of what calling a handler does, and a start lists all models.
+        return not bells.is_known(event)
 
     async def ring_for_report(event: Event, **_: Any) -> None:
         bells.report_event(event)
@@ -99,7 +122,8 @@ def make_registry(bells: Bells, login: Login) -> kopf.OperatorRegistry:
         return await login()
 
     group, version = names.GROUP, names.VERSION
-    kopf.on.event(group, version, trainedmodel.PLURAL, registry=registry)(ring_for_model)
+    models = kopf.on.event(group, version, trainedmodel.PLURAL, registry=registry, when=is_news)
+    models(ring_for_model)
     kopf.on.event(group, version, modelreport.PLURAL, registry=registry)(ring_for_report)
     kopf.on.login(registry=registry)(log_in)
     return registry

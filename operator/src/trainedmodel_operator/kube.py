@@ -15,15 +15,11 @@ manager; what comes back as an error is one of `errors`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import structlog
 from kubernetes.aio import client as kubernetes_client
-from kubernetes.aio import config as kubernetes_config
 from trainedmodel_contract import modelreport, names, trainedmodel
 
 from trainedmodel_operator.core.fingerprint import part_of
@@ -31,7 +27,6 @@ from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.throttle import Lane
 from trainedmodel_operator.errors import (
-    ConfigurationError,
     Conflict,
     NotFound,
     Refused,
@@ -42,6 +37,8 @@ from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, Document, Tran
 
 FIELD_MANAGER: Final = names.MANAGED_BY
 PAGE_SIZE: Final = 500
+#: A shard has up to 900 kB.
+PAGE_OF_SHARDS: Final = 50
 
 log = structlog.get_logger()
 
@@ -60,19 +57,36 @@ class ModelVersion(NamedTuple):
     part: str
 
 
+def as_it_is(item: Document) -> Document:
+    """Keep an item of a list."""
+    return item
+
+
 class KubeClient(Protocol):
     """What the operator asks of the API. `namespace` None: all namespaces."""
 
-    async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
-        """List TrainedModels, of one parent or all."""
+    async def list_models(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
+        """List TrainedModels, of one parent or all; of each what `keep` returns."""
         ...
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
         """List all TrainedModels that name a parent, without holding what they say."""
         ...
 
-    async def list_shards(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's shards, by our labels."""
+    async def list_shards(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
+        """List the shards of one parent or all, by our labels; of each what `keep` returns."""
         ...
 
     async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
@@ -83,8 +97,8 @@ class KubeClient(Protocol):
         """Read one ConfigMap, whosever it is; None if there is none."""
         ...
 
-    async def list_pods(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's pods that carry a puller, under either label."""
+    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
+        """List the pods that carry a puller: of one parent, under either label, or all."""
         ...
 
     async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
@@ -95,6 +109,12 @@ class KubeClient(Protocol):
         self, namespace: str | None, parent: str | None
     ) -> list[Document]:
         """List reports without what they say, of one parent or all."""
+        ...
+
+    async def list_reports(
+        self, namespace: str | None, *, page_size: int, keep: Callable[[Document], Any]
+    ) -> list[Any]:
+        """List reports with all that they say, so many at once; of each what `keep` returns."""
         ...
 
     async def get_report(self, namespace: str, name: str) -> Document | None:
@@ -118,36 +138,6 @@ class KubeClient(Protocol):
         ...
 
 
-async def load_configuration() -> kubernetes_client.Configuration:
-    """Read how to reach the API: KUBECONFIG, the pod's service account, or ~/.kube/config.
-
-    Raises:
-        ConfigurationError: none of them is usable.
-    """
-    configuration = kubernetes_client.Configuration()
-    try:
-        if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-            kubernetes_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        else:
-            await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-                client_configuration=configuration
-            )
-    except (kubernetes_config.ConfigException, OSError) as error:
-        raise ConfigurationError(f"no way to the Kubernetes API: {error}") from error
-    configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
-    # aiohttp would look for a proxy and a .netrc anew, in a thread, before each request.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return configuration
-
-
-def _proxy_of_environment(server: str) -> str | None:
-    """Return the proxy that HTTPS_PROXY and its like name for a server, if NO_PROXY does not."""
-    parts = urlsplit(server)
-    if proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
-
-
 class ApiKubeClient:
     """The protocol over `kubernetes.aio`."""
 
@@ -161,22 +151,39 @@ class ApiKubeClient:
         self._transport = Transport(api, metrics, fence)
         self._metrics = metrics
 
-    async def list_models(self, namespace: str | None, parent: str | None) -> list[Document]:
+    async def list_models(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
         """List TrainedModels; one parent's by field selector (CRD `selectableFields`)."""
         query = {} if parent is None else {"fieldSelector": f"spec.inferenceService={parent}"}
-        return await self._list(_GROUP_PATH, namespace, trainedmodel.PLURAL, query)
+        return await self._list(
+            _GROUP_PATH, namespace, trainedmodel.PLURAL, query, keep=lambda item: keep(_lean(item))
+        )
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
         """List all TrainedModels that name a parent; of each page only this is kept."""
         versions = await self._list(
-            _GROUP_PATH, namespace, trainedmodel.PLURAL, {}, keep=_model_version
+            _GROUP_PATH, namespace, trainedmodel.PLURAL, {}, keep=model_version
         )
         return [version for version in versions if version is not None]
 
-    async def list_shards(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's shards, by our labels."""
-        query = {"labelSelector": f"{_OURS},{names.PARENT_LABEL}={parent}"}
-        return await self._list("/api/v1", namespace, "configmaps", query)
+    async def list_shards(
+        self,
+        namespace: str | None,
+        parent: str | None,
+        *,
+        keep: Callable[[Document], Any] = as_it_is,
+    ) -> list[Any]:
+        """List the shards of one parent or all, by our labels; few at once, they may be large."""
+        label = names.PARENT_LABEL if parent is None else f"{names.PARENT_LABEL}={parent}"
+        query = {"labelSelector": f"{_OURS},{label}"}
+        return await self._list(
+            "/api/v1", namespace, "configmaps", query, keep=keep, page_size=PAGE_OF_SHARDS
+        )
 
     async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
         """List all shards without their data."""
@@ -187,9 +194,13 @@ class ApiKubeClient:
         """Read one ConfigMap."""
         return await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
 
-    async def list_pods(self, namespace: str, parent: str) -> list[Document]:
-        """List a parent's pods under each label that may name it, merged by uid."""
+    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
+        """List a parent's pods under each label that may name it, merged by uid, or all pods."""
         injected = f"{names.INJECT_LABEL}={names.INJECT_VALUE}"
+        if parent is None:
+            return await self._list(
+                "/api/v1", namespace, "pods", {"labelSelector": injected}, keep=_lean
+            )
         pods: dict[str, Document] = {}
         for label in names.PARENT_POD_LABELS:
             query = {"labelSelector": f"{injected},{label}={parent}"}
@@ -211,9 +222,19 @@ class ApiKubeClient:
             _GROUP_PATH, namespace, modelreport.PLURAL, query, accept=_METADATA_ONLY
         )
 
+    async def list_reports(
+        self, namespace: str | None, *, page_size: int, keep: Callable[[Document], Any]
+    ) -> list[Any]:
+        """List reports with all that they say."""
+        return await self._list(
+            _GROUP_PATH, namespace, modelreport.PLURAL, {}, keep=keep, page_size=page_size
+        )
+
     async def get_report(self, namespace: str, name: str) -> Document | None:
-        """Read one report."""
-        return await self._get(f"{_GROUP_PATH}/namespaces/{namespace}/{modelreport.PLURAL}/{name}")
+        """Read one report: by a list of one, which needs no right that a start does not need."""
+        query = {"fieldSelector": f"metadata.name={name}"}
+        found = await self._list(_GROUP_PATH, namespace, modelreport.PLURAL, query)
+        return found[0] if found else None
 
     async def write_shard(self, namespace: str, write: ShardWrite) -> None:
         """Carry out one shard write."""
@@ -289,7 +310,8 @@ class ApiKubeClient:
         query: Mapping[str, str],
         *,
         accept: str = JSON,
-        keep: Callable[[Document], Any] = lambda item: item,
+        keep: Callable[[Document], Any] = as_it_is,
+        page_size: int = PAGE_SIZE,
     ) -> list[Any]:
         """Read a whole list, page by page; the pages are of one moment. `keep` says what of each.
 
@@ -300,7 +322,7 @@ class ApiKubeClient:
             f"{api}/{plural}" if namespace is None else f"{api}/namespaces/{namespace}/{plural}"
         )
         try:
-            return await self._pages(folder, {**query, "limit": str(PAGE_SIZE)}, accept, keep)
+            return await self._pages(folder, {**query, "limit": str(page_size)}, accept, keep)
         except Conflict as error:
             if error.status != 410:
                 raise
@@ -348,7 +370,14 @@ class ApiKubeClient:
         )
 
 
-def _model_version(model: Document) -> ModelVersion | None:
+def _lean(item: Document) -> Document:
+    """Drop who wrote which field: two thirds of a TrainedModel, of which nobody asks here."""
+    metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
+    return {**item, "metadata": metadata}
+
+
+def model_version(model: Document) -> ModelVersion | None:
+    """Return a TrainedModel's parent and its part of the fingerprint; None if it names none."""
     metadata, parent = model["metadata"], (model.get("spec") or {}).get("inferenceService")
     if not parent:
         return None

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from typing import Any, Final
 
 import structlog
+from trainedmodel_contract.modelreport import ModelReport
 
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.plan import Nudge, Plan, plan
@@ -51,6 +52,16 @@ LARGE_PLAN: Final = 3_000
 LARGE_PARENT: Final = 1_000
 
 log = structlog.get_logger()
+
+
+@dataclass
+class Sides:
+    """One parent, as it was listed."""
+
+    models: list[Document] = field(default_factory=list)
+    shards: list[Document] = field(default_factory=list)
+    pods: list[Document] = field(default_factory=list)
+    reports: list[ModelReport] = field(default_factory=list)
 
 
 class Reconciler:
@@ -110,6 +121,22 @@ class Reconciler:
         """
         return self._settled.get(key) == found
 
+    async def judge(self, key: ParentKey, sides: Sides) -> bool:
+        """Tell whether a pass over a parent would do nothing and wait for nothing; then it settles.
+
+        Decides from what was listed already, whereas a pass reads afresh. Reports must have been
+        offered to the cache.
+        """
+        service = await self._read_service(key)
+        gathered, found = await self._compose(key, sides, service, began=inf, may_write=True)
+        decided = await self._plan(gathered)
+        if not decided.is_empty or decided.deferred:
+            return False
+        self._remember(key, decided)
+        self._observed(gathered, decided)
+        self._settled[key] = found
+        return True
+
     async def _gather(self, key: ParentKey, may_write_shards: bool) -> tuple[Gathered, str]:
         """Read both sides whole, or raise (O1); return them with their fingerprint."""
         began = asyncio.get_running_loop().time()
@@ -120,21 +147,29 @@ class Reconciler:
             self._reports.read(self._client, key),
             self._read_service(key),
         )
-        uids = [model["metadata"]["uid"] for model in models]
-        views = [read_shard(key, shard) for shard in shards]
+        sides = Sides(models, shards, pods, reports)
+        return await self._compose(key, sides, service, began=began, may_write=may_write_shards)
+
+    async def _compose(
+        self, key: ParentKey, sides: Sides, service: ServiceView, *, began: float, may_write: bool
+    ) -> tuple[Gathered, str]:
+        """Read what was listed since `began`; return it with its fingerprint."""
+        uids = [model["metadata"]["uid"] for model in sides.models]
+        views = [read_shard(key, shard) for shard in sides.shards]
+        newer = self._statuses.newer_than(began, uids)
         gathered = Gathered(
             key=key,
-            models=await self._read_models(models, self._statuses.newer_than(began, uids)),
+            models=await self._read_models(sides.models, newer),
             shards=tuple(view for view in views if view is not None),
-            pods=tuple(read_pod(pod) for pod in pods),
-            reports=of_their_pods(reports, pods),
+            pods=tuple(read_pod(pod) for pod in sides.pods),
+            reports=of_their_pods(sides.reports, sides.pods),
             quiet=self._reports.quiet(key),
             service=service,
             memory=self._memories.get(key, Memory()),
-            may_write_shards=may_write_shards,
+            may_write_shards=may_write,
         )
-        named = [one for one, view in zip(shards, views, strict=True) if view is not None]
-        parts = [part_of(one["metadata"]) for one in (*models, *named, *pods)]
+        named = [one for one, view in zip(sides.shards, views, strict=True) if view is not None]
+        parts = [part_of(one["metadata"]) for one in (*sides.models, *named, *sides.pods)]
         for pod in gathered.pods:
             parts.extend(self._reports.parts(key, pod.uid, as_read=True))
         return gathered, fingerprint(parts)

@@ -29,6 +29,10 @@ from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.kube import KubeClient
 
 READS_AT_ONCE: Final = 8
+SMALLEST_PIECE: Final = 50
+LARGEST_PIECE: Final = 500
+#: Reported models in one piece of a list of reports, each some 100 bytes.
+MODELS_A_PIECE: Final = 40_000
 
 log = structlog.get_logger()
 Document = Mapping[str, Any]
@@ -75,13 +79,27 @@ class ReportCache:
         Raises:
             ApiError: a list or read failed; nothing partial is returned.
         """
-        listed = await client.list_report_metadata(*key)
-        self.listen(key, [item["metadata"] for item in listed])
+        listed = [item["metadata"] for item in await client.list_report_metadata(*key)]
+        self._note(key, listed)
+        await self._read_changed(client, listed)
+        return self._known(key, listed)
+
+    def recall(self, key: ParentKey, listed: Sequence[Document]) -> list[ModelReport] | None:
+        """Return a parent's reports out of what was offered; None if one of them was not.
+
+        `listed` is the metadata of all of them, as a list has just shown it.
+        """
+        self._note(key, listed)
+        return None if self._changed(listed) else self._known(key, listed)
+
+    def _note(self, key: ParentKey, listed: Sequence[Document]) -> None:
+        self.listen(key, listed)
         self._parts_read.pop(key, None)
         if key in self._parts:
             self._parts_read[key] = self._parts[key]
-        await self._read_changed(client, [item["metadata"] for item in listed])
-        uids = {item["metadata"]["uid"] for item in listed}
+
+    def _known(self, key: ParentKey, listed: Sequence[Document]) -> list[ModelReport]:
+        uids = {metadata["uid"] for metadata in listed}
         for gone in self._listed.pop(key, set()) - uids:
             self.forget(gone)
         if uids:
@@ -140,13 +158,16 @@ class ReportCache:
             for owner in metadata.get("ownerReferences") or ()
         }
 
-    async def _read_changed(self, client: KubeClient, listed: list[Document]) -> None:
-        changed = [
+    def _changed(self, listed: Sequence[Document]) -> list[Document]:
+        return [
             metadata
             for metadata in listed
             if metadata["uid"] not in self._cached
             or self._cached[metadata["uid"]].version != content_version(metadata)
         ]
+
+    async def _read_changed(self, client: KubeClient, listed: Sequence[Document]) -> None:
+        changed = self._changed(listed)
         limit = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read_one(metadata: Document) -> None:
@@ -162,6 +183,11 @@ class ReportCache:
         async with asyncio.TaskGroup() as group:
             for metadata in changed:
                 group.create_task(read_one(metadata))
+
+
+def piece_of_list(most_models: int) -> int:
+    """Return how many objects a list shall bring at once, with so many models in one report."""
+    return max(SMALLEST_PIECE, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
 
 
 def of_their_pods(

@@ -12,8 +12,9 @@ comes within `SOON_S`, for many who ask together once. A resync that failed is t
 `LONGEST_RETRY_S`: it is also how the operator learns that the API server is back, and its bells end
 the back-off of parents that failed because it was not.
 
-The first resync is the start of the operator: until it has succeeded once, the API or the CRDs are
-not there, and the watches are not begun.
+The first resync is the start of the operator, and looks closer (`firstlook`), so that few parents
+need a pass. Until it has succeeded once, the API or the CRDs are not there, and the watches are not
+begun.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import structlog
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import ApiError
+from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.survey import Survey
 
 FIRST_RETRY_S: Final = 1.0
@@ -51,9 +53,11 @@ class Resync:
         *,
         period_s: float,
         is_settled: Callable[[ParentKey, str], bool] = lambda key, found: False,
+        first_look: FirstLook | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._survey = survey
+        self._survey: Survey | FirstLook = survey if first_look is None else first_look
+        self._later = survey
         self._ring = ring
         self._is_settled = is_settled
         self._rounds = 0
@@ -106,10 +110,11 @@ class Resync:
     async def _find_due(self) -> list[ParentKey]:
         """Return the parents that are to be looked at, in order."""
         surveyed = await self._survey.look()
+        is_first, self._survey = self._survey is not self._later, self._later
         self._rounds += 1
         return [
             key
             for key, found in surveyed.items()
             if not self._is_settled(key, found)
-            or (self._rounds + crc32(str(key).encode())) % WHOLE_ROUNDS == 0
+            or (not is_first and (self._rounds + crc32(str(key).encode())) % WHOLE_ROUNDS == 0)
         ]

@@ -15,16 +15,27 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainedmodel_contract import names
 
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kube import KubeClient, ModelVersion
 from trainedmodel_operator.reports import ReportCache
 
 Document = Mapping[str, Any]
+
+
+@dataclass
+class Lists:
+    """All that there is, as it was listed; of shards, pods and reports the metadata counts."""
+
+    models: list[ModelVersion] = field(default_factory=list)
+    shards: list[Document] = field(default_factory=list)
+    pods: list[Document] = field(default_factory=list)
+    reports: list[Document] = field(default_factory=list)
 
 
 class Survey:
@@ -36,7 +47,7 @@ class Survey:
         """Look at `namespaces`, or at all."""
         self._client = client
         self._reports = reports
-        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self.namespaces: Sequence[str | None] = namespaces or (None,)
         self._models: set[str] = set()
         #: Most models of one parent, at the last look: what the longest report tells of.
         self.most_models = 0
@@ -47,26 +58,33 @@ class Survey:
         Raises:
             ApiError: a list failed; nothing partial is returned.
         """
+        lists = Lists()
+        for namespace in self.namespaces:
+            lists.models += await self._client.list_model_versions(namespace)
+            lists.shards += await self._client.list_shard_metadata(namespace)
+            lists.pods += await self._client.list_pod_metadata(namespace)
+            lists.reports += await self._client.list_report_metadata(namespace, None)
+        return self.take(lists)
+
+    def take(self, lists: Lists) -> dict[ParentKey, str]:
+        """Make the fingerprints of what was listed."""
         parts: dict[ParentKey, list[str]] = defaultdict(list)
-        models: set[str] = set()
         of_parent: Counter[ParentKey] = Counter()
-        for namespace in self._namespaces:
-            for version in await self._client.list_model_versions(namespace):
-                parts[version.key].append(version.part)
-                models.add(version.part)
-                of_parent[version.key] += 1
-            for shard in await self._client.list_shard_metadata(namespace):
-                key = _shard_parent(shard)
-                if key is not None:
-                    parts[key].append(part_of(shard["metadata"]))
-            pods: dict[str, list[ParentKey]] = {}
-            for pod in await self._client.list_pod_metadata(namespace):
-                pods[pod["metadata"]["uid"]] = list(_pod_parents(pod))
-                for key in pods[pod["metadata"]["uid"]]:
-                    if key in parts:
-                        parts[key].append(part_of(pod["metadata"]))
-            await self._hear(namespace, pods, parts)
-        self._models = models
+        for version in lists.models:
+            parts[version.key].append(version.part)
+            of_parent[version.key] += 1
+        for shard in lists.shards:
+            key = shard_parent(shard)
+            if key is not None:
+                parts[key].append(part_of(shard["metadata"]))
+        pods: dict[str, list[ParentKey]] = {}
+        for pod in lists.pods:
+            pods[pod["metadata"]["uid"]] = list(pod_parents(pod))
+            for key in pods[pod["metadata"]["uid"]]:
+                if key in parts:
+                    parts[key].append(part_of(pod["metadata"]))
+        self._hear(lists.reports, pods, parts)
+        self._models = {version.part for version in lists.models}
         self.most_models = max(of_parent.values(), default=0)
         return {key: fingerprint(parts[key]) for key in sorted(parts)}
 
@@ -74,15 +92,15 @@ class Survey:
         """Tell whether the last look saw a TrainedModel exactly as it is here."""
         return part_of(metadata) in self._models
 
-    async def _hear(
+    def _hear(
         self,
-        namespace: str | None,
+        reports: Sequence[Document],
         pods: Mapping[str, Sequence[ParentKey]],
         parts: Mapping[ParentKey, list[str]],
     ) -> None:
         """Let reports count for the parents of the pods that own them."""
         of_parent: dict[ParentKey, list[Document]] = defaultdict(list)
-        for report in await self._client.list_report_metadata(namespace, None):
+        for report in reports:
             for owner in report["metadata"].get("ownerReferences") or ():
                 for key in pods.get(owner.get("uid", ""), ()):
                     of_parent[key].append(report["metadata"])
@@ -94,14 +112,16 @@ class Survey:
                     parts[key].extend(self._reports.parts(key, pod))
 
 
-def _shard_parent(shard: Document) -> ParentKey | None:
+def shard_parent(shard: Document) -> ParentKey | None:
+    """Return whose shard a ConfigMap with our labels is; None if it has no shard's name."""
     metadata = shard["metadata"]
     parent = metadata["labels"][names.PARENT_LABEL]
     known = metadata["name"] in names.shard_names(parent)
     return ParentKey(metadata["namespace"], parent) if known else None
 
 
-def _pod_parents(pod: Document) -> Iterator[ParentKey]:
+def pod_parents(pod: Document) -> Iterator[ParentKey]:
+    """Return the parents that a pod serves: each label may name one."""
     metadata = pod["metadata"]
     labels = metadata.get("labels") or {}
     for parent in sorted({labels[one] for one in names.PARENT_POD_LABELS if labels.get(one)}):

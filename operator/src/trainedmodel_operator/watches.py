@@ -43,15 +43,12 @@ import kopf
 import structlog
 
 from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.reports import SMALLEST_PIECE, piece_of_list
 
 STREAM_S: Final = 25
 SILENCE_S: Final = 30.0
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
-SMALLEST_PIECE: Final = 50
-LARGEST_PIECE: Final = 500
-#: Reported models in one piece of a list of reports, each some 100 bytes.
-MODELS_A_PIECE: Final = 40_000
 IDLE_S: Final = 0.25
 
 FIRST_PAUSE_S: Final = 1.0
@@ -175,11 +172,6 @@ class _NoEssence(kopf.DiffBaseStorage):
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
         pass
-
-
-def piece_of_list(most_models: int) -> int:
-    """Return how many objects a list shall bring at once, with so many models in one report."""
-    return max(SMALLEST_PIECE, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
 
 
 def kopf_settings(piece: int = SMALLEST_PIECE) -> kopf.OperatorSettings:

@@ -79,9 +79,8 @@ def test_errors_in_a_stream_end_the_watches_but_not_the_operator(scene: FaultedS
         assert operator.child.poll() is None
         assert witness.lost == []
         scene.wait_for_watches()
-        time.sleep(1)
-        live = [one.resource for one in scene.proxy.watches()]
-        assert sorted(live) == ["modelreports", "trainedmodels"], "the old ones are gone"
+        one_of_each = ["modelreports", "trainedmodels"]
+        wait_until(lambda: sorted(one.resource for one in scene.proxy.watches()) == one_of_each)
         restarts = scene.metric("trainedmodel_operator_watch_restarts", cause="WatchingError")
         assert restarts == 2, "a 410 is kopf's own matter"
         assert operator.log().count("operator starts") == 1
