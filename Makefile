@@ -49,10 +49,10 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 prepare: setup ## Build the control plane and install the model servers (once; minutes)
 	@$(BIN)/python -m trainedmodel_devkit prepare
 
-prepare-tests: setup ## The same, and the model servers that only tests use (needs Java)
+prepare-tests: setup ## The same, and what only tests use: more model servers (needs Java), helm
 	@$(BIN)/python -m trainedmodel_devkit prepare --tests
 
-generate: setup ## Write crds/ and docs/reasons.md from the contract
+generate: setup ## Write crds/, docs/reasons.md and the chart's copies
 	@$(BIN)/python -m trainedmodel_contract.generate .
 
 verify: setup ## Fail if what is generated is not what is committed
@@ -81,7 +81,7 @@ integration: prepare-tests ## The tests on real parts
 	@$(BIN)/pytest -n 2 --dist loadfile -m integration
 
 test: prepare-tests ## All tests
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --durations=30 --durations-min=5
 
 e2e: setup ## The whole way on a real node (root; PROVIDER=node|kind|kubeconfig, E2E_FLAGS for the last)
 	@$(BIN)/pytest e2e --provider=$(PROVIDER) $(E2E_FLAGS)

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,12 @@ class Election:
         )
         return json.loads(text)["spec"] if text else {}
 
-    def writes(self, since: int) -> list[str]:
-        """Return what operators wrote in the served namespace, with who was answered what."""
+    def writes(self, since: int, *, begun_after: datetime | None = None) -> list[str]:
+        """Return what operators wrote in the served namespace, with who was answered what.
+
+        The audit log says when a request was answered: `begun_after` leaves out those that the API
+        server had received before, from a process that was frozen in the midst of one.
+        """
         time.sleep(0.3)  # the audit log may lag
         return [
             f"{one.verb} {one.resource}/{one.subresource} {one.name} {one.code}"
@@ -132,6 +137,7 @@ class Election:
             if one.namespace == self.cluster.namespace
             and one.user == OPERATOR
             and one.verb in {"create", "patch", "update", "delete"}
+            and (begun_after is None or datetime.fromisoformat(one.time) > begun_after)
         ]
 
     def stop(self) -> None:

@@ -190,3 +190,16 @@ async def test_a_model_that_changed_between_survey_and_watch_rings(
     operator.bells._ring = lambda key, bell: rung.append(key)
     operator.bells.model_event({"type": None, "object": kube.models["iris"]})
     assert rung == [KEY]
+
+
+async def test_a_parent_whose_shard_names_are_taken_is_looked_at_by_every_resync(
+    operator: Operator, kube: FakeKube
+) -> None:
+    for shard in names.shard_names("tabular"):
+        kube.config_maps[shard] = {"metadata": {"name": shard, "resourceVersion": "1"}, "data": {}}
+    async with operator.running(resync=True):
+        operator.apply(document("iris"))
+        await asyncio.sleep(200)
+        del kube.config_maps["tabular-models-2"]
+        await asyncio.sleep(70)
+        assert "iris.json" in kube.config_maps["tabular-models-2"]["data"]

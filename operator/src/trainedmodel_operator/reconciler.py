@@ -100,7 +100,7 @@ class Reconciler:
         self._settled.pop(key, None)
         began = asyncio.get_running_loop().time()
         gathered, found = await self._gather(key, may_write_shards)
-        decided = await self._decide(gathered)
+        decided, seen = await self._decide(gathered)
         for write in decided.shard_writes:
             await self._write_shard(key, write)
         self._remember(key, decided)
@@ -110,7 +110,7 @@ class Reconciler:
         finally:
             uids = [model.uid for model in gathered.models]
             self._statuses.submit(key, uids, decided.statuses, began)
-        if decided.is_empty and (gathered.models or gathered.shards):
+        if decided.is_empty and (gathered.models or gathered.shards) and _are_ours(seen):
             self._settled[key] = found
         return self._result(decided)
 
@@ -184,8 +184,11 @@ class Reconciler:
             return read_models(models, newer)
         return await asyncio.to_thread(read_models, models, newer)
 
-    async def _decide(self, gathered: Gathered) -> Plan:
-        """Plan, and look before a shard is created: its name may be somebody else's already."""
+    async def _decide(self, gathered: Gathered) -> tuple[Plan, Gathered]:
+        """Plan, and look before a shard is created: its name may be somebody else's already.
+
+        Return also what the plan was made from, with what was found so.
+        """
         while True:
             decided = await self._plan(gathered)
             unseen: list[ShardView] = []
@@ -196,7 +199,7 @@ class Reconciler:
                     if view is not None:
                         unseen.append(view)
             if not unseen:
-                return decided
+                return decided, gathered
             for view in unseen:
                 if not view.is_ours:
                     log.warning("shard not ours", key=str(gathered.key), shard=view.name)
@@ -266,6 +269,14 @@ class Reconciler:
             held_back=any(wait.until is None for wait in decided.deferred),
             again_in_s=max(0.0, (min(waits) - now).total_seconds()) if waits else inf,
         )
+
+
+def _are_ours(gathered: Gathered) -> bool:
+    """Tell whether no name of a shard was found taken.
+
+    What is not ours is in no list that a fingerprint is made of: when it goes, only a pass sees.
+    """
+    return all(view.is_ours for view in gathered.shards)
 
 
 async def _all(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
