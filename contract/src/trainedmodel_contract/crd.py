@@ -1,7 +1,8 @@
 """CRD documents from the pydantic models.
 
 The API server wants structural schemas: no `$ref`, no `anyOf` with null, one type a node. Pydantic
-writes neither, so the schema is rewritten here; everything else is carried over as declared.
+writes neither, so the schema is rewritten here; everything else is carried over as declared. What
+the API server would drop (an empty list) is not written: a second apply then finds nothing changed.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _crd(
                 "plural": plural,
                 "singular": singular,
                 "shortNames": [short],
-                "categories": ["all"] if kind == trainedmodel.KIND else [],
+                **({"categories": ["all"]} if kind == trainedmodel.KIND else {}),
             },
             "versions": [version],
         },
@@ -117,7 +118,7 @@ def _object_schema(description: str, properties: Schema, required: list[str]) ->
             "metadata": {"type": "object"},
             **properties,
         },
-        "required": required,
+        **({"required": required} if required else {}),
     }
 
 

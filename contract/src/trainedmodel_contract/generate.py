@@ -1,4 +1,8 @@
-"""Write what is generated from the contract: `python -m trainedmodel_contract.generate ROOT`."""
+"""Write what is generated from the contract: `python -m trainedmodel_contract.generate ROOT`.
+
+And the copies of files that the Helm chart must hold itself, because helm reads nothing outside of
+a chart. Copies and no links: what fetches charts from repositories leaves links out.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,25 @@ from pathlib import Path
 from trainedmodel_contract.crd import render_crds
 from trainedmodel_contract.reasons import render_page
 
+_CHART_FILES = "deploy/chart/files"
+_COPIED = ("deploy/alerts", "deploy/dashboards")
 
-def render() -> dict[str, str]:
+
+def render(root: Path) -> dict[str, str]:
     """Return each generated file by its path below the root of the repository."""
     crds = {f"crds/{name}": text for name, text in render_crds().items()}
-    return {**crds, "docs/reasons.md": render_page()}
+    copies = {f"{_CHART_FILES}/{path}": text for path, text in crds.items()}
+    for folder in _COPIED:
+        for path in sorted((root / folder).glob("*.*")):
+            copies[f"{_CHART_FILES}/{path.parent.name}/{path.name}"] = path.read_text()
+    return {**crds, **copies, "docs/reasons.md": render_page()}
 
 
 def stale(root: Path) -> list[str]:
     """Return the paths of generated files that are not what is on disk."""
     return [
         path
-        for path, text in render().items()
+        for path, text in render(root).items()
         if not (root / path).is_file() or (root / path).read_text() != text
     ]
 
@@ -31,7 +42,7 @@ def main(root: Path, *, check: bool) -> int:
         for path in changed:
             sys.stderr.write(f"{path} is stale: run `make generate`\n")
         return 1 if changed else 0
-    for path, text in render().items():
+    for path, text in render(root).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     return 0

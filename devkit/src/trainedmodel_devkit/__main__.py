@@ -6,7 +6,13 @@ from types import FrameType
 
 import click
 
-from trainedmodel_devkit.binaries import control_plane_binaries, versitygw_binary
+from trainedmodel_devkit.binaries import (
+    cert_manager_binary,
+    cert_manager_crds,
+    control_plane_binaries,
+    helm_binary,
+    versitygw_binary,
+)
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.demo import run_demo
 from trainedmodel_devkit.environments import ensure_environment
@@ -32,6 +38,9 @@ def prepare(for_tests: bool) -> None:
     try:
         _ensure_all()
         if for_tests:
+            helm_binary()
+            cert_manager_binary()
+            cert_manager_crds()
             for launcher in (MultiModelServer(), TorchServe(), Llama()):
                 launcher.ensure()
             ensure_environment("tfsprotos", expected_s=5, with_dependencies=False)

@@ -1,10 +1,12 @@
-"""The programs of control plane, node and S3 server, compiled once from their Go modules.
+"""The programs of control plane, node, S3 server, helm and cert-manager, compiled from Go modules.
 
-Versions have one source, the `go.mod` files under `devkit/go`; the checksums beside them make the
-builds reproducible. Nothing is downloaded as a binary, and no container engine is needed.
+They are compiled once. Versions have one source, the `go.mod` files under `devkit/go`; the
+checksums beside them make the builds reproducible. Nothing is downloaded as a binary, and no
+container engine is needed.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -62,6 +64,9 @@ _NODE = (
 )
 _PAUSE = _Program("pause", ".", 2)
 _VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", 80)
+_HELM = _Program("helm", "helm.sh/helm/v4/cmd/helm", 90)
+_CERT_MANAGER = _Program("cert-manager", ".", 150)
+_CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager"
 
 
 def control_plane_binaries() -> Binaries:
@@ -95,7 +100,7 @@ def node_binaries() -> NodeBinaries:
     """
     found = {one.name: _cached(one, "kubernetes", "k8s.io/kubernetes") for one in _NODE}
     source = checkout() / "devkit" / "go" / "pause"
-    version = "v0.0-" + hashlib.sha256((source / "main.go").read_bytes()).hexdigest()[:12]
+    version = "v0.0-" + _fingerprint(source)
     return NodeBinaries(
         kubelet=found["kubelet"],
         kube_proxy=found["kube-proxy"],
@@ -107,6 +112,44 @@ def node_binaries() -> NodeBinaries:
 def versitygw_binary() -> Path:
     """Return the S3 server's program, compiled at first use."""
     return _cached(_VERSITYGW, "versitygw", "github.com/versity/versitygw")
+
+
+def helm_binary() -> Path:
+    """Return helm, which only tests use, compiled at first use."""
+    return _cached(_HELM, "helm", "helm.sh/helm/v4")
+
+
+def cert_manager_binary() -> Path:
+    """Return cert-manager's controllers and CA injector, which only tests use, as one program."""
+    source = checkout() / "devkit" / "go" / "certmanager"
+    return _compiled(_CERT_MANAGER, source, _cert_manager_version(source))
+
+
+def cert_manager_crds() -> Path:
+    """Return the folder of cert-manager's CRDs, copied from its Go module at first use."""
+    source = checkout() / "devkit" / "go" / "certmanager"
+    name = f"{source.name}-{_cert_manager_version(source)}"
+    target = cache_folder() / name / "crds"
+    if target.exists():
+        return target
+    with locked(name):
+        if not target.exists():
+            said = _run_go(source, "mod", "download", "-json", _CERT_MANAGER_MODULE)
+            source_folder = Path(json.loads(said)["Dir"]) / "deploy" / "crds"
+            with building(target) as draft:
+                draft.mkdir()
+                for file in source_folder.glob("*.yaml"):
+                    (draft / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def _cert_manager_version(source: Path) -> str:
+    return f"{_required_version(source, _CERT_MANAGER_MODULE)}-{_fingerprint(source)}"
+
+
+def _fingerprint(source: Path) -> str:
+    """Return what tells one state of a program of ours from another."""
+    return hashlib.sha256((source / "main.go").read_bytes()).hexdigest()[:12]
 
 
 def _from_assets(folder: Path) -> dict[str, Path]:
@@ -145,7 +188,6 @@ def _required_version(source: Path, dependency: str) -> str:
 
 
 def _compile(program: _Program, source: Path, version: str, target: Path) -> None:
-    go = _go(source)
     component = "k8s.io/component-base/version"
     major, minor = version.removeprefix("v").split(".")[:2]
     # Without these a Kubernetes program calls itself v0.0.0, and clients refuse features.
@@ -155,16 +197,27 @@ def _compile(program: _Program, source: Path, version: str, target: Path) -> Non
         step(f"compiling {program.name} of {target.parent.name}", program.expected_s),
         building(target) as draft,
     ):
-        result = subprocess.run(
-            [go, "build", "-ldflags", flags, "-o", draft, program.package],
-            cwd=source,
-            env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode != 0:
-            raise BuildFailed(f"go build {program.package}:\n{result.stderr[-4000:]}")
+        _run_go(source, "build", "-ldflags", flags, "-o", str(draft), program.package)
+
+
+def _run_go(source: Path, *words: str) -> str:
+    """Run the compiler's command in a module of ours and return what it says.
+
+    Raises:
+        MissingTool: the compiler is missing or too old.
+        BuildFailed: with the end of what it wrote to standard error.
+    """
+    result = subprocess.run(
+        [_go(source), *words],
+        cwd=source,
+        env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise BuildFailed(f"go {words[0]} {words[-1]}:\n{result.stderr[-4000:]}")
+    return result.stdout
 
 
 def _go(source: Path) -> str:

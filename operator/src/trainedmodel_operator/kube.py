@@ -38,7 +38,7 @@ from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, Document, Tran
 FIELD_MANAGER: Final = names.MANAGED_BY
 PAGE_SIZE: Final = 500
 #: A shard has up to 900 kB.
-PAGE_OF_SHARDS: Final = 50
+PAGE_OF_SHARDS: Final = 20
 
 log = structlog.get_logger()
 
