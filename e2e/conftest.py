@@ -12,12 +12,14 @@ from trainedmodel_devkit.realnode.images import ensure_image
 from trainedmodel_devkit.stores import S3Store
 
 from e2e.bench import Bench
+from e2e.figures import Figure, Record, table
 from e2e.install import OPERATOR, SYSTEM, install
 from e2e.kubectl import Refused
 from e2e.nodeprovider import NodeProvider
 from e2e.providers import AnyCluster, Images, NotHere, Provider, kind
 from e2e.workloads import Injection
 
+_FIGURES = pytest.StashKey[list[Figure]]()
 _LOCAL = Images(recipes.OPERATOR_IMAGE, recipes.PULLER_IMAGE, recipes.MLSERVER_IMAGE)
 
 
@@ -106,6 +108,23 @@ def bench(
     bench = Bench(provider, store, injection, namespace)
     yield bench
     bench.cluster()("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def record(pytestconfig: pytest.Config) -> Record:
+    """Keep a figure for the table at the end."""
+    return pytestconfig.stash.setdefault(_FIGURES, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Tell what was measured."""
+    figures = config.stash.get(_FIGURES, [])
+    if figures:
+        terminalreporter.section("measured")
+        for line in table(figures):
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
-"""How long things take on a node, and what a puller costs, printed beside the project's promises.
+"""How long things take on a node, and what a puller costs; told as a table when the run ends.
 
-A machine that others use too may take up to `CROWDED` times as long before a test fails.
+A machine that others use too may take up to `CROWDED` times as long before a test fails: the table
+says what was promised and what was measured.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from e2e.bench import Bench
+from e2e.figures import Figure, Record
 from e2e.kubectl import wait_until
 from e2e.workloads import plain
 
@@ -20,8 +22,9 @@ SERVICE = "measured"
 RUNS = 20
 FILE_LIMIT_S = 0.5
 READY_LIMIT_S = 2.0
-#: Two are aimed at; 2.1 were measured: probes tick once a second.
-DELAY_LIMIT_S = 2.1
+#: 1.0 was measured: the kubelet sees once a second that a sidecar runs and the next may start.
+DELAY_LIMIT_S = 2.0
+STARTS = 8
 CROWDED = 2.0
 IDLE_LIMIT_BYTES = 120_000_000
 PULLER = "trainedmodel-puller"
@@ -39,9 +42,7 @@ def service(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 3.0], ids=["at-once", "after-a-pause"])
-def test_from_apply_to_the_file_and_to_ready(
-    bench: Bench, capsys: pytest.CaptureFixture[str], pause_s: float
-) -> None:
+def test_from_apply_to_the_file_and_to_ready(bench: Bench, record: Record, pause_s: float) -> None:
     """One model after the other, each applied when the one before is Ready, or a while later."""
     (pod,) = bench.pods(SERVICE)
     root = bench.provider.container_root(bench.namespace, pod, PULLER)
@@ -68,31 +69,31 @@ def test_from_apply_to_the_file_and_to_ready(
             parts["Ready"].append(models.wait_for(f"{name} 1 True", 120) - started)
             parts["shard"].append(shards.news_after(started) - started)
             parts["nudge"].append(nudges.news_after(started) - started)
-    with capsys.disabled():
-        for part, seconds in parts.items():
-            print(f"\nkubectl apply started -> {part}: {_summary(seconds)}", end="")
+    limits = {"file": FILE_LIMIT_S, "Ready": READY_LIMIT_S}
+    kind = f"{pause_s:.0f} s between models" if pause_s else "model after model"
+    for part, seconds in parts.items():
+        record(Figure(f"apply -> {part}, {kind}", seconds, "s", limits.get(part)))
     assert statistics.median(parts["file"]) < FILE_LIMIT_S * CROWDED
     assert statistics.median(parts["Ready"]) < READY_LIMIT_S * CROWDED
 
 
-def test_an_idle_puller_is_small(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_idle_puller_is_small(bench: Bench, record: Record) -> None:
     (pod,) = bench.pods(SERVICE)
     resident = bench.provider.resident_bytes(bench.namespace, pod, PULLER)
-    with capsys.disabled():
-        print(f"\nidle puller: {resident / 1e6:.0f} MB resident")
+    record(Figure("idle puller, resident", [resident / 1e6], "MB", IDLE_LIMIT_BYTES / 1e6))
     assert resident < IDLE_LIMIT_BYTES
 
 
-def test_injection_delays_a_pods_start_but_little(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_injection_delays_a_pods_start_but_little(bench: Bench, record: Record) -> None:
     quick = {
         "command": ["python3", "-m", "http.server", "8080"],
         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
     }
     delays: dict[str, list[float]] = {"without": [], "with": []}
-    for turn in range(3):
+    for turn in range(STARTS):
         for kind, seconds in delays.items():
+            # the kubelet looks once a second: a start at each part of that second counts alike
+            time.sleep(_until_part_of_second(turn / STARTS))
             name = f"start-{kind}-{turn}"
             deployment = plain(name, bench.provider.images.server)
             template = deployment["spec"]["template"]
@@ -104,14 +105,13 @@ def test_injection_delays_a_pods_start_but_little(
             bench.deploy(deployment)
             seconds.append(time.monotonic() - started)
             bench.kubectl("delete", "deployment", name, "--wait=false")
-    with capsys.disabled():
-        shown = {kind: _summary(seconds) for kind, seconds in delays.items()}
-        print(f"\nkubectl apply -> rolled out: {shown}")
+    for kind, seconds in delays.items():
+        record(Figure(f"apply -> rolled out, {kind} a puller", seconds, "s"))
     medians = {kind: statistics.median(seconds) for kind, seconds in delays.items()}
-    assert medians["with"] - medians["without"] < DELAY_LIMIT_S * CROWDED
+    delay = medians["with"] - medians["without"]
+    record(Figure("later by injection", [delay], "s", DELAY_LIMIT_S))
+    assert delay < DELAY_LIMIT_S * CROWDED
 
 
-def _summary(seconds: list[float]) -> str:
-    ordered = sorted(seconds)
-    middle = statistics.median(ordered)
-    return f"median {middle:.2f} s ({ordered[0]:.2f}-{ordered[-1]:.2f}, n={len(ordered)})"
+def _until_part_of_second(part: float) -> float:
+    return (part - time.monotonic()) % 1.0

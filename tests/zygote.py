@@ -68,7 +68,7 @@ def become_puller(spec: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
     os.environ.update(spec["env"])
-    from trainedmodel_puller import __main__ as program
+    from trainedmodel_puller import command as program
     from trainedmodel_puller import durable, staged, trees
 
     jump_s = spec.get("clock_jump_s")
@@ -101,8 +101,6 @@ def main() -> None:
     """Fork a puller a line, until the input ends; then end all of them."""
     import kubernetes.aio  # noqa: F401
     import obstore.store  # noqa: F401
-    import trainedmodel_puller.__main__
-    import trainedmodel_puller.app  # noqa: F401
 
     alive: set[int] = set()
     for line in sys.stdin:

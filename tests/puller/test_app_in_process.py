@@ -10,30 +10,9 @@ from pathlib import Path
 
 import aiohttp
 from blockbuster import blockbuster_ctx
+from puller.in_process import settings
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_puller.app import run
-from trainedmodel_puller.settings import Settings
-from trainedmodel_puller.storage.settings import StorageSettings
-
-
-def settings(root: Path, port: int, *, has_watch: bool = True) -> Settings:
-    return Settings(
-        config_dir=root / "config",
-        model_dir=root / "volume" / "models",
-        state_dir=root / "volume" / "state",
-        server="none",
-        server_url="",
-        port=port,
-        period_s=0.2,
-        max_downloads=4,
-        max_connections=8,
-        max_loads=0,
-        load_timeout_s=10,
-        stall_timeout_s=5,
-        storage=StorageSettings(file_roots=(root / "source",)),
-        identity=None,
-        has_watch=has_watch,
-    )
 
 
 def write_entry(root: Path, name: str, uri: str, revision: str = "r1") -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 from trainedmodel_contract import names
@@ -354,21 +353,3 @@ def test_the_page_of_metrics_lists_each_with_its_labels() -> None:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert set(re.findall(r"`(\w+)`", rows[name])) >= labels, name
-
-
-def test_the_dashboard_is_one() -> None:
-    board = json.loads((ROOT / "deploy" / "dashboards" / "puller.json").read_text())
-    ids = [panel["id"] for panel in board["panels"]]
-    assert len(ids) == len(set(ids)) > 10
-    for panel in board["panels"]:
-        assert panel["type"] == "row" or panel["targets"][0]["expr"]
-
-
-def test_each_alert_says_what_it_means_and_what_to_do() -> None:
-    rules = yaml.safe_load((ROOT / "deploy" / "alerts" / "puller.yaml").read_text())
-    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
-    assert len(alerts) >= 5
-    for alert in alerts:
-        assert alert["for"]
-        assert alert["labels"]["severity"] in {"warning", "critical"}
-        assert alert["annotations"].keys() == {"summary", "description"}

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from trainedmodel_operator.core.health import Verdict, Vitals, judge_life, judge_readiness
-from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.listening import listen_everywhere
 
 _GOOD, _BAD = 200, 503
 
@@ -33,12 +33,7 @@ async def probes_served(port: int, look: Callable[[], Vitals]) -> AsyncIterator[
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, None, port).start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"--health-port {port} cannot be listened on: {error.strerror}"
-            ) from error
+        await web.SockSite(runner, listen_everywhere(port, "--health-port")).start()
         yield
     finally:
         await runner.cleanup()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import ipaddress
 import os
 import ssl
@@ -186,17 +187,27 @@ def new_context() -> ssl.SSLContext:
 def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
     """Let a context serve another certificate, from its next handshake on.
 
-    It is tried on a context of its own first, so that a pair which does not fit leaves the serving
-    one as it was.
+    The pair is loaded into a context of its own, which each handshake is then handed over to.
+    Loaded into the one that serves, there would be a moment with the new certificate and the old
+    key, and a pod whose review begins in it would be refused. A pair that does not fit leaves what
+    is served as it was.
 
     Raises:
         CertificateError: the texts are no certificate and key that fit.
     """
-    for one in (new_context(), context):
-        try:
-            _load(one, f"{certificate}\n{key}\n".encode())
-        except (ssl.SSLError, OSError, ValueError) as error:
-            raise CertificateError(f"the serving certificate cannot be used: {error}") from error
+    loaded = new_context()
+    try:
+        _load(loaded, f"{certificate}\n{key}\n".encode())
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise CertificateError(f"the serving certificate cannot be used: {error}") from error
+    context.sni_callback = functools.partial(_hand_over, loaded)
+
+
+def _hand_over(
+    to: ssl.SSLContext, connection: ssl.SSLObject, _name: str | None, _from: ssl.SSLContext
+) -> None:
+    """Answer a client's hello, whether it names a server or not, with another context."""
+    connection.context = to
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

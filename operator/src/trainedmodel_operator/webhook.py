@@ -33,6 +33,7 @@ from trainedmodel_operator.certs import Certificates
 from trainedmodel_operator.core.injection.inject import Injection, inject
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.listening import listen_everywhere
 
 Document = Mapping[str, Any]
 #: Told of each answer: what was decided, in a word, and the seconds that it took.
@@ -156,12 +157,7 @@ async def _serve(
     runner = web.AppRunner(webhook.application(), access_log=None, shutdown_timeout=_LAST_ANSWERS_S)
     await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, host, port, ssl_context=certificates.context).start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"--webhook-port {port} cannot be listened on: {error.strerror}"
-            ) from error
+        await _listen(runner, host, port, certificates)
         log.info("webhook serves", port=port)
         begun.set()
         try:
@@ -173,6 +169,22 @@ async def _serve(
     finally:
         await runner.cleanup()
         log.info("webhook ended")
+
+
+async def _listen(
+    runner: web.AppRunner, host: str | None, port: int, certificates: Certificates
+) -> None:
+    context = certificates.context
+    if host is None:
+        everywhere = listen_everywhere(port, "--webhook-port")
+        await web.SockSite(runner, everywhere, ssl_context=context).start()
+        return
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"--webhook-port {port} cannot be listened on: {error.strerror}"
+        ) from error
 
 
 async def _read_request(request: web.Request) -> Document:

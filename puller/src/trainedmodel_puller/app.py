@@ -38,7 +38,7 @@ from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.trees import make_model_dir
 from trainedmodel_puller.volume import Volume
-from trainedmodel_puller.waiting import waiting_application
+from trainedmodel_puller.waiting import Front, Waiting, WaitingForServer
 from trainedmodel_puller.watch import watch_folder
 
 log: Final = structlog.get_logger()
@@ -59,11 +59,18 @@ async def run(settings: Settings) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stop.set)
-    server = await find_server(settings, stop)
-    if server is None:
-        return
+    # before anything is answered: others may wait for the folder, to be mounted from it
+    await asyncio.to_thread(_make_folder, settings.model_dir)
+    front = Front()
     async with AsyncExitStack() as stack:
+        await _serve(stack, front.application(), settings.port)
+        if settings.server == AUTO:
+            front.answers = WaitingForServer()
+        server = await find_server(settings, stop)
+        if server is None:
+            return
         stack.push_async_callback(server.close)
+        front.answers = Waiting("the volume is being read")
         volume = make_volume(settings, server)
         await asyncio.to_thread(volume.prepare)
         registry = StorageRegistry(settings.storage)
@@ -76,7 +83,7 @@ async def run(settings: Settings) -> None:
             ),
         )
         stack.push_async_callback(downloader.close)
-        await _run_parts(settings, volume, server, downloader, stop)
+        await _run_parts(settings, volume, server, downloader, front=front, stop=stop)
     log.info("stopped")
 
 
@@ -84,8 +91,6 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
     """Make the driver; with `auto`, wait until a server says who it is, or `stop` is set."""
     kind, url = settings.server, settings.server_url
     if kind == AUTO:
-        # the server may be waiting for the folder, to be mounted from it
-        await asyncio.to_thread(_make_folder, settings.model_dir)
         identity = await _identify(settings, stop)
         if identity is None:
             return None
@@ -111,18 +116,15 @@ def _make_folder(folder: Path) -> None:
 
 
 async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:
-    """Ask again and again; probes of the pod are answered meanwhile."""
-    async with AsyncExitStack() as stack:
-        await _serve(stack, waiting_application(), settings.port)
-        while not stop.is_set():
-            identity = await identify(settings.server_url)
-            if identity is not None:
-                return identity
-            try:
-                async with asyncio.timeout(_IDENTIFY_PERIOD_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+    while not stop.is_set():
+        identity = await identify(settings.server_url)
+        if identity is not None:
+            return identity
+        try:
+            async with asyncio.timeout(_IDENTIFY_PERIOD_S):
+                await stop.wait()
+        except TimeoutError:
+            continue
     return None
 
 
@@ -150,6 +152,8 @@ async def _run_parts(
     volume: Volume,
     server: ModelServer,
     downloader: Downloader,
+    *,
+    front: Front,
     stop: asyncio.Event,
 ) -> None:
     state = LiveState(chance=random.random)
@@ -158,10 +162,9 @@ async def _run_parts(
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     await loop.restore()
     watch = ServerWatch(server, state, settings.period_s)
-    endpoints = Endpoints(state, loop, watch, server, ready_when=settings.ready_when)
+    front.answers = Endpoints(state, loop, watch, server, ready_when=settings.ready_when)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         stack.callback(disk.close)
-        await _serve(stack, endpoints.application(), settings.port)
         log.info("started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir

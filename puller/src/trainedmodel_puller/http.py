@@ -30,6 +30,7 @@ from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.reporters import server_part
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.waiting import application_of
 
 #: A loop that has not passed for this long is stuck, in seconds.
 _STUCK_S: Final = 60.0
@@ -79,12 +80,7 @@ class Endpoints:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        application = web.Application()
-        application.router.add_get("/healthz", self.healthz)
-        application.router.add_get("/readyz", self.readyz)
-        application.router.add_get("/status", self.status)
-        application.router.add_get("/metrics", self.metrics)
-        return application
+        return application_of(lambda: self)
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Say whether the loop runs."""

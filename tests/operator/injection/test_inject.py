@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from injection_corpus import accepted, apply_patch, refused
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import Injection, inject
-from trainedmodel_operator.core.injection.puller import VOLUME_DIR, InjectionSettings
+from trainedmodel_operator.core.injection.puller import (
+    SERVED_DIR,
+    VOLUME_DIR,
+    InjectionSettings,
+)
 from trainedmodel_puller.flags import with_flags
 
 SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
@@ -277,13 +281,33 @@ def test_the_probes_ask_the_puller_on_its_own_port() -> None:
         asked = {
             kind: sidecar[kind]["httpGet"]["path"]
             for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+            if kind in sidecar
         }
-        assert asked == {
-            "startupProbe": "/healthz",
-            "readinessProbe": "/readyz",
-            "livenessProbe": "/healthz",
-        }
+        assert asked == {"readinessProbe": "/readyz", "livenessProbe": "/healthz"}
         assert all(sidecar[kind]["httpGet"]["port"] == port for kind in asked)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_the_models_folder_is_made_by_one_whoever_starts_first(name: str) -> None:
+    result = patched(name)
+    sidecar = puller(result)
+    mounted = mounts(sidecar)
+    shared = mounted[VOLUME_DIR]["name"]
+    volume = next(one for one in result["spec"]["volumes"] if one["name"] == shared)
+    waits = "startupProbe" in sidecar
+    assert waits != (volume.keys() <= {"name", "emptyDir"})
+    if waits:
+        assert sidecar["startupProbe"]["httpGet"]["path"] == "/healthz"
+        assert SERVED_DIR not in mounted
+    else:
+        served = mounted[SERVED_DIR]
+        folder = flags(result)["--model-dir"].removeprefix(f"{VOLUME_DIR}/")
+        assert (served["name"], served["subPath"], served["readOnly"]) == (shared, folder, True)
+        assert not SERVED_DIR.startswith(f"{VOLUME_DIR}/")
+
+
+def test_both_ways_of_making_it_are_among_the_corpus() -> None:
+    assert {"startupProbe" in puller(patched(name)) for name in ACCEPTED} == {True, False}
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=12)

@@ -50,11 +50,6 @@ class Copy:
     starting: bool = False
     reported: ReportedModel | None = None
 
-    @property
-    def advance(self) -> tuple[int, str]:
-        """Sort key: the least advanced first, equals by the pod's name."""
-        return (ADVANCE[self.state], self.pod)
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

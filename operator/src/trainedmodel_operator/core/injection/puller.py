@@ -13,10 +13,17 @@ other init containers, and ends after them. It gets what it needs and nothing mo
 - a scratch folder, because its root is read-only;
 - rights of the pod security standard `restricted`, whatever the rest of the pod has.
 
-Probes. *Startup*, asked each second: the kubelet starts nothing else before it succeeds, so that
-`models/` is there, made by the puller, when the server's mount of it is resolved. *Readiness*: a
-native sidecar's counts for its pod, so the pod joins its service when its first models are loaded
-(or have failed) and not before. *Liveness*: only a loop that is stuck is restarted.
+Nobody waits for the puller to be up: a startup probe would cost each pod one or two seconds more,
+because the kubelet sees a new container, and asks its probes, once a second. Server and puller may
+each restart alone at any time, so neither counts on the other; all that the first start decides is
+who makes the folder `models/`. In an emptyDir that is the kubelet: the puller has what the server
+has mounted there, so the folder is made before either starts, as open as its volume, and never by
+both at once. In another volume the user decides, and only the puller's is known to suit it: there,
+and only there, a startup probe has the rest wait until the puller has made the folder.
+
+Probes. *Readiness*: a native sidecar's counts for its pod, so the pod joins its service when its
+first models are loaded (or have failed) and not before. *Liveness*: only a loop that is stuck is
+restarted; the puller answers before it reads its volume, however long that takes.
 """
 
 from __future__ import annotations
@@ -41,6 +48,9 @@ CLAIM_VOLUME: Final = "trainedmodel-claim"
 CONFIG_DIR: Final = "/etc/trainedmodel/models"
 CREDENTIALS_DIR: Final = "/etc/trainedmodel/credentials"
 VOLUME_DIR: Final = "/var/lib/trainedmodel/volume"
+#: The folder `models/` once more, as the server sees it. Nothing is written there: a rename from
+#: one mount to another is refused.
+SERVED_DIR: Final = "/var/lib/trainedmodel/served"
 CLAIMS_DIR: Final = "/var/lib/trainedmodel/claims"
 ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -48,6 +58,8 @@ ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER: Final = 65532
 #: An hour and seven seconds, as kube-apiserver's own tokens ask for; the kubelet renews it.
 TOKEN_S: Final = 3607
+#: How long a puller may take to start on a node that is just starting everything.
+START_S: Final = 60
 #: Every namespace has it: the authority of the API server.
 _CA_CONFIG_MAP: Final = "kube-root-ca.crt"
 
@@ -85,14 +97,18 @@ def render_container(
             _downward("POD_UID", "metadata.uid"),
         ],
         "ports": [{"name": "puller", "containerPort": wishes.port, "protocol": "TCP"}],
-        "startupProbe": _probe(_LIVE, wishes.port, period=1, timeout=5, failures=300),
         "readinessProbe": _probe(_READY, wishes.port, period=1, timeout=5, failures=3),
-        "livenessProbe": _probe(_LIVE, wishes.port, period=10, timeout=5, failures=6),
+        "livenessProbe": {
+            **_probe(_LIVE, wishes.port, period=10, timeout=5, failures=6),
+            "initialDelaySeconds": START_S,
+        },
         "resources": _resources(wishes.resources),
         "securityContext": _security(pod),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": list(_mounts(wishes, volume)),
     }
+    if not volume.is_open:
+        container["startupProbe"] = _probe(_LIVE, wishes.port, period=1, timeout=5, failures=300)
     if wishes.environment:
         container["envFrom"] = [
             {f"{'secret' if source.kind == 'secret' else 'configMap'}Ref": {"name": source.name}}
@@ -155,6 +171,13 @@ def _mounts(wishes: Wishes, volume: ModelVolume) -> Iterator[Document]:
     yield {"name": ACCOUNT_VOLUME, "mountPath": ACCOUNT_DIR, "readOnly": True}
     yield {"name": SCRATCH_VOLUME, "mountPath": "/tmp"}  # noqa: S108 - a volume of its own
     yield {"name": volume.name, "mountPath": VOLUME_DIR}
+    if volume.is_open:
+        yield {
+            "name": volume.name,
+            "mountPath": SERVED_DIR,
+            "subPath": volume.models,
+            "readOnly": True,
+        }
     for index, profile in enumerate(wishes.credentials):
         yield {
             "name": f"{CREDENTIALS_VOLUME}-{index}",

@@ -44,7 +44,8 @@ STATE: Final = "state"
 #: The puller's own folder in a volume whose layout is the user's.
 HIDDEN_STATE: Final = ".trainedmodel"
 
-_BEGIN_EMPTY: Final = frozenset({"emptyDir", "ephemeral"})
+_EMPTY_DIR: Final = "emptyDir"
+_BEGIN_EMPTY: Final = frozenset({_EMPTY_DIR, "ephemeral"})
 _NEVER_WRITABLE: Final = frozenset(
     {"configMap", "secret", "projected", "downwardAPI", "image", "gitRepo"}
 )
@@ -75,6 +76,8 @@ class ModelVolume:
         made: The volume, if it has to be made.
         mount: What the server has to be given, if anything.
         moves: Mounts of the volume that change.
+        is_open: Every user may write at its root, as in any emptyDir; so it does not matter who
+            makes the folder `models`.
         warnings: For whoever creates the pod.
     """
 
@@ -84,6 +87,7 @@ class ModelVolume:
     made: Document | None = None
     mount: Document | None = None
     moves: tuple[Move, ...] = ()
+    is_open: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -117,13 +121,24 @@ def choose_volume(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
     if folder:
         if folder.split("/")[0] == HIDDEN_STATE:
             raise InjectionImpossible(f"{where} has the subPath {folder}: that is the puller's own")
-        return ModelVolume(volume["name"], models=folder, state=HIDDEN_STATE, warnings=warnings)
+        return ModelVolume(
+            volume["name"],
+            models=folder,
+            state=HIDDEN_STATE,
+            is_open=source == _EMPTY_DIR,
+            warnings=warnings,
+        )
     if source not in _BEGIN_EMPTY:
         raise InjectionImpossible(
             f"{where} is mounted whole, so that the puller has no room beside the served models: "
             f"mount it with a subPath, for example subPath: {MODELS}"
         )
-    return ModelVolume(volume["name"], moves=tuple(_moves(pod, volume["name"])), warnings=warnings)
+    return ModelVolume(
+        volume["name"],
+        moves=tuple(_moves(pod, volume["name"])),
+        is_open=source == _EMPTY_DIR,
+        warnings=warnings,
+    )
 
 
 def _new_volume(wishes: Wishes) -> ModelVolume:
@@ -137,6 +152,7 @@ def _new_volume(wishes: Wishes) -> ModelVolume:
             "subPath": MODELS,
             "readOnly": True,
         },
+        is_open=True,
     )
 
 
@@ -153,7 +169,7 @@ def _volume_named(pod: Document, container: Document, mount: Document) -> Docume
 
 def _source_of(volume: Document) -> str:
     """Return which kind of volume it is; without a source it is an emptyDir."""
-    return next((key for key in volume if key != "name"), "emptyDir")
+    return next((key for key in volume if key != "name"), _EMPTY_DIR)
 
 
 def _check_writable(volume: Document, source: str, where: str) -> None:
@@ -196,7 +212,7 @@ def _warnings(pod: Document, source: str, where: str, wishes: Wishes) -> tuple[s
     warnings = []
     if wishes.volume_size:
         warnings.append(f"{names.VOLUME_SIZE_ANNOTATION} has no effect: {where} is used as it is")
-    if source != "emptyDir" and "fsGroup" not in (pod["spec"].get("securityContext") or {}):
+    if source != _EMPTY_DIR and "fsGroup" not in (pod["spec"].get("securityContext") or {}):
         warnings.append(
             f"{where} may belong to root: without spec.securityContext.fsGroup the puller may be "
             "unable to write to it"
