@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import copy
 import itertools
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,18 @@ def published(control_plane: ControlPlane) -> str:
         "-o",
         "jsonpath={.webhooks[0].clientConfig.caBundle}",
     )
+
+
+def served_by(port: int, bundle: str, host: str = "127.0.0.1") -> bytes:
+    """Return the certificate that a replica serves, checked as by an API server."""
+    context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=host) as tls,
+    ):
+        found = tls.getpeercert(binary_form=True)
+        assert found
+        return found
 
 
 @contextlib.asynccontextmanager

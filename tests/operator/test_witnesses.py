@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from operator_builders import pod, report
 from pydantic import ValidationError
 from trainedmodel_contract.modelreport import ModelReport
-from trainedmodel_operator.core.copies import Evidence, judge
+from trainedmodel_operator.core.copies import ADVANCE, Evidence, judge
 from trainedmodel_operator.core.reported import ReportReader
 from trainedmodel_operator.core.witnesses import Witnesses
 
@@ -55,7 +55,7 @@ def test_witnesses_judge_as_the_rules_do(
         word = None if told is None else told.models.get("m")
         copy = judge(Evidence(one, told, word, revision, one.uid in stale))
         expected.append(replace(copy, reported=None) if copy.ready else copy)
-    expected.sort(key=lambda copy: copy.advance)
+    expected.sort(key=lambda copy: (ADVANCE[copy.state], copy.pod))
     found = [
         replace(copy, reported=None) if copy.ready else copy
         for copy in Witnesses(PODS, by_pod, stale).copies_of("m", revision)

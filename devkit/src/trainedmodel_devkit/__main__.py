@@ -7,6 +7,7 @@ from types import FrameType
 import click
 
 from trainedmodel_devkit.binaries import (
+    alerts_binary,
     cert_manager_binary,
     cert_manager_crds,
     control_plane_binaries,
@@ -41,6 +42,7 @@ def prepare(for_tests: bool) -> None:
             helm_binary()
             cert_manager_binary()
             cert_manager_crds()
+            alerts_binary()
             for launcher in (MultiModelServer(), TorchServe(), Llama()):
                 launcher.ensure()
             ensure_environment("tfsprotos", expected_s=5, with_dependencies=False)

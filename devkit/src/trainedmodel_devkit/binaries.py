@@ -1,4 +1,4 @@
-"""The programs of control plane, node, S3 server, helm and cert-manager, compiled from Go modules.
+"""The programs of control plane, node and S3 server, and those that only tests use, from Go.
 
 They are compiled once. Versions have one source, the `go.mod` files under `devkit/go`; the
 checksums beside them make the builds reproducible. Nothing is downloaded as a binary, and no
@@ -67,6 +67,7 @@ _VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw",
 _HELM = _Program("helm", "helm.sh/helm/v4/cmd/helm", 90)
 _CERT_MANAGER = _Program("cert-manager", ".", 150)
 _CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager"
+_ALERTS = _Program("alerts", ".", 40)
 
 
 def control_plane_binaries() -> Binaries:
@@ -121,14 +122,13 @@ def helm_binary() -> Path:
 
 def cert_manager_binary() -> Path:
     """Return cert-manager's controllers and CA injector, which only tests use, as one program."""
-    source = checkout() / "devkit" / "go" / "certmanager"
-    return _compiled(_CERT_MANAGER, source, _cert_manager_version(source))
+    return _wrapped(_CERT_MANAGER, "certmanager", _CERT_MANAGER_MODULE)
 
 
 def cert_manager_crds() -> Path:
     """Return the folder of cert-manager's CRDs, copied from its Go module at first use."""
     source = checkout() / "devkit" / "go" / "certmanager"
-    name = f"{source.name}-{_cert_manager_version(source)}"
+    name = f"{source.name}-{_wrapped_version(source, _CERT_MANAGER_MODULE)}"
     target = cache_folder() / name / "crds"
     if target.exists():
         return target
@@ -143,8 +143,19 @@ def cert_manager_crds() -> Path:
     return target
 
 
-def _cert_manager_version(source: Path) -> str:
-    return f"{_required_version(source, _CERT_MANAGER_MODULE)}-{_fingerprint(source)}"
+def alerts_binary() -> Path:
+    """Return Prometheus' reader and engine of rules, which only tests use."""
+    return _wrapped(_ALERTS, "prometheus", "github.com/prometheus/prometheus")
+
+
+def _wrapped(program: _Program, module: str, dependency: str) -> Path:
+    """Return a program of ours around the packages of somebody else's module."""
+    source = checkout() / "devkit" / "go" / module
+    return _compiled(program, source, _wrapped_version(source, dependency))
+
+
+def _wrapped_version(source: Path, dependency: str) -> str:
+    return f"{_required_version(source, dependency)}-{_fingerprint(source)}"
 
 
 def _fingerprint(source: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,29 @@ async def test_what_is_made_is_trusted_and_served_and_changed_without_a_new_serv
             pki.load_pair(context, first.certificate, second.key)
         assert await hands_shaken(port, second)
     finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_no_handshake_falls_between_a_certificate_and_its_key() -> None:
+    first = pki.start_anew(HOSTS, now(), LIFETIMES)
+    leaves = [first, pki.issue_leaf(first, HOSTS, now(), LIFETIMES)]
+    context = pki.new_context()
+    pki.load_pair(context, first.certificate, first.key)
+    server = await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+
+    async def change() -> None:
+        for leaf in itertools.cycle(leaves):
+            await asyncio.to_thread(pki.load_pair, context, leaf.certificate, leaf.key)
+
+    changing = asyncio.create_task(change())
+    try:
+        for _ in range(75):
+            assert all(await asyncio.gather(*(hands_shaken(port, first) for _ in range(4))))
+    finally:
+        changing.cancel()
+        await asyncio.wait([changing])
         server.close()
         await server.wait_closed()
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faulted_operator import FaultedScene
 from operator_on_cluster import model, wait_until
+from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_operator.watches import SILENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 NEVER_S = 3600.0
+CRDS = Path(__file__).resolve().parents[3] / "crds"
 
 
 def lists_by_kopf(scene: FaultedScene) -> int:
@@ -99,3 +104,56 @@ def test_after_watches_began_anew_nothing_is_written_for_nothing(scene: FaultedS
         scene.wait_until_idle()
         assert not scene.cluster.writes("configmaps", since=mark)
         assert not scene.cluster.writes("trainedmodels", "status", since=mark)
+
+
+@contextlib.contextmanager
+def removed(control_plane: ControlPlane, *crds: str) -> Iterator[None]:
+    """Take kinds away, with all their objects, and bring them back at the end."""
+    control_plane.kubectl("delete", "crd", *crds, "--timeout=30s")
+    try:
+        yield
+    finally:
+        control_plane.kubectl("apply", "-f", str(CRDS))
+        control_plane.kubectl(
+            "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"
+        )
+
+
+def test_the_kind_of_reports_is_removed_and_brought_back(scene: FaultedScene) -> None:
+    before, after = model("before"), model("after")
+    with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
+        scene.cluster.run_pod("pod-0")
+        scene.cluster.apply(before)
+        scene.report_loaded(["pod-0"], [before])
+        scene.wait_for_truth([before])
+        with removed(scene.cluster.control_plane, "modelreports.trainedmodel.dev"):
+            wait_until(lambda: not scene.proxy.watches("modelreports"))
+            scene.cluster.apply(after)
+        scene.wait_for_shards([before, after], timeout_s=60)
+        scene.wait_for_watches(60)
+        scene.report_loaded(["pod-0"], [before, after])
+        scene.wait_for_truth([before, after])
+        assert operator.child.poll() is None
+        assert operator.log().count("operator starts") == 1
+        assert witness.lost == []
+
+
+def test_both_kinds_are_removed_and_brought_back(scene: FaultedScene) -> None:
+    before, after = model("before"), model("after")
+    with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
+        scene.cluster.run_pod("pod-0")
+        scene.cluster.apply(before)
+        scene.wait_for_shards([before])
+        witness.may_leave("before")
+        kinds = ("trainedmodels.trainedmodel.dev", "modelreports.trainedmodel.dev")
+        with removed(scene.cluster.control_plane, *kinds):
+            wait_until(lambda: not scene.proxy.watches())
+            wait_until(lambda: "watches ended" in operator.log())
+        scene.cluster.apply(after)
+        scene.wait_for_shards([after], timeout_s=60)
+        scene.wait_for_watches(60)
+        scene.report_loaded(["pod-0"], [after])
+        scene.wait_for_truth([after])
+        assert operator.child.poll() is None
+        assert operator.log().count("operator starts") == 1
+        assert witness.lost == []

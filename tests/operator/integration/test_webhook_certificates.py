@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -32,6 +30,7 @@ from webhook_replicas import (
     published,
     replica,
     self_made,
+    served_by,
     transport_as,
     until,
     webhook_control_plane,
@@ -78,18 +77,6 @@ async def user(control_plane: ControlPlane) -> AsyncIterator[Transport]:
 async def held(user: Transport) -> Held:
     secret = await user.request(Lane.READ, "GET", SECRET)
     return pki.read_bundle(pki.Bundle.from_secret(secret["data"]))
-
-
-def served_by(port: int, bundle: str) -> bytes:
-    """Return the certificate that a replica serves, checked as the API server checks it."""
-    context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
-    ):
-        found = tls.getpeercert(binary_form=True)
-        assert found
-        return found
 
 
 async def test_a_rotation_loses_no_pod_while_two_replicas_serve(
