@@ -22,6 +22,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,14 @@ class Bench:
     def wait_loaded(self, count: int, began: float, timeout_s: float = 120) -> float:
         """Wait until so many models are loaded; return the seconds since `began`.
 
-        The server is asked for its number meanwhile: a status of a thousand models would cost the
-        puller more than their loads. At the end the puller itself must say so.
+        The server is asked for its number meanwhile, over one connection: a status of a thousand
+        models would cost the puller more than their loads, and whatever looking costs is taken from
+        what is looked at. At the end the puller itself must say so.
         """
-        while (self._get(self.server_port, "/count") or 0) < count:
-            self._check(began, timeout_s)
-            time.sleep(0.02)
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.server_port)) as server:
+            while _count(server) < count:
+                self._check(began, timeout_s)
+                time.sleep(0.02)
         while self.states().get("Loaded", 0) < count:
             self._check(began, timeout_s)
             time.sleep(0.02)
@@ -148,6 +151,12 @@ class Bench:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) / 1024
         return 0.0
+
+
+def _count(server: HTTPConnection) -> int:
+    server.request("GET", "/count")
+    with server.getresponse() as answer:
+        return int(answer.read())
 
 
 async def fill(store: S3Store, prefix: str, names: list[str], size: int) -> None:

@@ -112,7 +112,7 @@ def make_registry(bells: Bells, login: Login) -> kopf.OperatorRegistry:
         bells.model_event(event)
 
     def is_news(event: Event, **_: Any) -> bool:
-        # A filter costs a tenth of what calling a handler does, and a start lists all models.
+        # A filter costs kopf less than a handler, and a start lists all models.
         return not bells.is_known(event)
 
     async def ring_for_report(event: Event, **_: Any) -> None:

@@ -371,7 +371,7 @@ class ApiKubeClient:
 
 
 def _lean(item: Document) -> Document:
-    """Drop who wrote which field: two thirds of a TrainedModel, of which nobody asks here."""
+    """Drop who wrote which field: half of a TrainedModel, for which nobody asks here."""
     metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
     return {**item, "metadata": metadata}
 

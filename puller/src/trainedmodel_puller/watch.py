@@ -21,8 +21,8 @@ async def watch_folder(folder: Path, bell: asyncio.Event, stop: asyncio.Event) -
     """Set `bell` whenever something below `folder` changes, until `stop` is set."""
     while not stop.is_set():
         try:
-            # a kubelet's swap is a handful of events within a millisecond: wait 20 ms for the rest
-            async for _ in awatch(folder, stop_event=stop, debounce=200, step=20, recursive=False):
+            # a kubelet's swap is a handful of events within a millisecond: wait 10 ms for the rest
+            async for _ in awatch(folder, stop_event=stop, debounce=200, step=10, recursive=False):
                 bell.set()
         except (OSError, RuntimeError) as error:
             log.debug("watch_lost", folder=str(folder), why=str(error))
