@@ -94,6 +94,7 @@ class Container:
 
     async def restart(self) -> None:
         """End the process with SIGTERM and wait until it was started again."""
+        await self._started.wait()  # for the first time, it may be about to be
         self._started.clear()
         self.kill(signal.SIGTERM)
         await self._started.wait()

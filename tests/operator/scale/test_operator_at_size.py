@@ -129,11 +129,15 @@ async def test_one_change_among_many_is_one_write_of_one_shard(
 async def test_a_shard_is_written_while_a_thousand_statuses_wait(
     scene: OperatorScene, crowd: Crowd
 ) -> None:
-    models = [trained_model(f"f{i:04}", f"flood-{i % 4}") for i in range(1500)]
+    models = [trained_model(f"f{i:04}", f"flood-{i % 4}") for i in range(3000)]
     await crowd.create_models(models)
     mark = scene.mark()
-    scene.start()  # all of it is there at once: on any machine, statuses take five seconds
-    await placed(crowd, len(models))
+    scene.start()  # all of it is there at once: on any machine, statuses take ten seconds
+
+    async def watches_under_a_flood() -> bool:
+        return scene.watches(mark, "trainedmodels") and bool(scene.asked(mark).status_writes)
+
+    await until(watches_under_a_flood, 60, 0.1)
     async with crowd.watching_shards() as watch:
         began = time.monotonic()
         await crowd.create_models([trained_model("late", "late-service")])
