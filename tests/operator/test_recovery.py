@@ -13,7 +13,7 @@ from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, Refused, Unavailable
 from trainedmodel_operator.handlers import Bells
 from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.reports import ReportCache, piece_of_list
+from trainedmodel_operator.reports import ReportCache, piece_of_list, reports_at_once
 from trainedmodel_operator.resync import LONGEST_RETRY_S, SOON_S
 from trainedmodel_operator.watches import (
     LONGEST_PAUSE_S,
@@ -150,6 +150,13 @@ def test_each_request_begins_with_short_pauses_again() -> None:
     backoffs = Backoffs(lambda: 1.0)
     assert list(islice(backoffs, 7)) == [1, 2, 4, 8, 16, 30, 30]
     assert next(iter(backoffs)) == 1
+
+
+@pytest.mark.parametrize(
+    ("models", "reports"), [(0, 500), (50, 500), (200, 200), (5000, 8), (100_000, 1)]
+)
+def test_so_many_reports_are_read_at_once_as_memory_allows(models: int, reports: int) -> None:
+    assert reports_at_once(models) == reports
 
 
 @pytest.mark.parametrize(("models", "piece"), [(0, 500), (50, 500), (200, 200), (5000, 50)])

@@ -25,7 +25,7 @@ import structlog
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.kube import KubeClient, ModelVersion, model_version
 from trainedmodel_operator.reconciler import Sides
-from trainedmodel_operator.reports import ReportCache, piece_of_list
+from trainedmodel_operator.reports import ReportCache, reports_at_once
 from trainedmodel_operator.survey import Lists, Survey, pod_parents, shard_parent
 
 MOST_MODELS: Final = 20_000
@@ -62,7 +62,7 @@ class FirstLook:
             lists.shards += await self._client.list_shards(namespace, None, keep=kept.shard)
             lists.pods += await self._client.list_pods(namespace, None)
             lists.reports += await self._client.list_reports(
-                namespace, page_size=piece_of_list(kept.most_models), keep=self._take_report
+                namespace, page_size=reports_at_once(kept.most_models), keep=self._take_report
             )
         found = self._survey.take(lists)
         reports: dict[ParentKey, list[Document]] = defaultdict(list)

@@ -185,9 +185,14 @@ class ReportCache:
                 group.create_task(read_one(metadata))
 
 
+def reports_at_once(most_models: int) -> int:
+    """Return how many reports a list shall bring at once, with so many models in one of them."""
+    return max(1, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
+
+
 def piece_of_list(most_models: int) -> int:
-    """Return how many objects a list shall bring at once, with so many models in one report."""
-    return max(SMALLEST_PIECE, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
+    """Return how many objects of any kind: small pieces of many small objects take too long."""
+    return max(SMALLEST_PIECE, reports_at_once(most_models))
 
 
 def of_their_pods(
