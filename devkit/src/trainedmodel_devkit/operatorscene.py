@@ -144,13 +144,6 @@ class OperatorScene:
         ]
         return _tally(mine)
 
-    def watches(self, since: int, resource: str) -> bool:
-        """Tell whether the operator has begun to watch a kind since a mark."""
-        return any(
-            one.user == USER and one.verb == "watch" and one.resource == resource
-            for one in self.control_plane.requests(since=since)
-        )
-
 
 def _tally(requests: list[Request]) -> Asked:
     counters: dict[str, Counter[str]] = {field.name: Counter() for field in fields(Asked)}

@@ -129,15 +129,21 @@ async def test_one_change_among_many_is_one_write_of_one_shard(
 async def test_a_shard_is_written_while_a_thousand_statuses_wait(
     scene: OperatorScene, crowd: Crowd
 ) -> None:
-    models = [trained_model(f"f{i:04}", f"flood-{i % 4}") for i in range(3000)]
-    await crowd.create_models(models)
+    services = [f"flood-{number}" for number in range(4)]
+    models = [trained_model(f"f{i:04}", services[i % 4]) for i in range(2000)]
     mark = scene.mark()
-    scene.start()  # all of it is there at once: on any machine, statuses take ten seconds
+    scene.start()
+    await crowd.create_models(models)
+    await told(scene, mark, models)
+    await meter.at_rest(scene.pid)
+    mark = scene.mark()
+    for service in services:  # one report of a new pod changes the status of all its models
+        await crowd.create_report(service, await crowd.create_pod(service, service), service)
 
-    async def watches_under_a_flood() -> bool:
-        return scene.watches(mark, "trainedmodels") and bool(scene.asked(mark).status_writes)
+    async def statuses_are_written() -> bool:
+        return bool(scene.asked(mark).status_writes)
 
-    await until(watches_under_a_flood, 60, 0.1)
+    await until(statuses_are_written, 60, 0.05)
     async with crowd.watching_shards() as watch:
         began = time.monotonic()
         await crowd.create_models([trained_model("late", "late-service")])
