@@ -12,7 +12,8 @@ the last pass took: the operator spends at most a fifth of its time on one paren
 nothing once it lay open for as long as the longest window.
 
 A change that comes alone (no other in the `SETTLE_S` before it) is no burst: it does not wait for
-the window that another such one has made, and makes none longer. So somebody who applies models one
+the window that another such one has made (only for `SETTLE_S` since the last write), and makes none
+longer. So somebody who applies models one
 by one, each when the last one is Ready, waits for no window at all.
 
 Bells: that a *model* changed may open a pass as soon as the shard window allows. That a *report*
@@ -117,7 +118,10 @@ class Pace:
             return replace(self, report_rung=True)
         rung = replace(self, model_rung=True, rung_at=now, changes=self.changes + 1)
         if now - self.rung_at >= SETTLE_S:
-            opens_at = min(self.shards_open_at, now) if self.was_alone else self.shards_open_at
+            opens_at = self.shards_open_at
+            if self.was_alone:
+                # the last write may have been late, and have only just ended
+                opens_at = min(opens_at, max(now, opens_at - self.window + SETTLE_S))
             return replace(rung, shards_open_at=opens_at)
         is_burst = now < self.shards_open_at + LONGEST_WINDOW_S
         return replace(rung, settled_at=now + SETTLE_S) if is_burst else rung
