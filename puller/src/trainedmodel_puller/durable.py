@@ -53,6 +53,15 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def write_file(path: Path | str, text: str) -> None:
+    """Write a file in one call, over what it holds; half of it may stand there after a kill.
+
+    Nothing is forced to the disk.
+    """
+    with open(path, "wb", buffering=0) as file:
+        file.write(text.encode())
+
+
 def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
     """Replace a file's content, whole or not at all; if `durable`, force it to the disk.
 

@@ -174,9 +174,9 @@ class Fetcher:
         if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
             self._volume.stage_light(name, revision)
             return None
-        after = self._fit(work, tree)
+        after = self._fit(work, tree, before)
         work.size = _size(after)
-        self._volume.draft_seal(name, revision, self._identity(work, before, after))
+        self._volume.draft_seal(tree, revision, self._identity(work, before, after))
         return tree
 
     # -- filling the staging folder -----------------------------------------------------
@@ -267,7 +267,7 @@ class Fetcher:
         revision, fingerprint = work.entry.revision, work.fingerprint
         tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
         before = stat_files(tree)
-        after = self._fit(work, tree)
+        after = self._fit(work, tree, before)
         is_synced = work.is_dear and not work.is_unpacked
         if is_synced:
             for path, told in after.items():
@@ -276,9 +276,8 @@ class Fetcher:
         identity = self._identity(work, before, after)
         self._volume.seal(work.name, revision, identity, is_synced=is_synced)
 
-    def _fit(self, work: Work, tree: Path) -> FileStats:
-        self._server.prepare(tree, work.entry)
-        return stat_files(tree)
+    def _fit(self, work: Work, tree: Path, before: FileStats) -> FileStats:
+        return stat_files(tree) if self._server.prepare(tree, work.entry) else before
 
     def _identity(self, work: Work, before: FileStats, after: FileStats) -> dict[str, Any]:
         """Say what a tree is, where it came from and what fitting it has done."""

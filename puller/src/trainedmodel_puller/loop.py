@@ -3,8 +3,9 @@
 One pass reads the configuration folder (when its signature changed), looks at the served folder
 (names only; a name that surprises is read whole), takes the last observation of the server, and
 plans. A pass that finds both sides as the last one did, with nothing under way and nothing that
-waits, is over at that: the plan would be the same. Between two passes lies at least a share of what
-the last one cost, so that a burst of events costs a bounded part of a core.
+waits, is over at that: the plan would be the same. Between two passes lies a multiple of the
+processor time that the last one cost, so that a burst of events costs a bounded part of a core;
+what a pass had to wait for, beside the work of others, does not count.
 
 When an action ends, its own name and the next in the queues are planned at once, without a pass:
 with a thousand models to load, slots would otherwise stand empty from pass to pass.
@@ -13,11 +14,12 @@ with a thousand models to load, slots would otherwise stand empty from pass to p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 from trainedmodel_contract.modelreport import ReportedModel
@@ -35,11 +37,14 @@ from trainedmodel_puller.executor import Executor
 from trainedmodel_puller.snapshot import Signature, read_folder, read_signature
 from trainedmodel_puller.state import LiveState
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 log: Final = structlog.get_logger()
 
 #: The folder is read whole this often even when its signature says that nothing changed, seconds.
 _FULL_READ_S: Final = 60.0
-#: After a pass of n seconds the next one waits at least this many times n.
+#: After a pass that cost n seconds of a processor the next one waits at least this many times n.
 _REST: Final = 9.0
 #: How many that wait for a slot are looked at when one is free: some may have ceased to.
 _NEXT: Final = 2
@@ -83,6 +88,7 @@ class Loop:
         self.is_settled = False
         self.is_all_loaded = False
         self.last_pass = time.monotonic()
+        self._cost_s = 0.0
         self.on_pass: list[Callable[[], None]] = []
         self._executor: Executor | None = None
         self._queues: tuple[deque[str], deque[str]] = (deque(), deque())
@@ -100,17 +106,33 @@ class Loop:
         while not stop.is_set():
             was_rung = self._state.bell.is_set()
             self._state.bell.clear()
-            began = time.monotonic()
+            began, self._cost_s = time.monotonic(), 0.0
             is_changed = await self.look()
             if was_rung or is_changed or not self._is_at_rest():
-                made = self.make_plan()
-                executor.carry_out(made)
-                self._queues = (deque(made.queued_downloads), deque(made.queued_loads))
-                self._report(made)
-            cost = time.monotonic() - began
-            metrics.PASS_SECONDS.observe(cost)
+                with self._at_cost():
+                    made = self.make_plan()
+                    executor.carry_out(made)
+                    self._queues = (deque(made.queued_downloads), deque(made.queued_loads))
+                    self._report(made)
             self.last_pass = time.monotonic()
-            await self._rest(cost, self.plan, stop)
+            metrics.PASS_SECONDS.observe(self.last_pass - began)
+            await self._rest(self._cost_s, self.plan, stop)
+
+    @contextlib.contextmanager
+    def _at_cost(self) -> Iterator[None]:
+        """Count the processor time of the calling thread as cost of the pass."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self._cost_s += time.thread_time() - began
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def counted() -> T:
+            with self._at_cost():
+                return call(*args, **kwargs)
+
+        return await asyncio.to_thread(counted)
 
     def go_on(self, name: str) -> None:
         """Plan for a name whose action has ended, and for those who wait for its slot.
@@ -177,14 +199,15 @@ class Loop:
 
     async def _read_config(self) -> bool:
         """Read the folder if it may have changed; return whether it was read."""
-        signature = await asyncio.to_thread(read_signature, self._config_dir)
+        signature = await self._in_thread(read_signature, self._config_dir)
         now = time.monotonic()
         is_due = now - self._read_at > _FULL_READ_S
         if signature is not None and signature == self._signature and not is_due:
             return False
-        files, why = await asyncio.to_thread(read_folder, self._config_dir)
-        owners = {name: disk.id for name, disk in self._state.disk.items()}
-        desired, held = resolve_snapshot(files, self._held, owners, why)
+        files, why = await self._in_thread(read_folder, self._config_dir)
+        with self._at_cost():
+            owners = {name: disk.id for name, disk in self._state.disk.items()}
+            desired, held = resolve_snapshot(files, self._held, owners, why)
         await self._keep(held)
         if desired.problem and desired.problem != self._state.desired.problem:
             log.warning("config_in_doubt", why=desired.problem)
@@ -213,7 +236,7 @@ class Loop:
         What our own actions change rings the bell as well.
         """
         known = dict(self._state.disk)
-        seen, self._state.free_bytes = await asyncio.to_thread(self._glance)
+        seen, self._state.free_bytes = await self._in_thread(self._glance)
         if seen == self._seen and self._is_at_rest():
             return False
         # what is under way is not compared now, so it must be the next time

@@ -17,7 +17,7 @@ from typing import Any
 
 from trainedmodel_contract.canonical import canonical_json
 
-from trainedmodel_puller.durable import read_json, replace_file
+from trainedmodel_puller.durable import read_json, replace_file, write_file
 
 
 class Markers:
@@ -39,9 +39,14 @@ class Markers:
 
     def write(self, name: str, model_id: str, revision: str) -> str | None:
         """Note a confirmed revision, and return the one that was noted before."""
-        before = self.read(name).get("loaded")
-        document = {"id": model_id, "name": name, "loaded": revision}
-        replace_file(self._path(name), canonical_json(document), durable=False)
+        path = self._path(name)
+        known = read_json(path)
+        text = canonical_json({"id": model_id, "name": name, "loaded": revision})
+        if known:
+            replace_file(path, text, durable=False)
+        else:
+            write_file(path, text)  # half of one is none, and there was none
+        before = known.get("loaded")
         return before if isinstance(before, str) else None
 
     def try_another(self, name: str, revision: str) -> None:

@@ -3,9 +3,10 @@
 With a thousand small models, going to a thread for each step and a sync for each file is most of
 the work: threads wait for the interpreter, and syncs write the file system's own blocks again and
 again (20 ms a model were measured, of which 3 were work). So what is ready while a batch is under
-way is the next batch, and a batch is one turn of one thread: all trees are written, one sync covers
-them, all are sealed. From a few trees on that sync is `syncfs`, which flushes the whole file
-system; as that may be shared with busy neighbours, it is used only where it replaces many.
+way is the next batch, and a batch is a turn of two threads: one writes all its trees, the other has
+one sync cover them and seals them, while the first writes on. From a few trees on that sync is
+`syncfs`, which flushes the whole file system; as that may be shared with busy neighbours, it is
+used only where it replaces many.
 """
 
 from __future__ import annotations
@@ -36,14 +37,45 @@ class _Job:
     is_published: bool | None = None
 
 
+class _Stage:
+    """One thread, and what waits for it: all of that is its next batch."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[_Job]], None],
+        pass_on: Callable[[list[_Job]], None],
+    ) -> None:
+        self._work = work
+        self._pass_on = pass_on
+        self._waiting: list[_Job] = []
+        self._is_busy = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def add(self, jobs: list[_Job]) -> None:
+        self._waiting += jobs
+        if self._waiting and not self._is_busy:
+            self._is_busy = True
+            batch, self._waiting = self._waiting, []
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._work, batch)
+            done.add_done_callback(lambda _: self._end(batch))
+
+    def _end(self, batch: list[_Job]) -> None:
+        self._is_busy = False
+        self.add([])
+        self._pass_on(batch)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+
 class SealLane:
-    """One thread, and what waits for it."""
+    """Two threads: while one has a batch forced to the disk, the other writes the next."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._waiting: list[_Job] = []
-        self._is_busy = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._writing = _Stage("write", _write, self._written)
+        self._sealing = _Stage("seal", self._seal, _end)
 
     async def run(self, write: Callable[[], Path | None], seal: Callable[[], bool]) -> bool | None:
         """Write a tree, force it to the disk, seal it; waited for to its end, even if cancelled.
@@ -59,9 +91,7 @@ class SealLane:
             ModelFault: what either raises, or VolumeFault: the volume refused the sync.
         """
         done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(write, seal, done))
-        if not self._is_busy:
-            self._start()
+        self._writing.add([_Job(write, seal, done)])
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -75,34 +105,17 @@ class SealLane:
             raise
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=False)
+        """End the threads."""
+        self._writing.close()
+        self._sealing.close()
 
-    def _start(self) -> None:
-        self._is_busy = True
-        batch, self._waiting = self._waiting, []
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._do, batch)
-        work.add_done_callback(lambda _: self._end(batch))
+    def _written(self, batch: list[_Job]) -> None:
+        _end([job for job in batch if job.tree is None])
+        self._sealing.add([job for job in batch if job.tree is not None])
 
-    def _end(self, batch: list[_Job]) -> None:
+    def _seal(self, batch: list[_Job]) -> None:
+        self._sync(batch)
         for job in batch:
-            if job.error is not None:
-                job.done.set_exception(job.error)
-            else:
-                job.done.set_result(job.is_published)
-        self._is_busy = False
-        if self._waiting:
-            self._start()
-
-    def _do(self, batch: list[_Job]) -> None:
-        for job in batch:
-            try:
-                job.tree = job.write()
-            except Exception as error:
-                job.error = error
-        written = [job for job in batch if job.tree is not None]
-        self._sync(written)
-        for job in written:
             if job.error is None:
                 try:
                     job.is_published = job.seal()
@@ -123,6 +136,22 @@ class SealLane:
                     sync_tree(job.tree, with_files=True)
             except OSError as error:
                 job.error = volume_fault(error)
+
+
+def _write(batch: list[_Job]) -> None:
+    for job in batch:
+        try:
+            job.tree = job.write()
+        except Exception as error:
+            job.error = error
+
+
+def _end(batch: list[_Job]) -> None:
+    for job in batch:
+        if job.error is not None:
+            job.done.set_exception(job.error)
+        else:
+            job.done.set_result(job.is_published)
 
 
 def _sync_file_system(folder: Path) -> None:

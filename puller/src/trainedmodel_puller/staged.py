@@ -115,20 +115,25 @@ class StagingArea:
 
     def begin_light(self, name: str, revision: str) -> Path:
         """Return an empty folder to be filled and fitted in one go."""
-        folder = Path(f"{self.tree(name, revision)}{_FITTING}")
-        if folder.exists():
+        folder = self.light_tree(name, revision)
+        try:
+            folder.mkdir()
+        except FileExistsError:
             self._trash.discard(folder)
-        folder.mkdir()
+            folder.mkdir()
         return folder
+
+    def light_tree(self, name: str, revision: str) -> Path:
+        """Return the folder that `begin_light` gave."""
+        return self.folder / f"{name}@{revision}{_FITTING}"
 
     def stage_light(self, name: str, revision: str) -> None:
         """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
-        tree = self.tree(name, revision)
-        Path(f"{tree}{_FITTING}").rename(tree)
+        self.light_tree(name, revision).rename(self.tree(name, revision))
 
     def fitted(self, name: str, revision: str) -> Path:
         """Return the tree that `begin_fitting` gave."""
-        aside = Path(f"{self.tree(name, revision)}{_FITTING}")
+        aside = self.light_tree(name, revision)
         return aside if aside.exists() else self.tree(name, revision)
 
     def forget(self, name: str, revision: str) -> None:

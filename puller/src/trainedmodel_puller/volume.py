@@ -27,14 +27,14 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.drivers.base import Layout
-from trainedmodel_puller.durable import replace_file, sync_tree, told_as_fault
+from trainedmodel_puller.durable import replace_file, sync_tree, told_as_fault, write_file
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.held import HeldFile
 from trainedmodel_puller.markers import Markers
@@ -53,9 +53,6 @@ from trainedmodel_puller.trees import (
     read_identity,
     revision_of,
 )
-
-#: What becomes a tree's identity once the tree is on the disk.
-_DRAFT: Final = f"{IDENTITY_FILE}.draft"
 
 
 class Volume:
@@ -277,27 +274,25 @@ class Volume:
             replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
             return self._put_away(name, revision, tree)
 
-    def draft_seal(self, name: str, revision: str, identity: dict[str, Any]) -> Path:
-        """Prepare a seal, to be made once the returned tree is on the disk.
+    def draft_seal(self, tree: Path, revision: str, identity: dict[str, Any]) -> None:
+        """Write into a light tree what it is; it counts for nothing until `make_seal`.
+
+        What lies among the staged is never taken for sealed, whatever it says of itself.
 
         Raises:
             VolumeFault: the volume refused.
         """
         with told_as_fault():
-            tree = self._staging.fitted(name, revision)
-            replace_file(tree / _DRAFT, _document(identity, revision), durable=False)
-            return tree
+            write_file(tree / IDENTITY_FILE, _document(identity, revision))
 
     def make_seal(self, name: str, revision: str) -> bool:
-        """Declare whole what `draft_seal` has prepared; as `seal`.
+        """Declare whole a light tree that is on the disk, with what it is; as `seal`.
 
         Raises:
             VolumeFault: the volume refused.
         """
         with told_as_fault():
-            tree = self._staging.fitted(name, revision)
-            os.replace(tree / _DRAFT, tree / IDENTITY_FILE)
-            return self._put_away(name, revision, tree)
+            return self._put_away(name, revision, self._staging.light_tree(name, revision))
 
     def _put_away(self, name: str, revision: str, tree: Path) -> bool:
         sealed = self._versions / name / revision

@@ -144,11 +144,14 @@ class ModelServer(Protocol):
         """
         ...
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Make a verified, not yet published tree loadable under the entry's name (blocking).
 
         A kill may come between any two of its steps, so doing it again must end the same way. A
         file that was there is never written into, only replaced: other names may share it.
+
+        Returns:
+            Whether the tree may be another now; False spares its caller a look at each file.
 
         Raises:
             ServerFault: InvalidLayout; names the missing file and the fix.

@@ -38,8 +38,9 @@ class FilesOnly:
     def _look(self, names: Collection[str]) -> Mapping[str, ServerState]:
         return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
-        """Accept any layout."""
+    def prepare(self, tree: Path, entry: Entry) -> bool:
+        """Accept any layout, as it is."""
+        return False
 
     def touch(self, tree: Path) -> None:
         """Do nothing."""

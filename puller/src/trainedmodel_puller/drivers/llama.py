@@ -102,15 +102,16 @@ class Llama:
         """Let go of connections."""
         await self._client.close()
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check that there is one model, and give its files their names.
 
         Raises:
             ServerFault: InvalidLayout; none, several, or parts are missing.
         """
-        for path, name in fixed_names(tree).items():
-            if path.name != name:
-                path.rename(path.with_name(name))
+        names = {path: name for path, name in fixed_names(tree).items() if path.name != name}
+        for path, name in names.items():
+            path.rename(path.with_name(name))
+        return bool(names)
 
     def touch(self, tree: Path) -> None:
         """Do nothing: an update unloads first."""

@@ -100,7 +100,7 @@ class AdapterServer:
         """Let go of connections."""
         await self._client.close()
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check that the tree is an adapter.
 
         Raises:
@@ -118,6 +118,7 @@ class AdapterServer:
                 f"the top of the source must hold {CONFIG} and {' or '.join(WEIGHTS)}, as PEFT's "
                 f"save_pretrained writes them; {self.kind} is given adapters, not base models",
             )
+        return False
 
     def touch(self, tree: Path) -> None:
         """Do nothing: each revision has a folder of its own."""

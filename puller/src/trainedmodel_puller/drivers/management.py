@@ -97,13 +97,14 @@ class ManagementServer:
         """Let go of connections."""
         await self._client.close()
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check for `MAR-INF/MANIFEST.json`, or make it of a `handler.py` and one weights file.
 
         Raises:
             ServerFault: InvalidLayout; there is none and none can be made.
         """
         fit_manifest(tree, entry)
+        return True
 
     def touch(self, tree: Path) -> None:
         """Do nothing: each revision has a folder of its own."""

@@ -41,7 +41,7 @@ class MLServer(RepositoryServer):
 
     kind = "mlserver"
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Give the tree a `model-settings.json` with the served name.
 
         Raises:
@@ -52,6 +52,7 @@ class MLServer(RepositoryServer):
         if settings.get("name") != entry.name:
             settings["name"] = entry.name
         _write(path, settings)
+        return True
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -68,13 +68,15 @@ class OpenVinoModelServer(ConfigServer):
     format = OvmsConfigText()
     ping_path = "/v1/config"
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Bring a model to the top of the tree, out of a numbered folder if need be.
 
         Raises:
             ServerFault: InvalidLayout; there is none.
         """
-        lift_version(tree, _is_model, "an .xml with its .bin, or an .onnx, .pb, .pdmodel, .tflite")
+        return lift_version(
+            tree, _is_model, "an .xml with its .bin, or an .onnx, .pb, .pdmodel, .tflite"
+        )
 
     async def _look(self, names: Collection[str]) -> dict[str, Statuses]:
         status, body = await self._client.call("GET", "/v1/config", 2 * OBSERVE_TIMEOUT_S)

@@ -46,13 +46,13 @@ class TensorFlowServing(ConfigServer):
     stale_s = 10.0
     notice_s = 2.5
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Bring a SavedModel to the top of the tree, out of a numbered folder if need be.
 
         Raises:
             ServerFault: InvalidLayout; there is none.
         """
-        lift_version(tree, _is_model, "saved_model.pb (or .pbtxt), or a .tflite model")
+        return lift_version(tree, _is_model, "saved_model.pb (or .pbtxt), or a .tflite model")
 
     def _is_alive(self, status: int) -> bool:
         return status in {200, 404}

@@ -39,7 +39,7 @@ class Triton(RepositoryServer):
 
     kind = "triton"
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
+    def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check for a version folder, and free `config.pbtxt` of another name.
 
         Raises:
@@ -59,6 +59,8 @@ class Triton(RepositoryServer):
                 temporary = config.with_name(f".{CONFIG}.tmp")
                 temporary.write_text(anonymous)
                 temporary.replace(config)
+                return True
+        return False
 
     def touch(self, tree: Path) -> None:
         """Set every time stamp in the tree to now, without which a reload may be skipped."""

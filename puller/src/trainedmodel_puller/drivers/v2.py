@@ -66,8 +66,9 @@ class RepositoryServer:
         """Return the revision; this layout has no use for it."""
         return revision
 
-    def prepare(self, tree: Path, entry: Entry) -> None:
-        """Accept any layout; the drivers know better."""
+    def prepare(self, tree: Path, entry: Entry) -> bool:
+        """Accept any layout, as it is; the drivers know better."""
+        return False
 
     def touch(self, tree: Path) -> None:
         """Do nothing: the server reloads on demand."""

@@ -18,7 +18,7 @@ from trainedmodel_puller.errors import ServerFault
 _MOVING: Final = ".trainedmodel-moving"
 
 
-def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> None:
+def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> bool:
     """Move the content of a single numbered folder up, unless the model is at the top (blocking).
 
     A kill may come between any two steps: the folder's new name says that they were begun.
@@ -27,6 +27,9 @@ def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> N
         tree: The revision's files.
         is_model: Tells of one path whether a server would load it.
         layout: What the top must hold, for people.
+
+    Returns:
+        Whether anything was moved.
 
     Raises:
         ServerFault: InvalidLayout; no model at the top nor in one numbered folder.
@@ -43,10 +46,12 @@ def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> N
             )
         _refuse_twins(tree, numbered[0])
         numbered[0].rename(moving)
-    if moving.exists():
-        for path in sorted(moving.iterdir()):
-            path.rename(tree / path.name)
-        moving.rmdir()
+    if not moving.exists():
+        return False
+    for path in sorted(moving.iterdir()):
+        path.rename(tree / path.name)
+    moving.rmdir()
+    return True
 
 
 def _refuse_twins(tree: Path, folder: Path) -> None:

@@ -236,11 +236,14 @@ def write_tree(
         VolumeFault: the volume refused.
     """
     found = {}
+    made = {""}
     with told_as_fault():
         for path, chunks in content.items():
-            target = folder / path
-            if "/" in path:
-                target.parent.mkdir(parents=True, exist_ok=True)
+            target = os.path.join(folder, path)
+            parent = path.rpartition("/")[0]
+            if parent not in made:
+                os.makedirs(os.path.join(folder, parent), exist_ok=True)
+                made.add(parent)
             fd = open_new(target)
             try:
                 write_all(fd, chunks, 0)

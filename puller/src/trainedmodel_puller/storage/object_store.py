@@ -57,8 +57,9 @@ _MARKER_CHECKS: Final = 32
 _ONE_GO_BYTES: Final = 256 * 1024
 #: The same, from a store that has shown to be fast: it would be through before a stall is feared.
 _FAST_ONE_GO_BYTES: Final = 1024 * 1024
-#: Large chunks are a quarter cheaper, but a slow stream must show that it lives.
-_SLOW_CHUNK_BYTES: Final = 64 * 1024
+#: Large chunks are cheaper, each being a turn of three threads, but a slow stream must show that it
+#: lives.
+_SLOW_CHUNK_BYTES: Final = _ONE_GO_BYTES
 _FAST_CHUNK_BYTES: Final = 1024 * 1024
 _FAST_BYTES_PER_S: Final = 4 * 1024 * 1024
 
@@ -232,6 +233,8 @@ class ObjectStorage:
                 if page is None:
                     break
                 found += [_source_object(meta, meta["path"][len(prefix) :]) for meta in page]
+                if len(page) < _LIST_PAGE:
+                    break  # nothing follows it; to be told so costs as much as the page did
         except TimeoutError:
             raise _silent(uri) from None
         except Exception as error:

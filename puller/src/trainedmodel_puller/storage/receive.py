@@ -19,9 +19,9 @@ from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, SourceObject, Storage
 from trainedmodel_puller.storage.limiter import Slot
 
-#: Who brings less than this in so many seconds, or nothing at all, lends the slot to others.
+#: Who is slower than this for so many seconds, or brings nothing at all, lends the slot to others.
 _WINDOW_S: Final = 2.0
-_TRICKLE_BYTES: Final = 256 * 1024
+_TRICKLE_RATE: Final = 128 * 1024  # bytes/s
 
 #: Takes a chunk and its size in bytes.
 Sink = Callable[[Buffer, int], Awaitable[None]]
@@ -82,17 +82,17 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
             asyncio.timeout(None) as scope,
         ):
             silence = _Silence(slot, stall_timeout_s, scope)
-            window_at = running.time() + _WINDOW_S
+            window_at = running.time()
             try:
                 async for chunk in chunks:
                     silence.since = None  # what the sink takes its time for is not the store's
                     size = memoryview(chunk).nbytes
                     received += size
                     now = running.time()
-                    if now >= window_at:
-                        is_quick = received - before >= _TRICKLE_BYTES
-                        (slot.take_back if is_quick else slot.lend)()
-                        window_at, before = now + _WINDOW_S, received
+                    if now >= window_at + _WINDOW_S:
+                        rate = (received - before) / (now - window_at)
+                        (slot.take_back if rate >= _TRICKLE_RATE else slot.lend)()
+                        window_at, before = now, received
                     if wanted is not None and received > wanted:
                         raise _mismatch(uri, item, "more", start + received)
                     if size:
