@@ -173,7 +173,7 @@ async def _run_parts(
         )
         owned = [tasks.create_task(watch.run())]
         if settings.has_watch:
-            owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell, stop)))
+            owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell)))
         if settings.identity is not None:
             client = ReportClient(settings.identity.namespace, settings.identity.account_dir)
             stack.push_async_callback(client.close)

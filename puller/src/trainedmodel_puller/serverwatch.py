@@ -32,7 +32,8 @@ log: Final = structlog.get_logger()
 _WATCH_SHARE: Final = 0.02
 #: A server that is down is asked this often, in seconds: its return is what everybody waits for.
 _DOWN_PERIOD_S: Final = 0.2
-#: While the server loads or unloads something by itself, plans wait for the end of that.
+#: While the server loads or unloads something by itself, plans wait for the end of that. What we
+#: asked it for ends with its answer; to look at an index of hundreds meanwhile only slows it down.
 _MOVING_PERIOD_S: Final = 1.0
 _MOVING: Final = {ServerState.LOADING, ServerState.UNLOADING}
 #: Doubts in a row after which the server is reported as not answering.
@@ -75,13 +76,17 @@ class ServerWatch:
                 was_same = is_same
             if is_index_due:
                 took_s = await self.look()
-                is_moving = _MOVING & set(self._state.server_models.values())
-                rest_s = _MOVING_PERIOD_S if is_moving else took_s / _WATCH_SHARE
+                rest_s = _MOVING_PERIOD_S if self._is_moving() else took_s / _WATCH_SHARE
                 next_index = time.monotonic() + rest_s
             pause_s = self._period_s
             if not self._state.server.is_known:
                 pause_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
             await asyncio.sleep(pause_s)
+
+    def _is_moving(self) -> bool:
+        """Tell whether the server loads or unloads anything that nobody here waits for."""
+        moving = {name for name, is_ in self._state.server_models.items() if is_ in _MOVING}
+        return not moving <= self._state.server_actions.keys()
 
     async def ping(self) -> bool:
         """Look for a sign of life; return whether it is the process that it was before."""

@@ -1,6 +1,8 @@
 """Wakes the loop when the configuration folder changes. The event carries nothing: the loop reads.
 
-Without this module everything still works, a period later: the loop looks by itself as well.
+Without this module everything still works, a period later: the loop looks by itself as well. So a
+folder that cannot be watched (it is not there yet, or the node has run out of watches) is an error
+for nobody, and tried again.
 """
 
 from __future__ import annotations
@@ -10,22 +12,53 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from watchfiles import awatch
+from inotify_simple import INotify, flags
 
 log: Final = structlog.get_logger()
 
 _RETRY_S: Final = 2.0
+#: A kubelet's swap is a handful of events within a millisecond or two: the rest is waited for.
+_SETTLE_S: Final = 0.005
+_GONE: Final = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
+_CHANGED: Final = (
+    flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.CLOSE_WRITE
+    | flags.ATTRIB
+)
+_WATCHED: Final = _CHANGED | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 
 
-async def watch_folder(folder: Path, bell: asyncio.Event, stop: asyncio.Event) -> None:
-    """Set `bell` whenever something below `folder` changes, until `stop` is set."""
-    while not stop.is_set():
+async def watch_folder(folder: Path, bell: asyncio.Event) -> None:
+    """Set `bell` whenever something in `folder` changes, until cancelled."""
+    while True:
         try:
-            # a kubelet's swap is a handful of events within a millisecond: wait 10 ms for the rest
-            async for _ in awatch(folder, stop_event=stop, debounce=200, step=10, recursive=False):
-                bell.set()
-        except (OSError, RuntimeError) as error:
+            await _watch(folder, bell)
+        except OSError as error:
             log.debug("watch_lost", folder=str(folder), why=str(error))
         bell.set()
-        if not stop.is_set():
-            await asyncio.sleep(_RETRY_S)
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _watch(folder: Path, bell: asyncio.Event) -> None:
+    """Watch until the folder is not what stands under its name any more."""
+    running = asyncio.get_running_loop()
+    has_news = asyncio.Event()
+    with await asyncio.to_thread(INotify, nonblocking=True) as inotify:
+        await asyncio.to_thread(inotify.add_watch, folder, _WATCHED)
+        bell.set()  # what changed before the watch began has rung for nobody
+        running.add_reader(inotify.fileno(), has_news.set)
+        try:
+            while True:
+                await has_news.wait()
+                events = inotify.read(timeout=0)
+                await asyncio.sleep(_SETTLE_S)
+                events += inotify.read(timeout=0)
+                has_news.clear()
+                bell.set()
+                if any(event.mask & _GONE for event in events):
+                    return
+        finally:
+            running.remove_reader(inotify.fileno())

@@ -1,0 +1,54 @@
+"""How often the server is looked at: its time is for its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+from trainedmodel_puller import serverwatch
+from trainedmodel_puller.core.state import ServerState, Stage
+from trainedmodel_puller.drivers.base import ServerSettings, Sight
+from trainedmodel_puller.drivers.files import FilesOnly
+from trainedmodel_puller.serverwatch import ServerWatch
+from trainedmodel_puller.state import LiveState
+
+
+class Slow(FilesOnly):
+    """A server with an index that takes its time, and one model that is loading all along."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(ServerSettings("", root, root))
+        self.looks = 0
+
+    async def ping(self) -> bool:
+        return True
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        self.looks += 1
+        await asyncio.sleep(0.01)
+        return Sight({"m": ServerState.LOADING})
+
+
+async def looks_within(server: Slow, state: LiveState, seconds: float) -> int:
+    task = asyncio.create_task(ServerWatch(server, state, 0.01).run())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return server.looks
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_a_load_of_ours_does_not_have_the_index_read_again_and_again(
+    tmp_path: Path, is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own moves are followed; ours end with the server's answer."""
+    monkeypatch.setattr(serverwatch, "_MOVING_PERIOD_S", 0.02)
+    state = LiveState(chance=lambda: 0.0)
+    if is_ours:
+        state.server_actions["m"] = Stage.LOAD
+    looks = await looks_within(Slow(tmp_path), state, 0.4)
+    assert (looks <= 2) if is_ours else (looks >= 5)

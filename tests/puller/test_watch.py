@@ -1,0 +1,111 @@
+"""The watch over the configuration folder: who changes it rings the bell, soon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from trainedmodel_devkit.projection import AtomicWriter
+from trainedmodel_puller import watch
+from trainedmodel_puller.watch import watch_folder
+
+
+@contextlib.asynccontextmanager
+async def watched(folder: Path) -> AsyncIterator[asyncio.Event]:
+    """Watch a folder; the bell has rung for the watch's own beginning, and is quiet again."""
+    bell = asyncio.Event()
+    task = asyncio.create_task(watch_folder(folder, bell))
+    try:
+        async with asyncio.timeout(5):
+            await bell.wait()
+        bell.clear()
+        yield bell
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def kubelets_swap(folder: Path) -> None:
+    AtomicWriter(folder).write({"a.json": b"{}", "b.json": b"{}"})
+
+
+def in_place(folder: Path) -> None:
+    (folder / "models.json").write_text("[]")
+
+
+def removed(folder: Path) -> None:
+    (folder / "old.json").unlink()
+
+
+@pytest.mark.parametrize("change", [kubelets_swap, in_place, removed])
+async def test_a_change_rings_the_bell_within_a_tenth_of_a_second(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "old.json").touch()
+    async with watched(tmp_path) as bell:
+        began = time.monotonic()
+        await asyncio.to_thread(change, tmp_path)
+        async with asyncio.timeout(5):
+            await bell.wait()
+        assert time.monotonic() - began < 0.1
+
+
+async def test_a_swap_rings_once_and_then_there_is_silence(tmp_path: Path) -> None:
+    async with watched(tmp_path) as bell:
+        await asyncio.to_thread(kubelets_swap, tmp_path)
+        async with asyncio.timeout(5):
+            await bell.wait()
+        await asyncio.sleep(0.05)
+        bell.clear()
+        await asyncio.sleep(0.2)
+        assert not bell.is_set()
+
+
+async def test_a_folder_that_is_not_there_yet_is_watched_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_RETRY_S", 0.02)
+    folder = tmp_path / "config"
+    async with watched(folder) as bell:
+        folder.mkdir()
+        await asyncio.sleep(0.2)
+        bell.clear()
+        in_place(folder)
+        async with asyncio.timeout(5):
+            await bell.wait()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+async def test_a_folder_that_another_takes_the_place_of_is_watched_again(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_RETRY_S", 0.02)
+    folder = tmp_path / "config"
+    folder.mkdir()
+    async with watched(folder) as bell:
+        if how == "removed":
+            folder.rmdir()
+        else:
+            folder.rename(tmp_path / "aside")
+        folder.mkdir()
+        await asyncio.sleep(0.2)
+        bell.clear()
+        in_place(folder)
+        async with asyncio.timeout(5):
+            await bell.wait()
+
+
+async def test_the_watch_holds_no_file_when_it_has_ended(tmp_path: Path) -> None:
+    def held() -> int:
+        links = (path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        return sum("inotify" in str(link) for link in links)
+
+    before = held()
+    async with watched(tmp_path):
+        assert held() == before + 1
+    assert held() == before
