@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller import sealing
+from trainedmodel_puller.durable import sync_tree
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.sealing import SealLane
 
@@ -117,3 +118,47 @@ async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert said == ["write a", "seal a"]
+
+
+async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
+    lane: SealLane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    is_written = threading.Event()
+
+    def patient(_: Path, *, with_files: bool) -> None:
+        assert is_written.wait(10), "the second waited for the disk"
+
+    def second() -> Path:
+        tree = write(tmp_path, "b", said)
+        is_written.set()
+        return tree
+
+    monkeypatch.setattr(sealing, "sync_tree", patient)
+    async with asyncio.TaskGroup() as group:
+        first = partial(write, tmp_path, "a", said)
+        group.create_task(lane.run(first, partial(seal, "a", said)))
+        await asyncio.sleep(0.05)
+        group.create_task(lane.run(second, partial(seal, "b", said)))
+    assert said == ["write a", "write b", "seal a", "seal b"]
+
+
+async def test_a_disk_that_refuses_fails_the_batch_it_was_asked_for_and_no_other(
+    lane: SealLane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def refuse(tree: Path, *, with_files: bool) -> None:
+        if tree.name == "a":
+            raise OSError(5, "Input/output error", str(tree))
+        sync_tree(tree, with_files=with_files)
+
+    monkeypatch.setattr(sealing, "sync_tree", refuse)
+    jobs = [
+        lane.run(partial(write, tmp_path, name, said), partial(seal, name, said))
+        for name in ("a", "b")
+    ]
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    assert isinstance(results[0], VolumeFault)
+    assert results[1] is True
+    assert "seal a" not in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 from puller.storage.servers import RawServer, Request
 from trainedmodel_contract.uri import parse_uri
@@ -33,9 +35,42 @@ async def test_of_a_store_that_has_both_the_name_tells_which_and_it_is_all_that_
         await request.answer(200, body, ETag='"1"', Last_Modified=modified)
 
     async with RawServer(respond) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        _point(monkeypatch, server)
         listing = await downloader.list(parse_uri(f"s3://b/{name}"))
     assert (requests, listing.is_single) == (asked, is_single)
+
+
+@pytest.mark.parametrize("pages", [[2, 1], [2, 2], [1000], [1000, 1], [999, 1, 1], [7, 0, 7]])
+async def test_a_store_may_cut_its_list_into_pages_as_it_likes(
+    downloader: Downloader, monkeypatch: pytest.MonkeyPatch, pages: list[int]
+) -> None:
+    """A list counts as read when the store says so, not when a page was short."""
+
+    async def respond(request: Request) -> None:
+        query = parse_qs(urlsplit(request.target).query)
+        number = int(query.get("continuation-token", ["0"])[0])
+        rows = "".join(
+            f"<Contents><Key>m/{number}-{i}</Key><LastModified>2026-01-01T00:00:00.000Z"
+            '</LastModified><ETag>"1"</ETag><Size>1</Size></Contents>'
+            for i in range(pages[number])
+        )
+        more = (
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{number + 1}"
+            "</NextContinuationToken>"
+            if number + 1 < len(pages)
+            else "<IsTruncated>false</IsTruncated>"
+        )
+        page = f"<ListBucketResult>{more}{rows}</ListBucketResult>"
+        await request.answer(200, page.encode())
+
+    async with RawServer(respond) as server:
+        _point(monkeypatch, server)
+        listing = await downloader.list(parse_uri("s3://b/m"))
+    assert len(listing.objects) == sum(pages)
+
+
+def _point(monkeypatch: pytest.MonkeyPatch, server: RawServer) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")

@@ -234,7 +234,7 @@ class ObjectStorage:
                     break
                 found += [_source_object(meta, meta["path"][len(prefix) :]) for meta in page]
                 if len(page) < _LIST_PAGE:
-                    break  # nothing follows it; to be told so costs as much as the page did
+                    break  # the client fills its pages from the store's: a short one is the last
         except TimeoutError:
             raise _silent(uri) from None
         except Exception as error:
