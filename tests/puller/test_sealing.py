@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller import sealing
-from trainedmodel_puller.durable import sync_tree
+from trainedmodel_puller.durable import sync_file_system, sync_tree
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.sealing import SealLane
 
@@ -55,7 +55,7 @@ async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
     def noted(folder: Path) -> None:
         said.append("sync")
 
-    monkeypatch.setattr(sealing, "_sync_file_system", noted)
+    monkeypatch.setattr(sealing, "sync_file_system", noted)
     names = [f"m{i:02}" for i in range(count)]
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run(slow, partial(seal, "never", said)))
@@ -70,9 +70,9 @@ async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
 
 
 async def test_the_whole_file_system_can_be_flushed(tmp_path: Path) -> None:
-    await asyncio.to_thread(sealing._sync_file_system, tmp_path)
+    await asyncio.to_thread(sync_file_system, tmp_path)
     with pytest.raises(FileNotFoundError):
-        await asyncio.to_thread(sealing._sync_file_system, tmp_path / "nowhere")
+        await asyncio.to_thread(sync_file_system, tmp_path / "nowhere")
 
 
 async def test_one_that_fails_is_not_sealed_and_hurts_no_other(

@@ -92,6 +92,21 @@ def sync_path(path: Path | str) -> None:
         os.close(descriptor)
 
 
+def sync_file_system(folder: Path) -> None:
+    """Force all of the file system that a folder is on to the disk: one call for many files.
+
+    It may be shared with busy neighbours, so it is for where it replaces dozens of calls. A write
+    that failed is told of from Linux 5.8 on.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
 def sync_tree(root: Path, *, with_files: bool) -> None:
     """Force the names of a folder and all below it to the disk, and the files' data if asked."""
     for folder, _, files in os.walk(root, topdown=False):

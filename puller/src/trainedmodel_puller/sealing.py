@@ -12,19 +12,16 @@ used only where it replaces many.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainedmodel_puller.durable import sync_tree, volume_fault
+from trainedmodel_puller.durable import sync_file_system, sync_tree, volume_fault
 
 #: From so many trees on, the whole file system is flushed instead of each file of theirs.
 _MANY: Final = 6
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -125,7 +122,7 @@ class SealLane:
     def _sync(self, jobs: list[_Job]) -> None:
         if len(jobs) >= _MANY:
             try:
-                _sync_file_system(self._folder)
+                sync_file_system(self._folder)
             except OSError as error:
                 for job in jobs:
                     job.error = volume_fault(error)
@@ -152,13 +149,3 @@ def _end(batch: list[_Job]) -> None:
             job.done.set_exception(job.error)
         else:
             job.done.set_result(job.is_published)
-
-
-def _sync_file_system(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _LIBC.syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(folder))
-    finally:
-        os.close(descriptor)

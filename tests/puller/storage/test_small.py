@@ -37,11 +37,11 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("is_durable", [True, False])
 async def test_every_file_is_written_and_told_once(
-    pool: FilePool, files: Files, *, sync: bool
+    pool: FilePool, files: Files, *, is_durable: bool
 ) -> None:
-    writer = SmallFileWriter(pool, 4, sync=sync)
+    writer = SmallFileWriter(pool, 4, is_durable=is_durable)
     names = [f"{number:03}" for number in range(200)]
     for name in names:
         await writer.add(files.file(name, name.encode()))
@@ -60,7 +60,7 @@ async def test_a_file_in_the_way_is_replaced_and_never_written_into(
     other.write_bytes(b"another model's")
     os.link(other, files.folder / "linked")
     os.symlink(other, files.folder / "symbolic")
-    writer = SmallFileWriter(pool, 1, sync=False)
+    writer = SmallFileWriter(pool, 1, is_durable=False)
     for name in ("linked", "symbolic"):
         await writer.add(files.file(name))
     await writer.finish()
@@ -74,7 +74,7 @@ async def test_a_file_that_cannot_be_written_is_a_fault_and_is_not_told(
     pool: FilePool, files: Files
 ) -> None:
     (files.folder / "taken").mkdir()
-    writer = SmallFileWriter(pool, 1, sync=True)
+    writer = SmallFileWriter(pool, 1, is_durable=True)
     await writer.add(files.file("good"))
     await writer.add(files.file("taken"))
     with pytest.raises(VolumeFault) as caught:
@@ -89,7 +89,7 @@ async def test_a_file_that_cannot_be_written_is_a_fault_and_is_not_told(
 async def test_abandoning_sees_the_running_job_through_and_starts_no_other(
     pool: FilePool, files: Files
 ) -> None:
-    writer = SmallFileWriter(pool, 1, sync=False)
+    writer = SmallFileWriter(pool, 1, is_durable=False)
     for number in range(20):
         await writer.add(files.file(str(number)))
     await writer.abandon()

@@ -130,10 +130,10 @@ class SpanWriter:
             await self._await_job()
             self._start_job()
 
-    async def finish(self, *, sync: bool) -> None:
-        """Write what is left, sync if asked, close."""
+    async def finish(self) -> None:
+        """Write what is left, close."""
         await self._await_job()
-        self._start_job(is_last=True, sync=sync)
+        self._start_job(is_last=True)
         await self._await_job()
 
     async def abandon(self) -> None:
@@ -145,9 +145,9 @@ class SpanWriter:
             fd, self._fd = self._fd, None
             await settled(self._pool.submit(os.close, fd))
 
-    def _start_job(self, *, is_last: bool = False, sync: bool = False) -> None:
+    def _start_job(self, *, is_last: bool = False) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        self._job = self._pool.submit(self._write, batch, is_last=is_last, sync=sync)
+        self._job = self._pool.submit(self._write, batch, is_last=is_last)
         # Counted when it is written, not when the next batch comes: a stream may be slow.
         self._job.add_done_callback(self._count)
 
@@ -161,7 +161,7 @@ class SpanWriter:
         await finished(self._job)
         self._job = None
 
-    def _write(self, batch: Sequence[Buffer], *, is_last: bool, sync: bool) -> int:
+    def _write(self, batch: Sequence[Buffer], *, is_last: bool) -> int:
         if self._fd is None:
             if self._is_new:
                 self._fd = open_new(self._path)
@@ -173,8 +173,6 @@ class SpanWriter:
             start_writeback(self._fd, self._offset, count)
         self._offset += count
         if is_last:
-            if sync:
-                os.fsync(self._fd)
             fd, self._fd = self._fd, None
             os.close(fd)
         return count

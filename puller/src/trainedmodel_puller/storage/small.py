@@ -6,8 +6,8 @@ ones are written, and go to a thread together: the busier the volume, the larger
 first goes at once, so a slow source is never waited for.
 
 Each file is a new one: what stands under its name is unlinked, never written into, for it may be
-a name of another model's file as well (`sharing`). The disk starts on each file at once, and is
-waited for at the end of a batch: half the time of a sync after each file.
+a name of another model's file as well (`sharing`). The disk starts on each file at once; it is
+waited for by the caller, at the end, for all of them (`staging.sync_files`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SmallFile:
     """One file, all of it.
 
     Attributes:
-        written: Called in the event loop once the file is written (and synced, if that is asked).
+        written: Called in the event loop once the file is written; it need not be on the disk yet.
     """
 
     path: str
@@ -55,10 +55,10 @@ class SmallFileWriter:
     Holds at most one batch more than it has jobs, a batch being 32 files or about a megabyte.
     """
 
-    def __init__(self, pool: FilePool, max_jobs: int, *, sync: bool) -> None:
+    def __init__(self, pool: FilePool, max_jobs: int, *, is_durable: bool) -> None:
         self._pool = pool
         self._max_jobs = max_jobs
-        self._sync = sync
+        self._is_durable = is_durable
         self._batch: list[SmallFile] = []
         self._batch_bytes = 0
         self._jobs: set[asyncio.Future[None]] = set()
@@ -107,7 +107,7 @@ class SmallFileWriter:
         if not (self._batch and is_due and self._is_open):
             return
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        job = self._pool.submit(_write_batch, batch, sync=self._sync)
+        job = self._pool.submit(_write_batch, batch, is_durable=self._is_durable)
         self._jobs.add(job)
         job.add_done_callback(lambda done: self._ended(done, batch))
 
@@ -123,21 +123,13 @@ class SmallFileWriter:
         self._start()
 
 
-def _write_batch(batch: Sequence[SmallFile], *, sync: bool) -> None:
-    opened: list[int] = []
-    try:
-        for file in batch:
-            fd = open_new(file.path)
-            opened.append(fd)
+def _write_batch(batch: Sequence[SmallFile], *, is_durable: bool) -> None:
+    for file in batch:
+        fd = open_new(file.path)
+        try:
             os.fchmod(fd, FILE_MODE)  # the umask of the process is not ours to trust
             write_all(fd, file.chunks, 0)
-            if sync:
+            if is_durable:
                 start_writeback(fd, 0, 0)
-            else:
-                os.close(opened.pop())
-        if sync:
-            for fd in opened:
-                os.fsync(fd)
-    finally:
-        for fd in opened:
+        finally:
             os.close(fd)

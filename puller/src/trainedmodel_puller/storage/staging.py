@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
-from trainedmodel_puller.durable import sync_path
+from trainedmodel_puller.durable import sync_file_system, sync_path
 from trainedmodel_puller.storage.base import Listing, SourceObject
 from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, open_new
 from trainedmodel_puller.storage.journal import FileRecord, Journal
 from trainedmodel_puller.storage.paths import parent_folders
+
+#: From so many files on the whole file system is flushed instead of each of them.
+_MANY: Final = 32
 
 
 def prepare(folder: Path, listing: Listing, part_bytes: int) -> Journal:
@@ -58,8 +62,11 @@ def sync_folders(folder: Path, listing: Listing) -> None:
         sync_path(folder / path)
 
 
-def sync_files(folder: Path, paths: Iterable[str]) -> None:
-    """Force files' data to the disk."""
+def sync_files(folder: Path, paths: Collection[str]) -> None:
+    """Force files' data to the disk: many of them at one go."""
+    if len(paths) >= _MANY:
+        sync_file_system(folder)
+        return
     for path in paths:
         sync_path(folder / path)
 

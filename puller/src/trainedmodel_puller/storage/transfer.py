@@ -127,7 +127,7 @@ class Transfer:
         spans = deque(span for record in large for span in self._spans(record))
         limits = self._limits
         queue = iter(small)
-        writer = SmallFileWriter(self._files, limits.file_threads, sync=self._durable)
+        writer = SmallFileWriter(self._files, limits.file_threads, is_durable=self._durable)
         try:
             async with asyncio.TaskGroup() as group:
                 keeper = group.create_task(self._keep_journal())
@@ -144,6 +144,8 @@ class Transfer:
                     await asyncio.wait(workers)
                 keeper.cancel()
             await writer.finish()
+            if self._durable:
+                await self._files.run(sync_files, self._folder, [each.item.path for each in small])
         finally:
             await writer.abandon()
             await settled(self._files.submit(self._journal.save))
@@ -180,7 +182,7 @@ class Transfer:
                 await self._fetch_small(record, writer)
                 continue
             end = item.size if item.size >= 0 else UNKNOWN_SIZE
-            await self._stream(item, 0, end, self._progress, is_new=True, sync=self._durable)
+            await self._stream(item, 0, end, self._progress, is_new=True)
             record.mark_all()
             self._has_news.set()
 
@@ -217,7 +219,7 @@ class Transfer:
             self._ramp.count(count)
             self._progress(count)
 
-        await self._stream(record.item, start, end, written, is_new=False, sync=False)
+        await self._stream(record.item, start, end, written, is_new=False)
         if self._durable and record.is_done:
             await self._files.run(sync_path, self._folder / record.item.path)
 
@@ -229,7 +231,6 @@ class Transfer:
         written: Callable[[int], None],
         *,
         is_new: bool,
-        sync: bool,
     ) -> None:
         path = self._folder / item.path
         batch_bytes = min(MAX_BATCH_BYTES, self._limits.part_bytes)
@@ -245,7 +246,7 @@ class Transfer:
         try:
             async with self._connections.slot(self) as slot:
                 await self._receive(item, start, end, writer.write, slot)
-            await writer.finish(sync=sync)
+            await writer.finish()
         except BaseException:
             await writer.abandon()
             raise
