@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,49 @@ async def test_a_change_is_not_held_back_by_progress(
     await follow(bench, act)
     assert bench.api.document is not None
     assert bench.api.document["models"]["a"]["bytes"] == 5
+
+
+async def test_what_arrives_within_a_moment_is_told_in_one_write(bench: Bench) -> None:
+    async def act() -> None:
+        bench.say(old="Loaded")
+        await bench.until(lambda: bench.told() == {"old": "Loaded"})
+        for state in ("Waiting", "Downloading", "Verifying", "Loading", "Loaded"):
+            bench.say(old="Loaded", new=state)
+            await asyncio.sleep(0.02)
+        await bench.until(lambda: bench.told().get("new") == "Loaded")
+
+    await follow(bench, act)
+    assert bench.patches() == [{"models": {"new": {"state": "Loaded"}}}]
+
+
+async def test_who_stays_on_the_way_is_told_of_a_moment_later_whatever_moves(bench: Bench) -> None:
+    """States that follow each other without rest do not put the news off for ever."""
+
+    async def act() -> None:
+        bench.say(old="Loaded")
+        await bench.until(lambda: bench.told() == {"old": "Loaded"})
+        began = time.monotonic()
+        for turn in range(1000):
+            bench.say(old="Loaded", new="Waiting" if turn % 2 else "Downloading")
+            await asyncio.sleep(0.01)
+            if "new" in bench.told():
+                break
+        assert 0.15 < time.monotonic() - began < 1.0
+
+    await follow(bench, act)
+
+
+async def test_a_failure_waits_for_nobody_who_is_on_the_way(bench: Bench) -> None:
+    async def act() -> None:
+        bench.say(a="Loaded")
+        await bench.until(lambda: bench.told() == {"a": "Loaded"})
+        await asyncio.sleep(0.3)  # what a write is followed by
+        began = time.monotonic()
+        bench.tell({"a": failed("no"), "b": ReportedModel(state="Downloading")})
+        await bench.until(lambda: bench.told() == {"a": "Failed", "b": "Downloading"})
+        assert time.monotonic() - began < 0.15
+
+    await follow(bench, act)
 
 
 async def test_a_report_that_is_refused_as_too_large_is_told_in_fewer_words(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 The Kubernetes reporter owns one object, the ModelReport named like its pod. It sends merge patches
 that hold only what changed, of models that `core.bounds` has fitted into what etcd takes, and
 pauses after each for as long as its size asks for. While nothing changes it does nothing: the loop
-gives the very same mapping again. Progress of downloads alone is told once a second at most.
+gives the very same mapping again. Progress of downloads alone is told once a second at most, and
+that models are on their way only if they still are a moment later: a small model is served within a
+tenth of a second, and telling of its download would only keep that news back.
 
 Once a minute it asks for the report's resourceVersion. As long as that is the one of its own last
 write, nobody else has touched the report; else it is read whole, so that a report that somebody
@@ -38,7 +40,7 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models, spacing_s
-from trainedmodel_puller.core.report import diff_models, is_only_progress
+from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
 from trainedmodel_puller.serverwatch import ServerWatch
@@ -49,6 +51,8 @@ log: Final = structlog.get_logger()
 
 _COMPARE_S: Final = 60.0
 _PROGRESS_S: Final = 1.0
+#: What is on its way may arrive within this time; then one write tells all of it.
+_ARRIVAL_S: Final = 0.2
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 #: What was refused is not sent again sooner: it would be refused again.
 _REFUSED_S: Final = 5.0
@@ -130,7 +134,8 @@ class KubernetesReporter:
         self._version: str | None = None
         self._is_sure = False
         self._compared = self._written = float("-inf")
-        self._is_held_back = False
+        self._held_until: float | None = None
+        self._on_the_way_since: float | None = None
         self._promised: int | None = None
         self._beat_at = float("-inf")
         self._loop.on_pass.append(self._news.set)
@@ -162,8 +167,8 @@ class KubernetesReporter:
 
     def _patience(self) -> float:
         """Return how long to wait for news, in seconds."""
-        if self._is_held_back:
-            return _PROGRESS_S
+        if self._held_until is not None:
+            return max(self._held_until - time.monotonic(), 0.0)
         return min(_COMPARE_S, max(self._beat_at - time.monotonic(), 0.0))
 
     def _failed(self, error: Exception, pause: float) -> None:
@@ -193,17 +198,30 @@ class KubernetesReporter:
             return await self._beat()
         draft = await asyncio.to_thread(self._draft, models)
         self._note(draft.bounded)
-        self._is_held_back = False
+        self._held_until = self._hold_back(draft)
         if not draft.patch:
             self._sent, self._told = draft.bounded.models, (models, moment)
             return await self._beat()
-        is_progress = draft.patch.keys() == {"models"} and is_only_progress(draft.patch["models"])
-        self._is_held_back = is_progress and time.monotonic() - self._written < _PROGRESS_S
-        if self._is_held_back:
+        if self._held_until is not None:
             return 0.0
         await self._write(draft)
         self._told = (models, moment)
         return spacing_s(draft.bounded.size, draft.size)
+
+    def _hold_back(self, draft: _Draft) -> float | None:
+        """Return until when a draft is not worth a write of its own; None if it is now."""
+        changes = draft.patch.get("models")
+        since, self._on_the_way_since = self._on_the_way_since, None
+        if not changes or draft.patch.keys() - {"models", "configDigest"}:
+            return None
+        now, until = time.monotonic(), float("-inf")
+        if is_only_progress(changes) and draft.patch.keys() == {"models"}:
+            until = self._written + _PROGRESS_S
+        elif is_on_the_way(changes, draft.bounded.models):
+            began = now if since is None else since
+            until = began + _ARRIVAL_S
+            self._on_the_way_since = began if now < until else None
+        return until if now < until else None
 
     async def _beat(self) -> float:
         """Say that this puller lives, if it is time to; return how long to wait, seconds."""

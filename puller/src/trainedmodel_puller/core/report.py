@@ -46,6 +46,14 @@ _STEPS: Final = 100
 _STEP_BYTES: Final = 2**20
 #: Looking a member up in its enumeration takes longer than comparing with it.
 _LOADED: Final = State.LOADED.value
+#: States that another one follows without anybody's doing.
+_ON_THE_WAY: Final = frozenset(
+    state.value
+    for state in (
+        *(State.PENDING, State.WAITING, State.DOWNLOADING),
+        *(State.VERIFYING, State.LOADING, State.UNLOADING),
+    )
+)
 #: A settled model is `{state: Loaded, revision}`.
 _SETTLED_FIELDS: Final = 2
 _NOTHING: Final[Mapping[str, ReportedModel]] = {}
@@ -251,3 +259,13 @@ def _diff_fields(old: dict[str, object], new: dict[str, object]) -> dict[str, ob
 def is_only_progress(patch: Mapping[str, Mapping[str, object] | None]) -> bool:
     """Tell whether a patch of `diff_models` says nothing but how far downloads are."""
     return all(change is not None and change.keys() <= {"bytes"} for change in patch.values())
+
+
+def is_on_the_way(
+    patch: Mapping[str, Mapping[str, object] | None], models: Mapping[str, ReportedModel]
+) -> bool:
+    """Tell whether a patch of `diff_models` is of nothing but models with more to come soon."""
+    return all(
+        change is not None and models[model_id].state in _ON_THE_WAY
+        for model_id, change in patch.items()
+    )
