@@ -223,6 +223,19 @@ async def test_who_stays_on_the_way_is_told_of_a_moment_later_whatever_moves(ben
     await follow(bench, act)
 
 
+async def test_who_comes_and_goes_within_a_moment_is_not_told_of(bench: Bench) -> None:
+    async def act() -> None:
+        bench.say(old="Loaded")
+        await bench.until(lambda: bench.told() == {"old": "Loaded"})
+        bench.say(old="Loaded", new="Waiting")
+        await asyncio.sleep(0.05)
+        bench.say(old="Loaded")
+        await asyncio.sleep(0.4)
+
+    await follow(bench, act)
+    assert bench.patches() == []
+
+
 async def test_a_failure_waits_for_nobody_who_is_on_the_way(bench: Bench) -> None:
     async def act() -> None:
         bench.say(a="Loaded")

@@ -194,6 +194,7 @@ class KubernetesReporter:
         if not self._is_sure or time.monotonic() - self._compared > _COMPARE_S:
             await self._compare()
         models, moment = self._loop.models, self._moment()
+        self._held_until = None
         if self._is_told(models, moment) and self._is_sure:
             return await self._beat()
         draft = await asyncio.to_thread(self._draft, models)
