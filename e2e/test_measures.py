@@ -22,6 +22,9 @@ SERVICE = "measured"
 RUNS = 20
 FILE_LIMIT_S = 0.5
 READY_LIMIT_S = 2.0
+#: A kubelet syncs a pod once a second: who comes directly after another waits for the next time.
+#: Seen here: 0.93 s to the file without a pause between models, 0.30 s with one of 0.4 s.
+KUBELET_S = 1.0
 #: 1.0 was measured: the kubelet sees once a second that a sidecar runs and the next may start.
 DELAY_LIMIT_S = 2.0
 STARTS = 8
@@ -69,11 +72,12 @@ def test_from_apply_to_the_file_and_to_ready(bench: Bench, record: Record, pause
             parts["Ready"].append(models.wait_for(f"{name} 1 True", 120) - started)
             parts["shard"].append(shards.news_after(started) - started)
             parts["nudge"].append(nudges.news_after(started) - started)
-    limits = {"file": FILE_LIMIT_S, "Ready": READY_LIMIT_S}
+    file_limit_s = FILE_LIMIT_S if pause_s else FILE_LIMIT_S + KUBELET_S
+    limits = {"file": file_limit_s, "Ready": READY_LIMIT_S}
     kind = f"{pause_s:.0f} s between models" if pause_s else "model after model"
     for part, seconds in parts.items():
         record(Figure(f"apply -> {part}, {kind}", seconds, "s", limits.get(part)))
-    assert statistics.median(parts["file"]) < FILE_LIMIT_S * CROWDED
+    assert statistics.median(parts["file"]) < file_limit_s * CROWDED
     assert statistics.median(parts["Ready"]) < READY_LIMIT_S * CROWDED
 
 
