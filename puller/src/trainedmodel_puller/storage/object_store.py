@@ -53,14 +53,13 @@ if TYPE_CHECKING:
 _LIST_PAGE: Final = 1000
 _FILE_LIKE: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")
 _MARKER_CHECKS: Final = 32
-#: Read at one go: a second await for so few bytes costs more than it brings.
-_ONE_GO_BYTES: Final = 256 * 1024
-#: The same, from a store that has shown to be fast: it would be through before a stall is feared.
-_FAST_ONE_GO_BYTES: Final = 1024 * 1024
-#: Large chunks are cheaper, each being a turn of three threads, but a slow stream must show that it
-#: lives.
-_SLOW_CHUNK_BYTES: Final = _ONE_GO_BYTES
+#: How much to gather before it is passed on, and so what is read at one go: each turn costs that of
+#: three threads, but a slow stream must show that it lives. The first of these is for a store of
+#: which nothing is known.
+_CHUNK_BYTES: Final = 256 * 1024
+_SLOW_CHUNK_BYTES: Final = 64 * 1024
 _FAST_CHUNK_BYTES: Final = 1024 * 1024
+_SLOW_BYTES_PER_S: Final = 256 * 1024
 _FAST_BYTES_PER_S: Final = 4 * 1024 * 1024
 
 
@@ -69,13 +68,14 @@ class _Source:
     """One bucket's client.
 
     Attributes:
-        chunk_bytes: How much of a stream to gather before it is passed on; follows its speed.
+        chunk_bytes: How much of a stream to gather before it is passed on; follows its speed, and
+            is little after a fault.
     """
 
     client: ObjectStore
     credentials: Credentials
     is_anonymous: bool
-    chunk_bytes: int = _SLOW_CHUNK_BYTES
+    chunk_bytes: int = _CHUNK_BYTES
 
 
 class ObjectStorage:
@@ -144,17 +144,14 @@ class ObjectStorage:
         try:
             answer = await obstore.get_async(source.client, item.key, options=options)
             _check_same(item, answer.meta, what)
-            is_fast = source.chunk_bytes == _FAST_CHUNK_BYTES
-            if end - start <= (_FAST_ONE_GO_BYTES if is_fast else _ONE_GO_BYTES):
+            if end - start <= source.chunk_bytes:
                 yield await answer.bytes_async()
                 return
             began, passed = time.monotonic(), 0
             async for chunk in answer.stream(min_chunk_size=source.chunk_bytes):
                 passed += len(chunk)
                 yield chunk
-            rate = passed / max(time.monotonic() - began, 1e-6)
-            is_fast = rate > _FAST_BYTES_PER_S
-            source.chunk_bytes = _FAST_CHUNK_BYTES if is_fast else _SLOW_CHUNK_BYTES
+            source.chunk_bytes = _chunk_bytes(passed / max(time.monotonic() - began, 1e-6))
         except FileNotFoundError:
             raise SourceFault(
                 Reason.SOURCE_CHANGED, f"{what}: is gone since it was listed"
@@ -293,6 +290,12 @@ def _check_same(item: SourceObject, meta: ObjectMeta, what: str) -> None:
         raise SourceFault(
             Reason.SIZE_MISMATCH, f"{what}: has {meta['size']} bytes, was listed with {item.size}"
         )
+
+
+def _chunk_bytes(bytes_per_s: float) -> int:
+    if bytes_per_s > _FAST_BYTES_PER_S:
+        return _FAST_CHUNK_BYTES
+    return _CHUNK_BYTES if bytes_per_s > _SLOW_BYTES_PER_S else _SLOW_CHUNK_BYTES
 
 
 def _shown(uri: StorageUri, item: SourceObject) -> str:
