@@ -13,6 +13,9 @@ ratio is the median of the rounds' own ratios.
 Ours is a new process a run whose clock starts after its imports (0.5 s that a puller spends once)
 and covers client, connections, listing and fetching. curl's clock covers its process, which starts
 within 10 ms, and no listing. Memory is the peak of the whole process, imports included.
+
+A limit in seconds stands where only the network and the page cache are asked; what a disk takes to
+be sure is measured against curl.
 """
 
 from __future__ import annotations
@@ -185,9 +188,10 @@ def faults(results: dict[Case, list[tuple[Run, Run]]]) -> Iterator[str]:
         if peak > MOST_PEAK_MB:
             yield f"{case.title}: {peak:.0f} MB at its peak, limit {MOST_PEAK_MB} MB"
         seconds = min(ours.seconds for ours, _ in pairs)  # whoever else works here only adds to it
-        if case.bucket == "small" and seconds > MOST_SMALL_S:
+        is_timed = case.bucket == "small" and not case.is_synced
+        if is_timed and seconds > MOST_SMALL_S:
             yield f"{case.title}: {seconds:.3f} s at best, limit {MOST_SMALL_S} s"
-        if case.bucket == "large" and ratio(pairs) < LEAST_RATIO:
+        if not is_timed and ratio(pairs) < LEAST_RATIO:
             yield f"{case.title}: {ratio(pairs):.2f} of curl's rate, limit {LEAST_RATIO}"
 
 
