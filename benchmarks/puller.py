@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,7 @@ import obstore
 from obstore.store import S3Store as ObjectStore
 from trainedmodel_contract.canonical import canonical_json
 from trainedmodel_contract.shard import ShardManifest, entries_digest
-from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.ports import free_port, listens
 from trainedmodel_devkit.processes import ManagedProcess
 from trainedmodel_devkit.projection import AtomicWriter
 from trainedmodel_devkit.stores import S3Store
@@ -76,7 +75,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self._server.start()
         began = time.monotonic()
-        while not _listens(self.server_port):
+        while not listens(self.server_port):
             self._check(began, 30)
             time.sleep(0.02)
         return self
@@ -161,11 +160,6 @@ class Bench:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) / 1024
         return 0.0
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _count(server: HTTPConnection) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from trainedmodel_puller.core.state import Limits
+from trainedmodel_puller.core.state import DiskModel, Limits
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.executor import Executor
 from trainedmodel_puller.loop import Loop
 from trainedmodel_puller.snapshot import read_signature
 from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.trees import InPlace
 from trainedmodel_puller.volume import Volume
 
 
@@ -30,6 +31,8 @@ async def passes_within(root: Path, seconds: float) -> int:
     state = LiveState(chance=lambda: 0.0)
     volume = Volume(root / "models", root / "state")
     volume.prepare()
+    (root / "models" / "m").mkdir()
+    state.disk = {"m": DiskModel("tm", published=frozenset({"1"}))}
     disk = Disk(volume, state)
     loop = Loop(root / "config", state, disk, Limits(), period_s=60)
     stop, passes = asyncio.Event(), 0
@@ -71,3 +74,17 @@ async def test_a_pass_is_paid_for_in_processor_time_not_in_waiting(
 
     monkeypatch.setattr("trainedmodel_puller.loop.read_signature", read)
     assert least <= await passes_within(tmp_path, 1.0) <= most
+
+
+async def test_to_compare_what_lies_there_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ten thousand names it costs twice what their plan does."""
+    expected = InPlace.expected
+
+    def compare(served: InPlace, published: frozenset[str]) -> frozenset[str]:
+        compute()
+        return expected(served, published)
+
+    monkeypatch.setattr(InPlace, "expected", compare)
+    assert 1 <= await passes_within(tmp_path, 1.0) <= 4

@@ -193,7 +193,11 @@ async def test_a_change_is_not_held_back_by_progress(
     assert bench.api.document["models"]["a"]["bytes"] == 5
 
 
-async def test_what_arrives_within_a_moment_is_told_in_one_write(bench: Bench) -> None:
+async def test_what_arrives_within_a_moment_is_told_in_one_write(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporters, "_ARRIVAL_S", 3600)
+
     async def act() -> None:
         bench.say(old="Loaded")
         await bench.until(lambda: bench.told() == {"old": "Loaded"})

@@ -254,6 +254,16 @@ class TestMemory:
         assert volume.scan_one("m").loaded is None
         assert volume.scan_one("m").published == {"1"}
 
+    @pytest.mark.parametrize("left", ["", '{"id":"tm","lo'])
+    def test_a_marker_cut_by_a_kill_is_none_and_is_made_whole_by_the_next_load(
+        self, volume: Volume, left: str
+    ) -> None:
+        load(volume, "1")
+        (volume.state_dir / "markers" / "m.json").write_text(left)
+        assert volume.scan_one("m").loaded is None
+        volume.mark_loaded("m", "tm", "1")
+        assert volume.scan_one("m").loaded == "1"
+
 
 class TestAFolderARevision:
     def test_an_update_adds_a_folder_and_moves_none(self, lora: Volume) -> None:

@@ -25,3 +25,10 @@ def free_port() -> int:
         _given.add(port)
         return port
     raise OSError(f"no free port between {_FIRST} and {_LAST}")
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Tell whether somebody takes connections on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0

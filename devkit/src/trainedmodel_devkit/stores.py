@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,7 +16,7 @@ from obstore.store import S3Store as ObjectStore
 from trainedmodel_devkit import guard
 from trainedmodel_devkit.binaries import versitygw_binary
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
-from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.ports import free_port, listens
 from trainedmodel_devkit.processes import ManagedProcess
 
 _REGION = "us-east-1"
@@ -84,7 +83,7 @@ class S3Store:
         """Start the server on its data and port, and wait until it answers."""
         self._process.start()
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not _listens(self._host, self._port):
+        while not listens(self._port, self._host):
             self._process.check_alive()
             if time.monotonic() > deadline:
                 waited = f"no S3 server after {_START_TIMEOUT_S} s"
@@ -213,12 +212,6 @@ class HttpStore:
         if ".." in Path(path).parts:
             raise web.HTTPForbidden
         return web.FileResponse(self.folder / path)
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
 
 
 def _has_extended_attributes(folder: Path) -> bool:

@@ -53,13 +53,15 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def write_file(path: Path | str, text: str) -> None:
-    """Write a file in one call, over what it holds; half of it may stand there after a kill.
+def write_file(path: Path | str, text: str, *, durable: bool) -> None:
+    """Write a file, over what it holds; if `durable`, force it to the disk.
 
-    Nothing is forced to the disk.
+    Half of it may stand there after a kill.
     """
     with open(path, "wb", buffering=0) as file:
         file.write(text.encode())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
@@ -70,10 +72,7 @@ def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.tmp")
-    with open(temporary, "wb", buffering=0) as file:
-        file.write(text.encode())
-        if durable:
-            os.fsync(file.fileno())
+    write_file(temporary, text, durable=durable)
     os.replace(temporary, path)
 
 

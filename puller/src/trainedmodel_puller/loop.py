@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -28,7 +28,7 @@ from trainedmodel_contract.reasons import State
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.plan import plan
-from trainedmodel_puller.core.report import report_models
+from trainedmodel_puller.core.report import SETTLED, report_models
 from trainedmodel_puller.core.snapshot import Held, resolve_snapshot
 from trainedmodel_puller.core.state import DiskModel, Limits, Plan
 from trainedmodel_puller.disk import Disk
@@ -241,27 +241,36 @@ class Loop:
             return False
         # what is under way is not compared now, so it must be the next time
         self._seen = None if self._is_under_way() else seen
-        disk, wanted = self._state.disk, self._state.desired.models
-        expected = self._volume.served.expected
-        for name in seen.keys() | disk.keys():
-            held = disk.get(name)
-            if held is not known.get(name) or name in self._state.transfers:
-                continue  # our own actions are changing it: the glance is of another moment
-            if held is None and name not in wanted:
-                continue  # not ours, and in nobody's way
-            held = held or NOTHING
-            is_as_known = seen.get(name, _NOT_THERE) == expected(held.published)
-            if is_as_known or name in self._state.server_actions or name in self._state.removals:
-                continue
-            if held.is_foreign and name in seen and name not in wanted:
-                continue
-            await self._look_at(name, held)
+        with self._at_cost():
+            names = seen.keys() | self._state.disk.keys()
+            strange = [name for name in names if self._is_strange(name, seen, known)]
+        for name in strange:
+            if self._is_strange(name, seen, known):  # while others were looked at, much may happen
+                await self._look_at(name)
         return True
+
+    def _is_strange(
+        self, name: str, seen: Mapping[str, frozenset[str]], known: Mapping[str, DiskModel]
+    ) -> bool:
+        """Tell whether a glance shows of a name what nobody here has done."""
+        state = self._state
+        held = state.disk.get(name)
+        if held is not known.get(name) or name in state.transfers:
+            return False  # our own actions are changing it: the glance is of another moment
+        is_wanted = name in state.desired.models
+        if held is None and not is_wanted:
+            return False  # not ours, and in nobody's way
+        held = held or NOTHING
+        is_as_known = seen.get(name, _NOT_THERE) == self._volume.served.expected(held.published)
+        if is_as_known or name in state.server_actions or name in state.removals:
+            return False
+        return is_wanted or not (held.is_foreign and name in seen)
 
     def _glance(self) -> tuple[dict[str, frozenset[str]], int]:
         return self._volume.served.listed(), self._volume.free_bytes()
 
-    async def _look_at(self, name: str, before: DiskModel) -> None:
+    async def _look_at(self, name: str) -> None:
+        before = self._state.disk.get(name, NOTHING)
         found = await self._disk.look(name)
         if found != before:
             log.warning("folder_changed", model=name, published=sorted(found.published))
@@ -285,5 +294,5 @@ class Loop:
             self._first = set(self.models)
         states = {self.models[model_id].state for model_id in self._first & self.models.keys()}
         if self._state.server.is_known:
-            self.is_settled |= states <= {State.LOADED, State.FAILED, State.BLOCKED}
+            self.is_settled |= states <= SETTLED
             self.is_all_loaded = states <= {State.LOADED}

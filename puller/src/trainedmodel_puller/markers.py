@@ -45,7 +45,7 @@ class Markers:
         if known:
             replace_file(path, text, durable=False)
         else:
-            write_file(path, text)  # half of one is none, and there was none
+            write_file(path, text, durable=False)  # half of one is none, and there was none
         before = known.get("loaded")
         return before if isinstance(before, str) else None
 

@@ -283,7 +283,7 @@ class Volume:
             VolumeFault: the volume refused.
         """
         with told_as_fault():
-            write_file(tree / IDENTITY_FILE, _document(identity, revision))
+            write_file(tree / IDENTITY_FILE, _document(identity, revision), durable=False)
 
     def make_seal(self, name: str, revision: str) -> bool:
         """Declare whole a light tree that is on the disk, with what it is; as `seal`.

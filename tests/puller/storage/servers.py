@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import pytest
 from trainedmodel_contract.uri import StorageUri, parse_uri
 
 
@@ -137,3 +138,28 @@ def lists(content: bytes) -> Respond:
         await request.serve(content)
 
     return respond
+
+
+def point_s3(monkeypatch: pytest.MonkeyPatch, server: RawServer) -> None:
+    """Have S3 URIs go to a server, with a key that it need not know."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+def s3_page(*keys: tuple[str, int], next_token: int | None = None) -> bytes:
+    """Return a page of a listing: keys and sizes, and where the next page is, if there is one."""
+    more = (
+        "<IsTruncated>false</IsTruncated>"
+        if next_token is None
+        else "<IsTruncated>true</IsTruncated>"
+        f"<NextContinuationToken>{next_token}</NextContinuationToken>"
+    )
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;1&quot;</ETag>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        for key, size in keys
+    )
+    page = f"<ListBucketResult>{more}{contents}</ListBucketResult>"
+    return f'<?xml version="1.0"?>{page}'.encode()

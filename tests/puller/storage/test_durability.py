@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import fsspec
 import pytest
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.durable import sync_file_system
+from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.storage.download import Downloader
 
 SMALL, MIDDLE, LARGE = b"s", b"m" * 300 * 1024, b"l" * 1024 * 1024
@@ -79,3 +81,27 @@ async def test_what_an_earlier_fetch_left_is_forced_to_the_disk_as_well(
     assert not disk.synced & inodes(tmp_path / "to")
     await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
     assert inodes(tmp_path / "to") <= disk.synced
+
+
+async def test_a_disk_that_refuses_is_a_fault_and_the_next_fetch_forces_all_of_it(
+    downloader: Downloader,
+    memory: fsspec.AbstractFileSystem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(100):
+        memory.pipe(f"/m/{number}", SMALL)
+    uri = parse_uri("memory://m")
+    listing = await downloader.list(uri)
+    with monkeypatch.context() as refusing:
+
+        def refuse(folder: Path) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+        refusing.setattr("trainedmodel_puller.storage.staging.sync_file_system", refuse)
+        with pytest.raises(VolumeFault):
+            await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
+    disk = Disk(monkeypatch)
+    await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
+    assert disk.flushes >= 1
+    assert len(list((tmp_path / "to").iterdir())) == 100

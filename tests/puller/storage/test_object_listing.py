@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from puller.storage.servers import RawServer, Request
+from puller.storage.servers import RawServer, Request, point_s3, s3_page
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.storage.download import Downloader
 
@@ -26,16 +26,11 @@ async def test_of_a_store_that_has_both_the_name_tells_which_and_it_is_all_that_
         is_list = "list-type" in request.target
         requests.append("list" if is_list else "head")
         modified = "Thu, 01 Jan 2026 00:00:00 GMT"
-        row = (
-            f"<Contents><Key>{name}/a</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-            '<ETag>"1"</ETag><Size>1</Size></Contents>'
-        )
-        page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{row}</ListBucketResult>"
-        body = page.encode() if is_list else b"model"
+        body = s3_page((f"{name}/a", 1)) if is_list else b"model"
         await request.answer(200, body, ETag='"1"', Last_Modified=modified)
 
     async with RawServer(respond) as server:
-        _point(monkeypatch, server)
+        point_s3(monkeypatch, server)
         listing = await downloader.list(parse_uri(f"s3://b/{name}"))
     assert (requests, listing.is_single) == (asked, is_single)
 
@@ -49,28 +44,11 @@ async def test_a_store_may_cut_its_list_into_pages_as_it_likes(
     async def respond(request: Request) -> None:
         query = parse_qs(urlsplit(request.target).query)
         number = int(query.get("continuation-token", ["0"])[0])
-        rows = "".join(
-            f"<Contents><Key>m/{number}-{i}</Key><LastModified>2026-01-01T00:00:00.000Z"
-            '</LastModified><ETag>"1"</ETag><Size>1</Size></Contents>'
-            for i in range(pages[number])
-        )
-        more = (
-            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{number + 1}"
-            "</NextContinuationToken>"
-            if number + 1 < len(pages)
-            else "<IsTruncated>false</IsTruncated>"
-        )
-        page = f"<ListBucketResult>{more}{rows}</ListBucketResult>"
-        await request.answer(200, page.encode())
+        keys = [(f"m/{number}-{index}", 1) for index in range(pages[number])]
+        next_token = number + 1 if number + 1 < len(pages) else None
+        await request.answer(200, s3_page(*keys, next_token=next_token))
 
     async with RawServer(respond) as server:
-        _point(monkeypatch, server)
+        point_s3(monkeypatch, server)
         listing = await downloader.list(parse_uri("s3://b/m"))
     assert len(listing.objects) == sum(pages)
-
-
-def _point(monkeypatch: pytest.MonkeyPatch, server: RawServer) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")

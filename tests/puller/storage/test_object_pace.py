@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from puller.storage.servers import RawServer, Request
+from puller.storage.servers import RawServer, Request, point_s3, s3_page
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault
@@ -14,11 +14,6 @@ from trainedmodel_puller.storage.download import Downloader
 
 _PIECE = 10 * 1024
 CONTENT = os.urandom(30 * _PIECE)
-_PAGE = (
-    "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>m/x</Key>"
-    f'<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>"1"</ETag><Size>{len(CONTENT)}'
-    "</Size></Contents></ListBucketResult>"
-).encode()
 
 
 class Slow:
@@ -26,7 +21,7 @@ class Slow:
 
     async def __call__(self, request: Request) -> None:
         if "list-type" in request.target:
-            await request.answer(200, _PAGE)
+            await request.answer(200, s3_page(("m/x", len(CONTENT))))
             return
         modified = "Thu, 01 Jan 2026 00:00:00 GMT"
         await request.answer(200, length=len(CONTENT), ETag='"1"', Last_Modified=modified)
@@ -44,10 +39,7 @@ async def test_a_store_too_slow_for_large_chunks_is_read_in_small_ones_the_next_
     So each of many streams over a thin line lives, at the price of one fault.
     """
     async with RawServer(Slow()) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        point_s3(monkeypatch, server)
         uri = parse_uri("s3://b/m")
         listing = await downloader.list(uri)
         with pytest.raises(SourceFault) as caught:

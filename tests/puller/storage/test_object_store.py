@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from puller.storage.servers import RawServer, Request
+from puller.storage.servers import RawServer, Request, point_s3, s3_page
 from puller.storage.test_download import CONTENT, tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
@@ -176,23 +176,11 @@ class TestRealServer:
         assert tree(tmp_path / "to") == wanted
 
 
-def _s3_page(*keys: tuple[str, int]) -> bytes:
-    contents = "".join(
-        f"<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;1&quot;</ETag>"
-        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
-        for key, size in keys
-    )
-    return (
-        '<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>'
-        f"{contents}</ListBucketResult>"
-    ).encode()
-
-
 class FalseS3:
     """Lists what it is told to, and answers for objects as it is told to."""
 
     def __init__(self, *keys: tuple[str, int]) -> None:
-        self.page = _s3_page(*keys)
+        self.page = s3_page(*keys)
         self.content = b""
         self.is_listing_refused = False
         self.head_status = 404
@@ -212,24 +200,13 @@ class FalseS3:
         await request.serve(self.content, Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-
-
-def _point(monkeypatch: pytest.MonkeyPatch, server: RawServer) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-
-
-@pytest.mark.usefixtures("aws")
 class TestFalseServer:
     @pytest.mark.parametrize("key", ["m/../../etc/passwd", "m//x", "m/./x", "m/a&#10;b"])
     async def test_keys_that_climb_are_unsafe(
         self, downloader: Downloader, monkeypatch: pytest.MonkeyPatch, key: str
     ) -> None:
         async with RawServer(FalseS3((key, 1), ("m/good", 1))) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             assert (await _fault(downloader, "s3://b/m")).reason is Reason.UNSAFE_PATH
 
     async def test_markers_are_dropped_whether_or_not_anything_is_in_them(
@@ -237,7 +214,7 @@ class TestFalseServer:
     ) -> None:
         keys = (("m/", 0), ("m/full/", 0), ("m/full/x", 1), ("m/void/", 0))
         async with RawServer(FalseS3(*keys)) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             listing = await downloader.list(parse_uri("s3://b/m"))
         assert [item.path for item in listing.objects] == ["full/x"]
 
@@ -245,7 +222,7 @@ class TestFalseServer:
         self, downloader: Downloader, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with RawServer(FalseS3(("m/x", 5), ("m/x/y", 1))) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             assert (await _fault(downloader, "s3://b/m")).reason is Reason.UNSAFE_PATH
 
     async def test_the_right_to_list_alone_and_no_right_at_all(
@@ -254,7 +231,7 @@ class TestFalseServer:
         false = FalseS3(("m/x", 1))
         false.head_status = 403
         async with RawServer(false) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             assert (await downloader.list(parse_uri("s3://b/m"))).total_bytes == 1
             false.is_listing_refused = True
             assert (await _fault(downloader, "s3://b/m")).reason is Reason.ACCESS_DENIED
@@ -314,7 +291,7 @@ class TestFalseServer:
             StorageRegistry(settings) as registry,
             Downloader(registry) as downloader,
         ):
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             fault = await _fault(downloader, "s3://b/m")
         assert fault.reason is Reason.SOURCE_UNREACHABLE
 
@@ -326,7 +303,7 @@ class TestFalseServer:
             await request.answer(status, b"<Error><Code>SlowDown</Code><Message>No.</Message>")
 
         async with RawServer(respond) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             fault = await _fault(downloader, "s3://b/m/")
         assert fault.reason is Reason.SOURCE_ERROR
         assert f"{status} (SlowDown: No.)" in fault.message
@@ -337,7 +314,7 @@ class TestFalseServer:
     ) -> Reason:
         uri = parse_uri("s3://b/m")
         async with RawServer(false) as server:
-            _point(monkeypatch, server)
+            point_s3(monkeypatch, server)
             listing: Listing = await downloader.list(uri)
             with pytest.raises(SourceFault) as caught:
                 await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)

@@ -46,14 +46,8 @@ _STEPS: Final = 100
 _STEP_BYTES: Final = 2**20
 #: Looking a member up in its enumeration takes longer than comparing with it.
 _LOADED: Final = State.LOADED.value
-#: States that another one follows without anybody's doing.
-_ON_THE_WAY: Final = frozenset(
-    state.value
-    for state in (
-        *(State.PENDING, State.WAITING, State.DOWNLOADING),
-        *(State.VERIFYING, State.LOADING, State.UNLOADING),
-    )
-)
+#: States in which a model may stay; any other is followed by another one soon.
+SETTLED: Final = frozenset({State.LOADED, State.FAILED, State.BLOCKED})
 #: A settled model is `{state: Loaded, revision}`.
 _SETTLED_FIELDS: Final = 2
 _NOTHING: Final[Mapping[str, ReportedModel]] = {}
@@ -266,6 +260,6 @@ def is_on_the_way(
 ) -> bool:
     """Tell whether a patch of `diff_models` is of nothing but models with more to come soon."""
     return all(
-        change is not None and models[model_id].state in _ON_THE_WAY
+        change is not None and models[model_id].state not in SETTLED
         for model_id, change in patch.items()
     )

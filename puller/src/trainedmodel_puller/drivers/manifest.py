@@ -17,6 +17,7 @@ from typing import Any, Final
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.durable import replace_file
 from trainedmodel_puller.errors import ServerFault
 
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
@@ -45,9 +46,7 @@ def fit_manifest(tree: Path, entry: Entry) -> None:
     model["modelName"] = entry.name
     model["modelVersion"] = entry.revision
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-    temporary.replace(path)
+    replace_file(path, json.dumps(manifest, indent=2) + "\n", durable=False)
 
 
 def _read(path: Path) -> dict[str, Any]:

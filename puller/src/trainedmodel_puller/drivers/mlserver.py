@@ -21,6 +21,7 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.drivers.v2 import RepositoryServer
+from trainedmodel_puller.durable import replace_file
 from trainedmodel_puller.errors import ServerFault
 
 SETTINGS: Final = "model-settings.json"
@@ -51,7 +52,7 @@ class MLServer(RepositoryServer):
         settings = _read_settings(path) if path.is_file() else _make_settings(tree, entry)
         if settings.get("name") != entry.name:
             settings["name"] = entry.name
-        _write(path, settings)
+        replace_file(path, json.dumps(settings, indent=2) + "\n", durable=False)
         return True
 
 
@@ -85,9 +86,3 @@ def _make_settings(tree: Path, entry: Entry) -> dict[str, Any]:
         )
     uri = f"./{artefacts[0]}" if artefacts else "."
     return {"implementation": implementation, "parameters": {"uri": uri}}
-
-
-def _write(path: Path, settings: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(settings, indent=2) + "\n")
-    temporary.replace(path)

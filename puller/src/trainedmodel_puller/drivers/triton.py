@@ -26,6 +26,7 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S
 from trainedmodel_puller.drivers.v2 import RepositoryServer
+from trainedmodel_puller.durable import replace_file
 from trainedmodel_puller.errors import ServerFault
 
 CONFIG: Final = "config.pbtxt"
@@ -56,9 +57,7 @@ class Triton(RepositoryServer):
             text = config.read_text()
             anonymous = without_name(text)
             if anonymous != text:
-                temporary = config.with_name(f".{CONFIG}.tmp")
-                temporary.write_text(anonymous)
-                temporary.replace(config)
+                replace_file(config, anonymous, durable=False)
                 return True
         return False
 
