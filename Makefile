@@ -17,7 +17,7 @@ TYPED := contract/src operator/src puller/src devkit/src tests benchmarks e2e
 # Where the end-to-end suite runs: node (a real kubelet on this machine, root), kind, kubeconfig.
 PROVIDER ?= node
 
-.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration e2e demo bench-propagation bench-puller bench-operator clean
+.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration e2e demo bench-propagation bench-puller bench-operator bench-hanging clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-propagation: prepare ## From kubectl apply to Ready, split into its parts
 
 bench-puller: prepare ## Speed and cost of the puller: storage against curl, archives, a thousand models, at rest
 	@status=0; for name in storage puller archive; do echo; $(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
+
+bench-hanging: prepare ## What everybody else notices of twenty sources that hang
+	@$(BIN)/python benchmarks/hanging_sources.py
 
 bench-operator: prepare ## What the operator costs with 1,000, 5,000 and 10,000 models, and with 100 reporting pods
 	@$(BIN)/python benchmarks/operator_scale.py

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     SOURCE_ERROR = "SourceError"
     SIZE_MISMATCH = "SizeMismatch"
     DIGEST_MISMATCH = "DigestMismatch"
+    LISTING_TOO_LARGE = "ListingTooLarge"
     UNSAFE_PATH = "UnsafePath"
     UNSAFE_ARCHIVE = "UnsafeArchive"
     URI_NOT_ALLOWED = "UriNotAllowed"
@@ -110,6 +111,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.SOURCE_ERROR: "The store answered with an error; the message has its words.",
     Reason.SIZE_MISMATCH: "The store sent more or less than it listed; nothing of it is served.",
     Reason.DIGEST_MISMATCH: "The content does not have spec.model.digest; nothing of it is served.",
+    Reason.LISTING_TOO_LARGE: "The source has more objects than one model may have; let the URI name the model's own folder, or raise the puller's --max-listing.",
     Reason.UNSAFE_PATH: "The source holds a path that would leave the model's folder; nothing of it is served.",
     Reason.UNSAFE_ARCHIVE: "The archive is broken, holds what may leave its folder, or unpacks to more than the limits allow; the message names the entry.",
     Reason.URI_NOT_ALLOWED: "The puller's --allow-uri list has no prefix of this URI; add one or move the model.",

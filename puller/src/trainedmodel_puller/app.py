@@ -12,6 +12,7 @@ import contextlib
 import random
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -49,16 +50,26 @@ _GRACE_S: Final = 3.0
 _IDENTIFY_PERIOD_S: Final = 0.5
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT.
+
+    Args:
+        settings: What it was told.
+        on_stop: Called when the signal comes.
 
     Raises:
         SettingsError: it cannot start as configured.
     """
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        if on_stop is not None:
+            on_stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, stop.set)
+        running.add_signal_handler(number, end)
     # before anything is answered: others may wait for the folder, to be mounted from it
     await asyncio.to_thread(_make_folder, settings.model_dir)
     front = Front()
@@ -162,9 +173,13 @@ async def _run_parts(
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     await loop.restore()
     watch = ServerWatch(server, state, settings.period_s)
-    front.answers = Endpoints(state, loop, watch, server, ready_when=settings.ready_when)
+    front.answers = endpoints = Endpoints(
+        state, loop, watch, server, ready_when=settings.ready_when
+    )
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        stack.callback(disk.close)
+        for part in (disk, loop, endpoints):
+            stack.callback(part.close)
+        stack.callback(setattr, front, "answers", Waiting("the puller is ending"))
         log.info("started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir

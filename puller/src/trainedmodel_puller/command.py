@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ import structlog
 from trainedmodel_puller.app import run
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.flags import with_flags
+from trainedmodel_puller.outside import OutsideLoop
 from trainedmodel_puller.planning import print_plan
 from trainedmodel_puller.settings import PodIdentity, Settings
 from trainedmodel_puller.storage.settings import StorageSettings, fsspec_schemes
@@ -23,6 +26,8 @@ from trainedmodel_puller.storage.settings import StorageSettings, fsspec_schemes
 #: What is loaded stays loaded, and what a pass makes is gone when it ends: with Python's own
 #: thresholds a thousand models have all objects looked through again and again, for nothing.
 _COLLECT_AFTER: Final = (50_000, 20, 20)
+#: A SIGTERM is answered within 5 s: an orderly end that has not come by then comes no more.
+_LONGEST_END_S: Final = 4.5
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -45,12 +50,32 @@ def main(command: str, *, as_json: bool, **flags: Any) -> None:
         settings = make_settings(flags)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
-    _end_with_words(run(settings) if command == "run" else print_plan(settings, as_json=as_json))
+    is_run = command == "run"
+    _end_with_words(run(settings, end_soon) if is_run else print_plan(settings, as_json=as_json))
+
+
+def end_soon() -> None:
+    """See to it that the process ends in time, whatever it waits for.
+
+    A thread that hangs in a system call (the disk of the model volume, for one) would be waited for
+    by the interpreter. Everything on the volume is safe against a kill at any moment.
+    """
+    timer = threading.Timer(_LONGEST_END_S, _end_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_now() -> None:
+    structlog.get_logger().warning(
+        "ended_early", why=f"something did not end within {_LONGEST_END_S} s of the signal"
+    )
+    os._exit(0)
 
 
 def _end_with_words(work: Coroutine[Any, Any, None]) -> None:
     try:
-        asyncio.run(work)
+        with asyncio.Runner(loop_factory=OutsideLoop) as runner:
+            runner.run(work)
     except BaseExceptionGroup as group:
         causes = group.subgroup(SettingsError)
         if causes is None:
@@ -93,6 +118,7 @@ def make_settings(flags: dict[str, Any]) -> Settings:
             profiles_dir=flags["credentials_dir"],
             answer_timeout_s=flags["stall_timeout"],
             allowed_uris=flags["allowed_uris"],
+            max_listing=flags["max_listing"],
             fsspec_schemes=fsspec_schemes(flags["storage_backends"]),
         ),
         identity=_make_identity(flags),

@@ -179,6 +179,12 @@ _FLAGS: Final = (
         multiple=True,
     ),
     _flag(
+        "--max-listing",
+        "Most objects that one model may have; a source with more is refused, to bound memory.",
+        type=click.IntRange(1, 10_000_000),
+        default=100_000,
+    ),
+    _flag(
         "--storage-backend",
         "Who speaks to object stores: obstore or fsspec, or for one of them s3=fsspec, gs=fsspec, "
         "az=fsspec; may be given more than once.  [default: obstore]",

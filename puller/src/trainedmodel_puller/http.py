@@ -5,7 +5,8 @@ good at the moment that `--ready-when` names, and with `settled` and `all` stays
 model must not take a pod out of its service.
 
 Documents of thousands of models are made in threads, of copies: the mappings of the live state
-change under whoever reads them slowly. They are written model by model, because one call of a JSON
+change under whoever reads them slowly. The threads are the endpoints' own: nothing that the puller
+waits for can hold up an answer. Documents are written model by model, because one call of a JSON
 writer keeps the interpreter to itself until it ends.
 """
 
@@ -16,8 +17,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -32,6 +34,10 @@ from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.waiting import application_of
 
+T = TypeVar("T")
+
+#: One for `/status` and one for `/metrics`.
+_THREADS: Final = 2
 #: A loop that has not passed for this long is stuck, in seconds.
 _STUCK_S: Final = 60.0
 
@@ -77,6 +83,14 @@ class Endpoints:
             "server": lambda: watch.is_reachable,
         }[ready_when]
         self._ready_when = ready_when
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="endpoints")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, make: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, make)
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
@@ -121,7 +135,7 @@ class Endpoints:
             lines = [*_lines(each)]
             return _written(head | told, lines), bool(lines)
 
-        body, is_found = await asyncio.to_thread(make)
+        body, is_found = await self._in_thread(make)
         status = 404 if only is not None and not is_found else 200
         return web.Response(body=body, status=status, content_type="application/json")
 
@@ -140,7 +154,7 @@ class Endpoints:
             metrics.observe(moment)
             return metrics.render()
 
-        body = await asyncio.to_thread(make)
+        body = await self._in_thread(make)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _copied(self) -> ObservedState:

@@ -18,6 +18,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -93,6 +94,12 @@ class Loop:
         self._executor: Executor | None = None
         self._queues: tuple[deque[str], deque[str]] = (deque(), deque())
         self._ended: list[str] = []
+        # its own: what actions wait for must not hold up a pass
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loop")
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False)
 
     async def restore(self) -> None:
         """Remember what an earlier life knew: the disk, and the last good configuration."""
@@ -132,7 +139,7 @@ class Loop:
             with self._at_cost():
                 return call(*args, **kwargs)
 
-        return await asyncio.to_thread(counted)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, counted)
 
     def go_on(self, name: str) -> None:
         """Plan for a name whose action has ended, and for those who wait for its slot.
@@ -225,7 +232,7 @@ class Loop:
         if held == self._kept:
             return
         try:
-            await asyncio.to_thread(self._volume.held.write, held)
+            await self._in_thread(self._volume.held.write, held)
             self._kept = held
         except VolumeFault as fault:
             log.warning("config_not_kept", why=str(fault))

@@ -108,6 +108,10 @@ CONFIG_IN_DOUBT: Final = _gauge(
 LAST_PASS: Final = _gauge(
     "last_pass_timestamp_seconds", "When the loop last passed, in seconds since the epoch."
 )
+LEFT_BEHIND: Final = _gauge(
+    "left_behind_calls",
+    "Calls to stores, claims or DNS that have not returned and that nobody waits for any more.",
+)
 REPORT_BYTES: Final = _gauge("report_size_bytes", "Bytes of the ModelReport in etcd, at most.")
 REPORT_LEVEL: Final = _gauge(
     "report_level", "How much the ModelReport leaves out: 0 nothing, up to 8 whole models."

@@ -66,7 +66,7 @@ async def test_a_store_that_fails_keeps_its_words_to_itself(
         def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(type(memory), "find", fail)
+        monkeypatch.setattr(type(memory), "walk", fail)
         with pytest.raises(SourceFault) as caught:
             await downloader.list(parse_uri("memory://m"))
         assert caught.value.reason is reason

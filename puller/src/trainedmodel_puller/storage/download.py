@@ -38,6 +38,8 @@ Chunks = list[Buffer]
 #: A listing of so few bytes and objects is read into memory.
 _LIGHT_BYTES: Final = 1024 * 1024
 _LIGHT_OBJECTS: Final = 32
+#: A whole listing may take so many times as long as a store may be silent.
+_LISTING_STALLS: Final = 10
 
 
 def is_light(listing: Listing) -> bool:
@@ -69,10 +71,21 @@ class Downloader:
     async def list(self, uri: StorageUri, *, credentials: str | None = None) -> Listing:
         """List a model's objects.
 
+        Each back end limits its waits; all of them together are limited here, for a store that
+        sends a little in time, again and again.
+
         Raises:
-            SourceFault: not found, denied, unreachable, or names that cannot be files.
+            SourceFault: not found, denied, unreachable, too large, or names that cannot be files.
         """
-        return await self._registry.for_uri(uri, credentials).list(uri)
+        limit_s = _LISTING_STALLS * self._limits.stall_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._registry.for_uri(uri, credentials).list(uri)
+        except TimeoutError:
+            raise SourceFault(
+                Reason.SOURCE_UNREACHABLE,
+                f"{uri}: the store did not finish its listing within {limit_s:g} s",
+            ) from None
 
     async def fetch(
         self,

@@ -1,9 +1,9 @@
 """Every scheme that the installed fsspec knows and no back end of ours serves: `hf`, `hdfs`, ...
 
 fsspec's file systems block, or run a loop of their own in a thread; here each call runs in a
-thread of a small pool of this back end, so that one that hangs holds up no other scheme. Objects
-are read in ranges, never with `get()`, which holds the whole object in memory. A thread cannot be
-cancelled: an abandoned read ends with its current range, and its bytes are dropped.
+thread of its host's (`outside`), so that one that hangs holds up no other host. Objects are read in
+ranges, never with `get()`, which holds the whole object in memory. A thread cannot be cancelled: an
+abandoned read ends with its current range, and its bytes are dropped.
 
 File systems that reach the pod's own files, or wrap another URI, are refused: they would walk
 round the rules of `local` and `addresses`.
@@ -17,7 +17,6 @@ import importlib.util
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,9 +28,11 @@ from trainedmodel_contract.uri import StorageUri
 from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.outside import OutsideThreads
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.checksum import entry_checksum
 from trainedmodel_puller.storage.fsspec_options import fsspec_options, is_unsigned
+from trainedmodel_puller.storage.listing import MAX_LISTING, ListingCount
 from trainedmodel_puller.storage.paths import make_listing
 from trainedmodel_puller.storage.variables import (
     Credentials,
@@ -50,7 +51,6 @@ REFUSED_SCHEMES: Final = frozenset(
         *("http", "https", "dask", "jupyter", "jlab", "gist"),
     }
 )
-_THREADS: Final = 16
 _CHUNK_BYTES: Final = 2 * 1024 * 1024
 _ETAG_KEYS: Final = ("ETag", "etag", "e_tag", "md5Hash", "md5", "blob_id", "checksum", "uid")
 _TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
@@ -69,6 +69,8 @@ class FsspecStorage:
         *,
         profile: Path | None = None,
         instance_metadata: bool = False,
+        threads: OutsideThreads | None = None,
+        max_listing: int = MAX_LISTING,
     ) -> None:
         """Take a scheme; whether anything serves it is found out at the first listing.
 
@@ -78,11 +80,14 @@ class FsspecStorage:
             native: What other back ends serve, to be named when this scheme is not known.
             profile: Folder of the credential profile; none for the environment's credentials.
             instance_metadata: Whether the node's metadata service may be asked for credentials.
+            threads: Where to call; some of its own if None.
+            max_listing: Most objects of a listing.
         """
         self._scheme = scheme
         self._answer_timeout_s = answer_timeout_s
         self._native = native
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"fsspec-{scheme}")
+        self._threads = threads or OutsideThreads()
+        self._max_listing = max_listing
         self._profile = profile
         self._instance_metadata = instance_metadata
         self._lock = threading.Lock()
@@ -112,8 +117,8 @@ class FsspecStorage:
             yield chunk
 
     async def close(self) -> None:
-        """Let the threads end after what they are doing."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let the file system go; threads end by themselves."""
+        self._system = None
 
     def _list(self, uri: StorageUri) -> Listing:
         system = self._fresh_system()
@@ -123,11 +128,15 @@ class FsspecStorage:
             item = _source_object(path.rstrip("/").rsplit("/", 1)[-1], path, top)
             return make_listing([item], is_single=True, where=uri)
         prefix = path.rstrip("/") + "/"
-        found = [
-            _source_object(name.removeprefix(prefix), name, entry)
-            for name, entry in system.find(path, detail=True).items()
-            if entry.get("type") != "directory" and name.startswith(prefix) and name[-1] != "/"
-        ]
+        count = ListingCount(uri, self._max_listing)
+        found = []
+        # folder by folder, not `find`: that holds all of them before anything can be counted
+        for _, folders, files in system.walk(path, detail=True, on_error="raise"):
+            for entry in (*folders.values(), *files.values()):
+                name = entry["name"]
+                count.add(name)
+                if entry["type"] != "directory" and name.startswith(prefix) and name[-1] != "/":
+                    found.append(_source_object(name.removeprefix(prefix), name, entry))
         return make_listing(found, is_single=False, where=uri)
 
     def _read(self, key: str, start: int, end: int) -> bytes:
@@ -159,10 +168,10 @@ class FsspecStorage:
     async def _call(
         self, uri: StorageUri, call: Callable[..., T], *args: object, has_limit: bool = True
     ) -> T:
-        loop = asyncio.get_running_loop()
+        place = f"{uri.scheme}://{uri.authority}"
         try:
             async with asyncio.timeout(self._answer_timeout_s if has_limit else None):
-                return await loop.run_in_executor(self._threads, functools.partial(call, *args))
+                return await self._threads.run(place, functools.partial(call, *args))
         except SourceFault:
             raise
         except FileNotFoundError:

@@ -204,6 +204,7 @@ class HttpStorage:
                 ),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
+                    connect=limits.answer_timeout_s,  # DNS and a proxy's answer included
                     sock_connect=limits.connect_timeout_s,
                     sock_read=limits.answer_timeout_s,
                 ),

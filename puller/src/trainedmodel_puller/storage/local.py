@@ -4,6 +4,10 @@ A TrainedModel's author must not read the puller's own files (tokens are mounted
 so nothing may be read unless the pod's owner has named the folder. Links are followed, since hub
 caches are made of them, and wherever they lead is checked again: after opening, against the path
 that the kernel says was opened, so that a link exchanged in between gains nothing.
+
+A mounted claim may hang for ever in any system call, `close` included. All of them are made in
+threads of the claim's own (`outside`), and a listing that finds nothing more for
+`answer_timeout_s` is given up.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +26,9 @@ from trainedmodel_contract.uri import StorageUri
 from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.outside import OutsideThreads
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
+from trainedmodel_puller.storage.listing import MAX_LISTING, ListingCount
 from trainedmodel_puller.storage.paths import make_listing
 
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -34,25 +41,63 @@ class LocalStorage:
 
     is_conditional = True
 
-    def __init__(self, file_roots: Sequence[Path] = (), pvc_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        file_roots: Sequence[Path] = (),
+        pvc_root: Path | None = None,
+        *,
+        threads: OutsideThreads | None = None,
+        answer_timeout_s: float = 30.0,
+        max_listing: int = MAX_LISTING,
+    ) -> None:
+        """Touch nothing yet.
+
+        Args:
+            file_roots: As in `StorageSettings`, like the limits.
+            pvc_root: See there.
+            threads: Where to read; some of its own if None.
+            answer_timeout_s: How long a listing may find nothing more.
+            max_listing: Most entries of a listing.
+        """
         self._file_roots = tuple(file_roots)
         self._pvc_root = pvc_root
+        self._threads = threads or OutsideThreads()
+        self._answer_timeout_s = answer_timeout_s
+        self._max_listing = max_listing
 
     async def list(self, uri: StorageUri) -> Listing:
         """List the file or folder at a URI; what is neither (a socket, a device) is refused."""
-        return await asyncio.to_thread(self._list, uri)
+        count = ListingCount(uri, self._max_listing)
+        limit_s = self._answer_timeout_s
+        look = asyncio.ensure_future(
+            self._threads.run(_place(uri), partial(self._list, uri, count))
+        )
+        try:
+            seen = -1
+            while not look.done() and count.entries > seen:
+                seen = count.entries
+                await asyncio.wait({look}, timeout=limit_s)
+            if look.done():
+                return look.result()
+        finally:
+            count.stop()
+            look.cancel()
+        raise SourceFault(
+            Reason.SOURCE_UNREACHABLE, f"{uri}: the file system did not answer for {limit_s:g} s"
+        )
 
     async def read(
         self, uri: StorageUri, item: SourceObject, start: int, end: int
     ) -> AsyncGenerator[Buffer, None]:
         """Read bytes of one file, if its size and time are still the listed ones."""
         roots = self._roots(uri)
-        handle = await asyncio.to_thread(self._open, roots, uri, item)
+        place = _place(uri)
+        handle = await self._threads.run(place, partial(self._open, roots, uri, item))
         at = start
         while end == UNKNOWN_SIZE or at < end:
             size = _CHUNK_BYTES if end == UNKNOWN_SIZE else min(_CHUNK_BYTES, end - at)
             try:
-                chunk = await asyncio.to_thread(handle.read, size, at)
+                chunk = await self._threads.run(place, partial(handle.read, size, at))
             except OSError as error:
                 raise _source_fault(uri, error) from None
             if not chunk:
@@ -63,7 +108,7 @@ class LocalStorage:
     async def close(self) -> None:
         """Nothing is kept open."""
 
-    def _list(self, uri: StorageUri) -> Listing:
+    def _list(self, uri: StorageUri, count: ListingCount) -> Listing:
         roots = self._roots(uri)
         try:
             top = self._resolve(roots, uri, self._path(roots, uri))
@@ -71,20 +116,27 @@ class LocalStorage:
                 if uri.path.endswith("/"):
                     raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder")
                 return make_listing([_entry(top, top.name)], is_single=True, where=uri)
-            found = list(self._walk(roots, uri, top, "", (top,)))
+            found = list(self._walk(uri, top, "", (top,), count))
         except OSError as error:
             raise _source_fault(uri, error) from None
         return make_listing(found, is_single=False, where=uri)
 
     def _walk(
         self,
-        roots: Sequence[Path],
         uri: StorageUri,
         folder: Path,
         prefix: str,
         above: tuple[Path, ...],
+        count: ListingCount,
     ) -> Iterator[SourceObject]:
-        for name in sorted(os.listdir(folder)):
+        roots = self._roots(uri)
+        names = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                count.add(prefix + entry.name)
+                names.append(entry.name)
+        for name in sorted(names):
+            count.look()
             path = self._resolve(roots, uri, folder / name)
             if not path.is_dir():
                 yield _entry(path, prefix + name)
@@ -93,7 +145,7 @@ class LocalStorage:
                     Reason.UNSAFE_PATH, f"{uri}: the link {prefix + name!a} leads into a circle"
                 )
             else:
-                yield from self._walk(roots, uri, path, f"{prefix}{name}/", (*above, path))
+                yield from self._walk(uri, path, f"{prefix}{name}/", (*above, path), count)
 
     def _path(self, roots: Sequence[Path], uri: StorageUri) -> Path:
         if uri.scheme == "pvc":
@@ -136,7 +188,7 @@ class LocalStorage:
             if error.errno in _MISSING:
                 raise _changed(uri, item) from None
             raise _source_fault(uri, error) from None
-        handle = _OpenFile(fd)
+        handle = _OpenFile(fd, self._threads)
         try:
             opened = Path(os.readlink(f"/proc/self/fd/{fd}"))
             if not any(opened.is_relative_to(root.resolve()) for root in roots):
@@ -153,20 +205,26 @@ class LocalStorage:
 
 
 class _OpenFile:
-    """A file that closes when the last who holds it lets go.
+    """A file that closes, in a thread, when the last who holds it lets go.
 
-    A read that was cancelled goes on in its thread for a moment; a file closed under it would
+    A read that was given up goes on in its thread for a moment; a file closed under it would
     hand its number to the next one opened.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, threads: OutsideThreads) -> None:
         self._fd = fd
+        self._threads = threads
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        self._threads.leave(partial(os.close, self._fd))
 
     def read(self, size: int, at: int) -> bytes:
         return os.pread(self._fd, size, at)
+
+
+def _place(uri: StorageUri) -> str:
+    """Name what hangs together: a claim, or all folders of `--file-root`."""
+    return f"pvc {uri.authority}" if uri.scheme == "pvc" else "file"
 
 
 def _entry(path: Path, name: str) -> SourceObject:

@@ -23,6 +23,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ from typing_extensions import Buffer
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.credentials import can_sign, has_metadata_service
+from trainedmodel_puller.storage.listing import ListingCount
 from trainedmodel_puller.storage.object_clients import PROVIDERS, make_client
 from trainedmodel_puller.storage.object_errors import source_fault
 from trainedmodel_puller.storage.paths import make_listing, parent_folders
@@ -126,7 +128,11 @@ class ObjectStorage:
 
     async def _find_below(self, source: _Source, uri: StorageUri) -> Listing | None:
         below = await self._list_below(source, uri)
-        return make_listing(below, is_single=False, where=uri) if below else None
+        if not below:
+            return None
+        make = partial(make_listing, below, is_single=False, where=uri)
+        # checking the names of a long listing takes longer than the event loop can be held
+        return make() if len(below) <= _LIST_PAGE else await asyncio.to_thread(make)
 
     async def read(
         self, uri: StorageUri, item: SourceObject, start: int, end: int
@@ -221,6 +227,7 @@ class ObjectStorage:
 
     async def _list_below(self, source: _Source, uri: StorageUri) -> Sequence[SourceObject]:
         prefix = f"{uri.key}/" if uri.key else ""
+        count = ListingCount(uri, self._settings.max_listing)
         found: builtins.list[SourceObject] = []
         try:
             pages = obstore.list(source.client, prefix or None, chunk_size=_LIST_PAGE)
@@ -229,9 +236,14 @@ class ObjectStorage:
                     page = await anext(pages, None)
                 if page is None:
                     break
-                found += [_source_object(meta, meta["path"][len(prefix) :]) for meta in page]
+                for meta in page:
+                    path = meta["path"][len(prefix) :]
+                    count.add(path)
+                    found.append(_source_object(meta, path))
                 if len(page) < _LIST_PAGE:
                     break  # the client fills its pages from the store's: a short one is the last
+        except SourceFault:
+            raise
         except TimeoutError:
             raise _silent(uri) from None
         except Exception as error:

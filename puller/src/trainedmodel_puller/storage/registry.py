@@ -16,6 +16,7 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.outside import OutsideThreads
 from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.base import Storage
 from trainedmodel_puller.storage.fsspec_options import PROFILE_SCHEMES
@@ -46,6 +47,7 @@ class StorageRegistry:
         """
         self._settings = settings or StorageSettings()
         self._allowed = UriRule(self._settings.allowed_uris)
+        self._threads = OutsideThreads()
         self._open: dict[tuple[str, str | None], Storage] = {}
 
     async def __aenter__(self) -> Self:
@@ -94,7 +96,13 @@ class StorageRegistry:
         if family == "http":
             return HttpStorage(settings, profile, self._allowed)
         if family == "local":
-            return LocalStorage(settings.file_roots, settings.pvc_root)
+            return LocalStorage(
+                settings.file_roots,
+                settings.pvc_root,
+                threads=self._threads,
+                answer_timeout_s=settings.answer_timeout_s,
+                max_listing=settings.max_listing,
+            )
         if family.startswith(_FSSPEC):
             native = frozenset(_FAMILIES) - settings.fsspec_schemes
             scheme = family.removeprefix(_FSSPEC)
@@ -104,6 +112,8 @@ class StorageRegistry:
                 native,
                 profile=profile,
                 instance_metadata=bool(settings.instance_metadata),
+                threads=self._threads,
+                max_listing=settings.max_listing,
             )
         return ObjectStorage(settings, profile)
 

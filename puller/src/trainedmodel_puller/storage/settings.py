@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.storage.listing import MAX_LISTING
 
 #: Addresses that no model lies at, but a node's or a cloud's secrets do.
 METADATA_NETWORKS: Final = (
@@ -52,6 +53,7 @@ class StorageSettings:
             (`s3` then needs s3fs, `gs` gcsfs, `abfs` and `az` adlfs); see `fsspec_schemes`.
         allowed_uris: Prefixes that a URI must be below (`--allow-uri`), as `allowed` compares
             them; without any, all URIs are allowed.
+        max_listing: Most objects that the listing of one model may have (`--max-listing`).
     """
 
     file_roots: tuple[Path, ...] = ()
@@ -63,6 +65,7 @@ class StorageSettings:
     answer_timeout_s: float = 30.0
     fsspec_schemes: frozenset[str] = frozenset()
     allowed_uris: tuple[str, ...] = ()
+    max_listing: int = MAX_LISTING
 
 
 def fsspec_schemes(choices: Iterable[str]) -> frozenset[str]:
