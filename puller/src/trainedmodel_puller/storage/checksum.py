@@ -20,6 +20,7 @@ import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,10 +33,14 @@ from trainedmodel_puller.storage.digest import THREADS, tree_digest
 from trainedmodel_puller.storage.files import finished, first_fault
 from trainedmodel_puller.storage.paths import parent_folders
 
+#: What a hub of git repositories lists for each file: git's hash of it. A server that speaks the
+#: hub's API without git behind it may list the plain SHA-1 instead; either proves the content.
+GIT_SHA1: Final = "git-sha1"
 #: What can be computed here, the strongest first. CRC32C has no implementation in the standard
 #: library that is fast enough; where a store has nothing else, nothing is known.
-ALGORITHMS: Final = ("sha256", "md5")
-_DIGITS: Final = {"sha256": 64, "md5": 32}
+ALGORITHMS: Final = ("sha256", GIT_SHA1, "md5")
+_DIGITS: Final = {"sha256": 64, GIT_SHA1: 40, "md5": 32}
+_READ_BYTES: Final = 256 * 1024
 _MD5_ETAG: Final = re.compile(r'"?(?P<md5>[0-9a-f]{32})"?')
 #: As in `sha-256=:<base64>:` (RFC 9530) and `SHA-256=<base64>` (RFC 3230).
 _DIGEST_ITEM: Final = re.compile(r"\s*(?P<name>[A-Za-z0-9-]+)=:?(?P<value>[A-Za-z0-9+/_-]+=*):?\s*")
@@ -54,10 +59,10 @@ async def verify_checksums(folder: Path, listing: Listing) -> None:
             return
         algorithm, wanted = item.checksum
         found = _hashed(folder / item.path, algorithm)
-        if found != wanted:
+        if wanted not in found:
             raise SourceFault(
                 Reason.DIGEST_MISMATCH,
-                f"{item.path!a:.200} has {algorithm}:{found}, its store says {wanted}",
+                f"{item.path!a:.200} has {algorithm}:{found[0]}, its store says {wanted}",
             )
 
     await _each(check, listing.objects)
@@ -85,7 +90,7 @@ async def matches_listing(
 
         def check(item: SourceObject) -> None:
             algorithm, wanted = proofs[item.path]
-            if _hashed(folder / item.path, algorithm) != wanted:
+            if wanted not in _hashed(folder / item.path, algorithm):
                 raise SourceFault(Reason.DIGEST_MISMATCH, item.path)
 
         await _each(check, listing.objects)
@@ -124,10 +129,6 @@ def header_checksum(headers: Mapping[str, str], *, is_whole: bool) -> tuple[str,
 def entry_checksum(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the best checksum in what an fsspec file system says of an object."""
     found: dict[str, str] = {}
-    lfs = entry.get("lfs")  # of huggingface_hub: a mapping or an object, by its version
-    sha = lfs.get("sha256") if isinstance(lfs, Mapping) else getattr(lfs, "sha256", None)
-    if isinstance(sha, str):
-        found["sha256"] = sha.lower()
     settings = entry.get("content_settings")
     inner = settings.get("content_md5") if isinstance(settings, Mapping) else None
     for value in (entry.get("md5Hash"), entry.get("content_md5"), inner):
@@ -185,12 +186,24 @@ def _has_exactly(folder: Path, listing: Listing, ignored: frozenset[str]) -> boo
     return seen == len(sizes)
 
 
-def _hashed(path: Path, algorithm: str) -> str:
+def _hashed(path: Path, algorithm: str) -> tuple[str, ...]:
+    """Return the digests of a file that count as this algorithm's, its own first."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: _hash(algorithm)).hexdigest()
+            if algorithm == GIT_SHA1:
+                return _git_hashes(file)
+            return (hashlib.file_digest(file, lambda: _hash(algorithm)).hexdigest(),)
     except OSError as error:
         raise volume_fault(error) from error
+
+
+def _git_hashes(file: BufferedReader) -> tuple[str, str]:
+    plain, blob = _hash("sha1"), _hash("sha1")
+    blob.update(b"blob %d\0" % os.fstat(file.fileno()).st_size)
+    while chunk := file.read(_READ_BYTES):
+        plain.update(chunk)
+        blob.update(chunk)
+    return blob.hexdigest(), plain.hexdigest()
 
 
 def _hash(algorithm: str) -> Any:

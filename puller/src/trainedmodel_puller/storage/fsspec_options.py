@@ -17,7 +17,7 @@ from trainedmodel_puller.storage.object_clients import PROVIDERS
 from trainedmodel_puller.storage.variables import S3_ENDPOINTS
 
 #: Schemes that take a credential profile.
-PROFILE_SCHEMES: Final = frozenset({"hf", *PROVIDERS})
+PROFILE_SCHEMES: Final = frozenset(PROVIDERS)
 _AZURE: Final = {
     "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
     "AZURE_STORAGE_ACCOUNT_KEY": "account_key",
@@ -59,10 +59,6 @@ def fsspec_options(
         case "az":
             known = {_AZURE[k]: v for k, v in values.items() if k in _AZURE} if is_profile else {}
             return {**known, "anon": is_anonymous}
-        case "hf" if is_profile:
-            if not values.get("HF_TOKEN"):
-                raise SourceFault(Reason.ACCESS_DENIED, "the credential profile has no HF_TOKEN")
-            return {"token": values["HF_TOKEN"]}
         case _:
             return {}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -105,7 +105,7 @@ class HttpStorage:
         if self._login is None:  # its listing was another instance's
             await self._look_up_login()
         async with self._follow("GET", uri, headers) as answer:
-            _check_answer(uri, answer.status, frozenset({200, 206}))
+            self.check_answer(uri, answer, frozenset({200, 206}))
             _check_same(uri, item, answer)
             at = _first_byte(uri, answer, start)
             try:
@@ -123,12 +123,24 @@ class HttpStorage:
             except TimeoutError:
                 raise SourceFault(Reason.SOURCE_STALLED, f"{uri}: stopped sending") from None
             except (aiohttp.ClientError, OSError) as error:
-                raise _network_fault(uri, error) from None
+                raise network_fault(uri, error) from None
 
     async def close(self) -> None:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+    def check_answer(
+        self, uri: StorageUri, answer: aiohttp.ClientResponse, wanted: Collection[int]
+    ) -> None:
+        """Make sure that an answer has one of the wanted status codes.
+
+        Raises:
+            SourceFault: it has another; a server with words of its own overrides this method.
+        """
+        if answer.status not in wanted:
+            reason = _REASONS.get(answer.status, Reason.SOURCE_ERROR)
+            raise SourceFault(reason, f"{uri}: the server answered {answer.status}")
 
     async def _look_up_login(self) -> None:
         """Read the profile; a rotated Secret counts from the next listing on."""
@@ -150,7 +162,7 @@ class HttpStorage:
         async with self._follow("GET", uri, {"Range": "bytes=0-0"}) as answer:
             if answer.status == 416 and answer.headers.get("Content-Range") == "bytes */0":
                 return _source_object(name, 0, answer, is_ranged=False)
-            _check_answer(uri, answer.status, frozenset({200, 206}))
+            self.check_answer(uri, answer, frozenset({200, 206}))
             size, is_ranged = answer.content_length, False
             if answer.status == 206:
                 match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -193,7 +205,7 @@ class HttpStorage:
             self._rule.check_host(url.raw_host or "")
             return await self._client().request(method, url, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _network_fault(uri, error) from None
+            raise network_fault(uri, error) from None
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -267,12 +279,6 @@ def _conditions(item: SourceObject) -> dict[str, str]:
     return {"If-Unmodified-Since": item.last_modified} if item.last_modified else {}
 
 
-def _check_answer(uri: StorageUri, status: int, wanted: frozenset[int]) -> None:
-    if status not in wanted:
-        reason = _REASONS.get(status, Reason.SOURCE_ERROR)
-        raise SourceFault(reason, f"{uri}: the server answered {status}")
-
-
 def _check_same(uri: StorageUri, item: SourceObject, answer: aiohttp.ClientResponse) -> None:
     etag, modified = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
     if item.etag is not None:
@@ -301,7 +307,8 @@ def _first_byte(uri: StorageUri, answer: aiohttp.ClientResponse, wanted: int) ->
     return wanted
 
 
-def _network_fault(uri: StorageUri, error: Exception) -> SourceFault:
+def network_fault(uri: StorageUri, error: Exception) -> SourceFault:
+    """Say which trouble of the network ended a request."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, DeniedAddressError):
         return SourceFault(Reason.ACCESS_DENIED, f"{uri}: {cause}")

@@ -22,6 +22,7 @@ from trainedmodel_puller.storage.base import Storage
 from trainedmodel_puller.storage.fsspec_options import PROFILE_SCHEMES
 from trainedmodel_puller.storage.fsspec_store import FsspecStorage
 from trainedmodel_puller.storage.http import HttpStorage
+from trainedmodel_puller.storage.hub import HubStorage
 from trainedmodel_puller.storage.local import LocalStorage
 from trainedmodel_puller.storage.object_clients import PROVIDERS
 from trainedmodel_puller.storage.object_store import ObjectStorage
@@ -33,6 +34,7 @@ _FAMILIES: Final = {
     **dict.fromkeys(PROVIDERS, "object"),
     **dict.fromkeys(("http", "https"), "http"),
     **dict.fromkeys(("file", "pvc"), "local"),
+    "hf": "hub",
 }
 
 
@@ -71,7 +73,7 @@ class StorageRegistry:
         family = _FAMILIES.get(uri.scheme, _FSSPEC + uri.scheme)
         if uri.scheme in self._settings.fsspec_schemes:
             family = _FSSPEC + uri.scheme
-        takes_profile = family in {"object", "http"} or uri.scheme in PROFILE_SCHEMES
+        takes_profile = family in {"object", "http", "hub"} or uri.scheme in PROFILE_SCHEMES
         if credentials is not None and not takes_profile:
             raise SourceFault(
                 Reason.ACCESS_DENIED,
@@ -95,6 +97,8 @@ class StorageRegistry:
         profile = None if credentials is None else self._profile(credentials)
         if family == "http":
             return HttpStorage(settings, profile, self._allowed)
+        if family == "hub":
+            return HubStorage(settings, profile)
         if family == "local":
             return LocalStorage(
                 settings.file_roots,

@@ -44,6 +44,7 @@ PLACES: Final = frozenset(
         "GOOGLE_BASE_URL",
         "AZURE_STORAGE_ENDPOINT",
         "AZURE_ENDPOINT",
+        "HF_ENDPOINT",
     }
 )
 
