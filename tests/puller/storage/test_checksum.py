@@ -59,8 +59,6 @@ def test_only_a_checksum_of_the_whole_object_is_taken_from_headers(
 @pytest.mark.parametrize(
     ("entry", "found"),
     [
-        ({"lfs": {"sha256": SHA, "size": 5}}, ("sha256", SHA)),
-        ({"lfs": None, "blob_id": MD5}, None),
         ({"md5Hash": MD5_64}, ("md5", MD5)),
         ({"content_settings": {"content_md5": bytearray.fromhex(MD5)}}, ("md5", MD5)),
         ({"content_md5": MD5_64}, ("md5", MD5)),

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import known_implementations
 from puller.storage.test_download import CONTENT, tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.fsspec_store import REFUSED_SCHEMES
 from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.storage.settings import StorageSettings
 
 
 async def test_single_and_folder_and_neither(
@@ -32,25 +35,76 @@ async def test_single_and_folder_and_neither(
 
 
 @pytest.mark.parametrize(
-    "scheme", ["nonsense", *sorted(REFUSED_SCHEMES - {"file", "http", "https"})]
+    "scheme",
+    sorted(
+        {"nonsense", "oci", *(name.replace("_", "-") for name in known_implementations)}
+        - {"memory", "file", "http", "https", "hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
+    ),
 )
-async def test_unknown_and_refused_schemes_name_the_supported_ones(
+async def test_a_scheme_that_no_test_runs_is_refused_by_name_and_others_are_named(
     downloader: Downloader, scheme: str
 ) -> None:
-    scheme = scheme.replace("_", "-")
-    with pytest.raises(SourceFault) as caught:
-        await downloader.list(parse_uri(f"{scheme}://x/y"))
-    assert caught.value.reason is Reason.UNSUPPORTED_SCHEME
-    assert scheme in caught.value.message
-    assert "s3" in caught.value.message
-    assert "memory" in caught.value.message
+    """Every scheme that fsspec has a word for: `ftp`, `webhdfs`, `dbfs`, `local`, ..."""
+    for rest in ("x/y", "host:21/y?z=1"):
+        with pytest.raises(SourceFault) as caught:
+            await downloader.list(parse_uri(f"{scheme}://{rest}"))
+        assert caught.value.reason is Reason.UNSUPPORTED_SCHEME
+        assert f"scheme '{scheme}' is not supported" in caught.value.message
+        assert "s3" in caught.value.message
+        assert "memory" not in caught.value.message
 
 
-async def test_a_scheme_without_its_package_says_which(downloader: Downloader) -> None:
-    with pytest.raises(SourceFault) as caught:
-        await downloader.list(parse_uri("oss://bucket/m"))
+async def test_a_scheme_without_its_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    settings = StorageSettings(fsspec_schemes=frozenset({"gs"}))
+    async with StorageRegistry(settings) as registry:
+        uri = parse_uri("gs://bucket/m")
+        with pytest.raises(SourceFault, match="gcsfs") as caught:
+            await registry.for_uri(uri).list(uri)
     assert caught.value.reason is Reason.UNSUPPORTED_SCHEME
-    assert "ossfs" in caught.value.message
+
+
+class _Remembering(MemoryFileSystem):  # type: ignore[misc]
+    """Remembers each answer, as file systems do whatever `use_listings_cache` says."""
+
+    protocol = "memory"
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self._remembered: dict[str, object] = {}
+
+    def info(self, path: str, **options: object) -> object:
+        if path not in self._remembered:
+            try:
+                self._remembered[path] = super().info(path, **options)
+            except FileNotFoundError as error:
+                self._remembered[path] = error
+        found = self._remembered[path]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self._remembered.clear()
+
+
+async def test_a_listing_never_asks_the_cache_that_it_is_to_check(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda _: _Remembering)
+    uri = parse_uri("memory://b/m")
+    async with StorageRegistry() as registry, Downloader(registry) as downloader:
+        with pytest.raises(SourceFault) as caught:
+            await downloader.list(uri)
+        assert caught.value.reason is Reason.OBJECT_NOT_FOUND
+        memory.pipe("/b/m", CONTENT)
+        before = await downloader.list(uri)
+        memory.pipe("/b/m", CONTENT + b"longer")
+        with pytest.raises(SourceFault) as caught:
+            await downloader.fetch(uri, before, tmp_path / "to", lambda _: None)
+        assert caught.value.reason is Reason.SOURCE_CHANGED
+        await downloader.fetch(uri, await downloader.list(uri), tmp_path / "to", lambda _: None)
+    assert tree(tmp_path / "to") == {"m": CONTENT + b"longer"}
 
 
 async def test_a_store_that_fails_keeps_its_words_to_itself(

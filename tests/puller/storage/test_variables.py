@@ -192,7 +192,6 @@ def test_an_azure_uri_without_an_account_says_how_to_name_it() -> None:
                 "client_kwargs": {"region_name": "r", "verify": False},
             },
         ),
-        ("hf", {"HF_TOKEN": "t"}, {"token": "t"}),
         ("gs", {"GOOGLE_APPLICATION_CREDENTIALS": "/k"}, {"token": "/k"}),
         (
             "az",
@@ -209,10 +208,9 @@ def test_a_profile_becomes_the_arguments_of_a_file_system(
 
 
 def test_a_profile_without_what_its_scheme_needs_is_denied() -> None:
-    for scheme in ("hf", "s3"):
-        with pytest.raises(SourceFault) as caught:
-            fsspec_options(scheme, {}, is_profile=True, is_anonymous=False)
-        assert caught.value.reason is Reason.ACCESS_DENIED
+    with pytest.raises(SourceFault) as caught:
+        fsspec_options("s3", {}, is_profile=True, is_anonymous=False)
+    assert caught.value.reason is Reason.ACCESS_DENIED
 
 
 async def test_only_googles_metadata_service_counts() -> None:

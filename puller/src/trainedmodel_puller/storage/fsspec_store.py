@@ -1,19 +1,22 @@
-"""Every scheme that the installed fsspec knows and no back end of ours serves: `hf`, `hdfs`, ...
+"""File systems of fsspec: the other way to the object stores, if `--storage-backend` says so.
+
+A scheme is served only if a test runs its file system against a real server of its kind. fsspec
+knows dozens more; they need options that a URI does not have, or cache what they list, and are
+refused by name (`registry`).
+
+A file system may cache what it listed, and the answer "not found" too. Before each listing all of
+that is dropped, because the listing is what tells whether the source has changed.
 
 fsspec's file systems block, or run a loop of their own in a thread; here each call runs in a
 thread of its host's (`outside`), so that one that hangs holds up no other host. Objects are read in
 ranges, never with `get()`, which holds the whole object in memory. A thread cannot be cancelled: an
 abandoned read ends with its current range, and its bytes are dropped.
-
-File systems that reach the pod's own files, or wrap another URI, are refused: they would walk
-round the rules of `local` and `addresses`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.util
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -21,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
@@ -43,14 +45,8 @@ from trainedmodel_puller.storage.variables import (
 
 T = TypeVar("T")
 
-REFUSED_SCHEMES: Final = frozenset(
-    {
-        *("file", "local", "asynclocal", "git", "data", "root"),
-        *("dir", "generic", "async_wrapper", "asyncwrapper", "reference", "pyscript"),
-        *("cached", "blockcache", "filecache", "simplecache", "zip", "tar", "libarchive"),
-        *("http", "https", "dask", "jupyter", "jlab", "gist"),
-    }
-)
+#: Served without `--storage-backend`. `memory` is this process's own: only tests fill it.
+TESTED_SCHEMES: Final = frozenset({"memory"})
 _CHUNK_BYTES: Final = 2 * 1024 * 1024
 _ETAG_KEYS: Final = ("ETag", "etag", "e_tag", "md5Hash", "md5", "blob_id", "checksum", "uid")
 _TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
@@ -65,7 +61,6 @@ class FsspecStorage:
         self,
         scheme: str,
         answer_timeout_s: float,
-        native: frozenset[str],
         *,
         profile: Path | None = None,
         instance_metadata: bool = False,
@@ -77,7 +72,6 @@ class FsspecStorage:
         Args:
             scheme: As in the URI.
             answer_timeout_s: Limit on a listing.
-            native: What other back ends serve, to be named when this scheme is not known.
             profile: Folder of the credential profile; none for the environment's credentials.
             instance_metadata: Whether the node's metadata service may be asked for credentials.
             threads: Where to call; some of its own if None.
@@ -85,7 +79,6 @@ class FsspecStorage:
         """
         self._scheme = scheme
         self._answer_timeout_s = answer_timeout_s
-        self._native = native
         self._threads = threads or OutsideThreads()
         self._max_listing = max_listing
         self._profile = profile
@@ -122,6 +115,7 @@ class FsspecStorage:
 
     def _list(self, uri: StorageUri) -> Listing:
         system = self._fresh_system()
+        system.invalidate_cache()
         path: str = system._strip_protocol(f"{uri.scheme}://{uri.authority}{uri.path}")
         top = system.info(path)
         if top.get("type") != "directory":
@@ -152,7 +146,7 @@ class FsspecStorage:
             credentials = with_places(read_profile(self._profile), os.environ)
         with self._lock:
             if self._system is None or self._made_with != credentials:
-                kind = find_class(self._scheme, self._native)
+                kind = find_class(self._scheme)
                 options = fsspec_options(
                     self._scheme,
                     credentials.values,
@@ -192,43 +186,20 @@ class FsspecStorage:
             ) from None
 
 
-def find_class(scheme: str, native: frozenset[str]) -> Any:
+def find_class(scheme: str) -> Any:
     """Return fsspec's class for a scheme; imports it, which blocks.
 
     Raises:
-        SourceFault: UnsupportedScheme, with what would be supported or what to install.
+        SourceFault: UnsupportedScheme, with the package that is missing.
     """
-    if scheme not in known_implementations or scheme in REFUSED_SCHEMES:
-        raise SourceFault(
-            Reason.UNSUPPORTED_SCHEME,
-            f"scheme {scheme!a:.40} is not supported; these are: "
-            + ", ".join(sorted(native | _usable_schemes())),
-        )
     try:
-        kind = fsspec.get_filesystem_class(scheme)
+        return fsspec.get_filesystem_class(scheme)
     except ImportError:
         package = known_implementations[scheme]["class"].split(".", 1)[0]
-        advice = known_implementations[scheme].get("err") or f"install {package}"
         raise SourceFault(
             Reason.UNSUPPORTED_SCHEME,
-            f"scheme {scheme!a} needs the package {package}, which this image lacks: {advice}",
+            f"scheme {scheme!a} needs the package {package}, which this image lacks",
         ) from None
-    if issubclass(kind, LocalFileSystem):
-        raise SourceFault(
-            Reason.UNSUPPORTED_SCHEME, f"scheme {scheme!a} reads local files: use file"
-        )
-    return kind
-
-
-@functools.cache
-def _usable_schemes() -> frozenset[str]:
-    usable: set[str] = set()
-    for scheme, entry in known_implementations.items():
-        if scheme not in REFUSED_SCHEMES:
-            package = entry["class"].split(".", 1)[0]
-            if package == "fsspec" or importlib.util.find_spec(package) is not None:
-                usable.add(scheme)
-    return frozenset(usable)
 
 
 def _source_object(path: str, key: str, entry: Mapping[str, Any]) -> SourceObject:

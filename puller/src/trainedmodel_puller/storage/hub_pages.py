@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from trainedmodel_puller.storage.base import SourceObject
 from trainedmodel_puller.storage.checksum import GIT_SHA1
@@ -58,7 +58,7 @@ def next_query(link: str, previous: str) -> str | None:
     Raises:
         NotHubsAnswerError: it leads to the page that was just read.
     """
-    query = urlsplit(link).query
+    query = link.partition("?")[2].partition("#")[0]
     if not parse_qs(query):
         return None
     if f"?{query}" == previous:

@@ -20,7 +20,7 @@ from trainedmodel_puller.outside import OutsideThreads
 from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.base import Storage
 from trainedmodel_puller.storage.fsspec_options import PROFILE_SCHEMES
-from trainedmodel_puller.storage.fsspec_store import FsspecStorage
+from trainedmodel_puller.storage.fsspec_store import TESTED_SCHEMES, FsspecStorage
 from trainedmodel_puller.storage.http import HttpStorage
 from trainedmodel_puller.storage.hub import HubStorage
 from trainedmodel_puller.storage.local import LocalStorage
@@ -28,7 +28,7 @@ from trainedmodel_puller.storage.object_clients import PROVIDERS
 from trainedmodel_puller.storage.object_store import ObjectStorage
 from trainedmodel_puller.storage.settings import StorageSettings
 
-#: Before a scheme, so that none can pass for a family: fsspec has a scheme `local`.
+#: Before a scheme, so that none can pass for a family.
 _FSSPEC: Final = "fsspec+"
 _FAMILIES: Final = {
     **dict.fromkeys(PROVIDERS, "object"),
@@ -70,9 +70,7 @@ class StorageRegistry:
             SourceFault: the URI is not allowed, or the profile cannot be used with this scheme.
         """
         self._allowed.check(uri)
-        family = _FAMILIES.get(uri.scheme, _FSSPEC + uri.scheme)
-        if uri.scheme in self._settings.fsspec_schemes:
-            family = _FSSPEC + uri.scheme
+        family = self._family(uri.scheme)
         takes_profile = family in {"object", "http", "hub"} or uri.scheme in PROFILE_SCHEMES
         if credentials is not None and not takes_profile:
             raise SourceFault(
@@ -92,6 +90,18 @@ class StorageRegistry:
             _, storage = self._open.popitem()
             await storage.close()
 
+    def _family(self, scheme: str) -> str:
+        if scheme in self._settings.fsspec_schemes or scheme in TESTED_SCHEMES:
+            return _FSSPEC + scheme
+        if scheme not in _FAMILIES:
+            # Before anything is made for it: a scheme is a word of a stranger's choosing.
+            raise SourceFault(
+                Reason.UNSUPPORTED_SCHEME,
+                f"scheme {scheme!a:.40} is not supported; copy the model to a place of one of "
+                f"these: {', '.join(sorted(_FAMILIES))}",
+            )
+        return _FAMILIES[scheme]
+
     def _make(self, family: str, credentials: str | None) -> Storage:
         settings = self._settings
         profile = None if credentials is None else self._profile(credentials)
@@ -108,12 +118,9 @@ class StorageRegistry:
                 max_listing=settings.max_listing,
             )
         if family.startswith(_FSSPEC):
-            native = frozenset(_FAMILIES) - settings.fsspec_schemes
-            scheme = family.removeprefix(_FSSPEC)
             return FsspecStorage(
-                scheme,
+                family.removeprefix(_FSSPEC),
                 settings.answer_timeout_s,
-                native,
                 profile=profile,
                 instance_metadata=bool(settings.instance_metadata),
                 threads=self._threads,
