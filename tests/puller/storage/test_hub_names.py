@@ -120,7 +120,7 @@ def test_any_answer_is_files_and_folders_or_is_refused(body: bytes) -> None:
                 item = file_object(entry, SHA, "")
                 assert isinstance(item, SourceObject)
                 assert item.size >= 0
-                assert item.path.encode()
+                item.path.encode()  # half of a surrogate pair would raise
     except NotHubsAnswerError:
         pass
     with contextlib.suppress(NotHubsAnswerError):
