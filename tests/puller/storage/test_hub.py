@@ -289,6 +289,16 @@ async def test_a_server_that_is_no_hub_is_told_as_such(
     assert caught.value.reason is Reason.SOURCE_ERROR
 
 
+async def test_a_repository_with_too_many_files_is_refused_after_its_first_pages(hub: Hub) -> None:
+    hub.repository("org/m").commit({f"{number:03}": b"x" for number in range(90)})
+    async with StorageRegistry(StorageSettings(max_listing=10)) as registry:
+        uri = hub_uri("org/m")
+        with pytest.raises(SourceFault) as caught:
+            await registry.for_uri(uri).list(uri)
+    assert caught.value.reason is Reason.LISTING_TOO_LARGE
+    assert len(hub.api.requests) < 10
+
+
 @pytest.mark.timeout(60)
 async def test_a_file_is_never_held_whole(hub: Hub, tmp_path: Path) -> None:
     hub.repository("org/m").commit({"model.bin": os.urandom(96 << 20)})

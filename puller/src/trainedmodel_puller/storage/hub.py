@@ -44,6 +44,7 @@ from trainedmodel_puller.storage.hub_pages import (
     read_commit,
     read_page,
 )
+from trainedmodel_puller.storage.listing import ListingCount
 from trainedmodel_puller.storage.paths import make_listing
 from trainedmodel_puller.storage.settings import StorageSettings
 from trainedmodel_puller.storage.variables import read_profile, translated, with_places
@@ -169,9 +170,11 @@ class HubStorage(HttpStorage):
         below = f"/{quote(folder, safe='')}" if folder else ""
         path = f"/api/models/{place.repository}/tree/{commit}{below}"
         query = f"?recursive={str(is_deep).lower()}&expand=false"
+        count = ListingCount(uri, self._settings.max_listing)
         for _ in range(_MAX_PAGES):
             body, link = await self._get(self._address(uri, path, query))
             for entry in await asyncio.to_thread(read_page, body):
+                count.add(entry["path"])
                 yield entry
             following = next_query(link, query)
             if following is None:
