@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from trainedmodel_puller import serverwatch
@@ -52,3 +53,42 @@ async def test_a_load_of_ours_does_not_have_the_index_read_again_and_again(
         state.server_actions["m"] = Stage.LOAD
     looks = await looks_within(Slow(tmp_path), state, 0.4)
     assert (looks <= 2) if is_ours else (looks >= 5)
+
+
+class OnceSlow(FilesOnly):
+    """A server whose second look takes long, as while it loads; then it loses its model."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(ServerSettings("", root, root))
+        self.looks = 0
+
+    async def ping(self) -> bool:
+        return True
+
+    async def observe(self, names: Collection[str]) -> Sight:
+        self.looks += 1
+        await asyncio.sleep(4.0 if self.looks == 3 else 0.001)
+        return Sight({"m": ServerState.READY} if self.looks <= 3 else {})
+
+
+@pytest.mark.looptime
+async def test_after_one_slow_look_a_model_that_has_gone_is_noticed_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(
+        serverwatch, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
+    )
+    state = LiveState(chance=lambda: 0.0)
+    server = OnceSlow(tmp_path)
+    task = asyncio.create_task(ServerWatch(server, state, 1.0).run())
+    while server.looks < 3:
+        await asyncio.sleep(0.1)
+    began = loop.time()
+    while "m" in state.server_models:
+        await asyncio.sleep(0.1)
+    took = loop.time() - began
+    assert took < 10, f"noticed {took:.1f} s after it had gone; 4 s of that was the slow look"
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

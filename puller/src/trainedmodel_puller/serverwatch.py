@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
@@ -22,14 +23,13 @@ import structlog
 
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.state import ServerState, ServerView
+from trainedmodel_puller.core.watching import RECENT, pause_s
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Sight
 from trainedmodel_puller.state import LiveState
 
 T = TypeVar("T")
 log: Final = structlog.get_logger()
 
-#: Share of the time that may be spent looking at the server: a look of 20 ms, one a second.
-_WATCH_SHARE: Final = 0.02
 #: A server that is down is asked this often, in seconds: its return is what everybody waits for.
 _DOWN_PERIOD_S: Final = 0.2
 #: While the server loads or unloads something by itself, plans wait for the end of that. What we
@@ -57,6 +57,7 @@ class ServerWatch:
         self._doubts = 0
         self._silent_since = 0.0
         self._was_reached = False
+        self._looks_s: deque[float] = deque(maxlen=RECENT)
         self.is_reachable = False
         self.since = time.time()
         self.message = "not asked yet"
@@ -75,13 +76,18 @@ class ServerWatch:
                     metrics.SERVER_RESTARTS.inc()
                 was_same = is_same
             if is_index_due:
-                took_s = await self.look()
-                rest_s = _MOVING_PERIOD_S if self._is_moving() else took_s / _WATCH_SHARE
-                next_index = time.monotonic() + rest_s
-            pause_s = self._period_s
+                self._looks_s.append(await self.look())
+                next_index = time.monotonic() + self._rest_s()
+            wait_s = self._period_s
             if not self._state.server.is_known:
-                pause_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
-            await asyncio.sleep(pause_s)
+                wait_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
+            await asyncio.sleep(wait_s)
+
+    def _rest_s(self) -> float:
+        if self._is_moving():
+            return _MOVING_PERIOD_S
+        models = max(len(self._state.disk), len(self._state.server_models))
+        return pause_s(tuple(self._looks_s), models)
 
     def _is_moving(self) -> bool:
         """Tell whether the server loads or unloads anything that nobody here waits for."""

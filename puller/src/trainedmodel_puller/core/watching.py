@@ -1,0 +1,42 @@
+"""How soon the model server's list of models is asked for again.
+
+A look takes some of the server's time, so looks are spaced out until they cost a small share of it.
+The measure is what a look costs now. A look that was slow because the server was busy with a load
+says nothing about the next one, so the cheapest of the last few looks counts. The pause also has an
+upper limit, which grows with the number of models alone: what a server says of a handful of models
+is never older than seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+#: Share of the server's time that looks may take: a look of 20 ms, one a second.
+SHARE: Final = 0.02
+#: The cheapest of so many looks tells what a look costs now.
+RECENT: Final = 3
+#: The longest pause for a server without models, and what each model adds to it, in seconds.
+#: MLServer reads a file for each model (1.2 ms), which is 0.06 s of pause at a share of 2 %.
+_BASE_S: Final = 3.0
+_MODEL_S: Final = 0.06
+#: The longest pause of all, in seconds.
+_LONGEST_S: Final = 60.0
+
+
+def longest_pause_s(models: int) -> float:
+    """Return the longest pause between two looks at a server with so many models, in seconds."""
+    return min(_BASE_S + _MODEL_S * models, _LONGEST_S)
+
+
+def pause_s(looks_s: Sequence[float], models: int) -> float:
+    """Return the seconds to wait before the next look.
+
+    Args:
+        looks_s: How long the last looks took, in seconds, the latest one last.
+        models: How many models the server has, or should have.
+    """
+    recent = looks_s[-RECENT:]
+    if not recent:
+        return 0.0
+    return min(min(recent) / SHARE, longest_pause_s(models))
