@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from driver_builders import Handler, answering, entry, server_settings, target
+from trainedmodel_puller.core.pbtxt import without_name
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     ServerGone,
@@ -20,7 +21,7 @@ from trainedmodel_puller.drivers.base import (
 from trainedmodel_puller.drivers.client import words
 from trainedmodel_puller.drivers.factory import make_server
 from trainedmodel_puller.drivers.mlserver import MLServer
-from trainedmodel_puller.drivers.triton import Triton, without_name
+from trainedmodel_puller.drivers.triton import Triton
 from trainedmodel_puller.errors import ServerFault, SettingsError
 
 
@@ -56,9 +57,9 @@ class TestMLServerFiles:
     @pytest.mark.parametrize(
         ("files", "framework", "word"),
         [
-            (["model.bin"], "sklearn", "found: none"),
+            (["model.bin"], "sklearn", "found: model.bin"),
             (["a.joblib", "b.pkl"], "sklearn", "a.joblib, b.pkl"),
-            (["model.onnx"], "onnx", "'onnx'"),
+            (["model.onnx"], "onnx", "'onnx'.*found: model.onnx"),
         ],
     )
     def test_a_layout_that_cannot_be_loaded_says_what_is_missing(

@@ -204,7 +204,7 @@ class TestFiles:
         ("files", "words"),
         [
             (["readme.txt"], "found: readme.txt"),
-            (["1/saved_model.pb", "2/saved_model.pb"], "found: 1, 2"),
+            (["1/saved_model.pb", "2/saved_model.pb"], "found: 1/, 2/"),
             (["1/notes"], "must hold"),
             (["1/saved_model.pb", "1/README", "README"], "README is both at the top"),
         ],

@@ -61,8 +61,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("files", "word"),
         [
-            (["model.safetensors"], "found: none"),
-            ([".hidden.gguf", "mmproj.gguf"], "found: none"),
+            (["model.safetensors"], r"found: model\.safetensors"),
+            ([".hidden.gguf", "mmproj.gguf"], r"found: \.hidden\.gguf, mmproj\.gguf"),
             (["a.gguf", "b.gguf"], r"found: a\.gguf, b\.gguf"),
             (["a-00001-of-00002.gguf", "b.gguf"], "exactly one"),
             (["a-00001-of-00002.gguf", "b-00002-of-00002.gguf"], "exactly one"),

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from trainedmodel_contract.entry import Entry
 
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.errors import PullerError
 
@@ -144,17 +145,27 @@ class ModelServer(Protocol):
         """
         ...
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Say why the server cannot load a source of this shape; None if nothing tells so yet.
+
+        Pure. It is asked about a listing before the first byte is fetched, and `prepare` asks it
+        about the tree, so a refusal never depends on more than names.
+        """
+        ...
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Make a verified, not yet published tree loadable under the entry's name (blocking).
 
         A kill may come between any two of its steps, so doing it again must end the same way. A
-        file that was there is never written into, only replaced: other names may share it.
+        file that was there is never written into, only replaced: other names may share it. Names
+        and versions that the tree gives itself are the driver's: it takes them away or sets them.
 
         Returns:
             Whether the tree may be another now; False spares its caller a look at each file.
 
         Raises:
-            ServerFault: InvalidLayout; names the missing file and the fix.
+            ServerFault: InvalidLayout; names what is wanted and what is there.
+            OSError: the volume refused.
         """
         ...
 

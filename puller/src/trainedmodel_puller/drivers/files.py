@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainedmodel_contract.entry import Entry
 
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import Layout, ServerSettings, Sight, Target
 
@@ -37,6 +38,10 @@ class FilesOnly:
 
     def _look(self, names: Collection[str]) -> Mapping[str, ServerState]:
         return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
+
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Accept any layout."""
+        return None
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Accept any layout, as it is."""

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,6 +40,8 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.names import is_model_name
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.layouts import gguf_names, refuse_gguf
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
@@ -51,14 +52,13 @@ from trainedmodel_puller.drivers.base import (
     Target,
 )
 from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.userfiles import refused, shape_of
 from trainedmodel_puller.errors import ServerFault
 
 _POLL_S: Final = 0.05
 _PROBE: Final = "..probe"
 #: Parameter of an entry: whether the files of an update are loaded beside the old ones first.
 PROVE: Final = "prove"
-_PART: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-_STEM: Final = "model"
 _STATES: Final = {
     "loaded": ServerState.READY,
     "sleeping": ServerState.READY,
@@ -102,15 +102,23 @@ class Llama:
         """Let go of connections."""
         await self._client.close()
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want one .gguf model, in one file or in all its parts."""
+        return refuse_gguf(shape)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check that there is one model, and give its files their names.
 
         Raises:
             ServerFault: InvalidLayout; none, several, or parts are missing.
         """
-        names = {path: name for path, name in fixed_names(tree).items() if path.name != name}
-        for path, name in names.items():
-            path.rename(path.with_name(name))
+        shape = shape_of(tree)
+        why = self.check_layout(shape, entry)
+        if why is not None:
+            raise refused(why)
+        names = {old: new for old, new in gguf_names(shape).items() if old != new}
+        for old, new in names.items():
+            (tree / old).rename(tree / new)
         return bool(names)
 
     def touch(self, tree: Path) -> None:
@@ -299,42 +307,6 @@ class Llama:
         if not self._is_swept:
             await asyncio.to_thread(_remove_links, self._model_dir)
             self._is_swept = True
-
-
-def fixed_names(tree: Path) -> Mapping[Path, str]:
-    """Return the name that each file of the one model at the top of a tree must have.
-
-    A tree that was renamed in part, when a kill came, is taken for what it is.
-
-    Raises:
-        ServerFault: InvalidLayout; none, several, or parts are missing.
-    """
-    found = sorted(
-        path
-        for path in tree.glob("*.gguf")
-        if not path.name.startswith(".") and "mmproj" not in path.name.lower()
-    )
-    parts = [match for path in found if (match := _PART.fullmatch(path.name))]
-    if len(found) == 1 and not parts:
-        return {found[0]: f"{_STEM}.gguf"}
-    stems = {match["stem"] for match in parts} - {_STEM}
-    counts = {int(match["count"]) for match in parts}
-    if len(parts) != len(found) or not found or len(stems) > 1 or len(counts) > 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            "the top of the source must hold exactly one .gguf model, in one file or in all parts "
-            f"of a split (name-00001-of-00003.gguf); found: {names}",
-        )
-    count = counts.pop()
-    if sorted(int(match["number"]) for match in parts) != list(range(1, count + 1)):
-        raise ServerFault(
-            Reason.INVALID_LAYOUT, f"{len(found)} of the {count} parts of the .gguf model are there"
-        )
-    return {
-        tree / match.string: f"{_STEM}-{match['number']}-of-{match['count']}.gguf"
-        for match in parts
-    }
 
 
 def _read_status(status: Mapping[str, Any]) -> _Row:

@@ -35,6 +35,8 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.names import is_model_name
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.layouts import ADAPTER_CONFIG, refuse_adapter
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
@@ -47,10 +49,9 @@ from trainedmodel_puller.drivers.base import (
     Target,
 )
 from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.userfiles import read_user_json, refused, shape_of
 from trainedmodel_puller.errors import ServerFault
 
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 #: Ends the name of a trial registration, before eight digits of its revision.
 PROBE: Final = "..probe-"
 
@@ -100,24 +101,20 @@ class AdapterServer:
         """Let go of connections."""
         await self._client.close()
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want an adapter's configuration and weights."""
+        return refuse_adapter(shape, self.kind)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check that the tree is an adapter.
 
         Raises:
             ServerFault: InvalidLayout; its configuration or its weights are not at the top.
         """
-        try:
-            config = json.loads((tree / CONFIG).read_bytes())
-        except FileNotFoundError:
-            config = None
-        except ValueError as error:
-            raise ServerFault(Reason.INVALID_LAYOUT, f"{CONFIG} is not JSON: {error}") from error
-        if not isinstance(config, dict) or not any((tree / name).is_file() for name in WEIGHTS):
-            raise ServerFault(
-                Reason.INVALID_LAYOUT,
-                f"the top of the source must hold {CONFIG} and {' or '.join(WEIGHTS)}, as PEFT's "
-                f"save_pretrained writes them; {self.kind} is given adapters, not base models",
-            )
+        why = self.check_layout(shape_of(tree), entry)
+        if why is not None:
+            raise refused(why)
+        read_user_json(tree, ADAPTER_CONFIG)
         return False
 
     def touch(self, tree: Path) -> None:

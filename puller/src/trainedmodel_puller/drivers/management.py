@@ -39,6 +39,7 @@ from typing import Any, Final, TypeVar
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
@@ -50,7 +51,7 @@ from trainedmodel_puller.drivers.base import (
     Target,
 )
 from trainedmodel_puller.drivers.client import ServerClient, words
-from trainedmodel_puller.drivers.manifest import fit_manifest
+from trainedmodel_puller.drivers.manifest import check_manifest, fit_manifest
 from trainedmodel_puller.errors import ServerFault
 
 T = TypeVar("T")
@@ -96,6 +97,10 @@ class ManagementServer:
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.close()
+
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want a manifest, or what one can be made of."""
+        return check_manifest(shape, entry)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check for `MAR-INF/MANIFEST.json`, or make it of a `handler.py` and one weights file.

@@ -10,20 +10,27 @@ takes a second one beside the first, which is what makes its updates gapless.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from trainedmodel_contract.entry import Entry
-from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.durable import replace_file
-from trainedmodel_puller.errors import ServerFault
+from trainedmodel_puller.core.layouts import HANDLER, MANIFEST, refuse_manifest, weights_of
+from trainedmodel_puller.core.shape import Shape
+from trainedmodel_puller.drivers.userfiles import (
+    read_user_json,
+    refused,
+    shape_of,
+    write_user_json,
+)
 
-MANIFEST: Final = "MAR-INF/MANIFEST.json"
-HANDLER: Final = "handler.py"
-#: Endings of files that a handler is told of as its weights.
-WEIGHTS: Final = (".pt", ".pth", ".bin", ".safetensors", ".onnx", ".params")
+#: Fields of a manifest that name files of the model.
+_FILES: Final = ("handler", "serializedFile", "modelFile")
+
+
+def check_manifest(shape: Shape, entry: Entry) -> str | None:
+    """Say why a source has no manifest, and none can be made."""
+    return refuse_manifest(shape, entry.parameters or {})
 
 
 def fit_manifest(tree: Path, entry: Entry) -> None:
@@ -32,49 +39,43 @@ def fit_manifest(tree: Path, entry: Entry) -> None:
     Raises:
         ServerFault: InvalidLayout; there is none and none can be made, or it names no handler.
     """
-    path = tree / MANIFEST
-    manifest = _read(path) if path.is_file() else _make(tree, entry)
+    shape = shape_of(tree)
+    why = check_manifest(shape, entry)
+    if why is not None:
+        raise refused(why)
+    found = read_user_json(tree, MANIFEST)
+    manifest = _make(shape, entry) if found is None else found
     model = manifest.get("model")
     handler = model.get("handler") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(handler, str):
-        raise ServerFault(Reason.INVALID_LAYOUT, f"{MANIFEST} has no model.handler")
+        raise refused(f"{MANIFEST} has no model.handler")
+    for field in _FILES:
+        path = PurePosixPath(str(model.get(field, "")))
+        if path.is_absolute() or ".." in path.parts:
+            raise refused(
+                f"model.{field} in {MANIFEST} is {str(path)!a:.100}, which is outside of the source"
+            )
     module = handler.partition(":")[0]
-    if module.endswith(".py") and not (tree / module).is_file():
-        raise ServerFault(
-            Reason.INVALID_LAYOUT, f"{MANIFEST} names the handler {module!r}, which is not there"
+    if module.endswith(".py") and not _is_file(tree, module):
+        raise refused(
+            shape.refusal(f"{MANIFEST} names the handler {module!a:.100}, which is not there")
         )
     model["modelName"] = entry.name
     model["modelVersion"] = entry.revision
-    path.parent.mkdir(exist_ok=True)
-    replace_file(path, json.dumps(manifest, indent=2) + "\n", durable=False)
+    (tree / MANIFEST).parent.mkdir(exist_ok=True)
+    write_user_json(tree, MANIFEST, manifest)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _is_file(tree: Path, name: str) -> bool:
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ServerFault(Reason.INVALID_LAYOUT, f"{MANIFEST} is not JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ServerFault(Reason.INVALID_LAYOUT, f"{MANIFEST} must be a JSON object")
-    return manifest
+        return (tree / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
-def _make(tree: Path, entry: Entry) -> dict[str, Any]:
-    handler = (entry.parameters or {}).get("handler")
-    if handler is None and not (tree / HANDLER).is_file():
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            f"no {MANIFEST} in the source, and no {HANDLER} at its top to make one for: publish "
-            "the content of a model archive (.mar), add either file, or set the parameter handler",
-        )
-    weights = sorted(path.name for path in tree.iterdir() if path.suffix in WEIGHTS)
-    if len(weights) > 1:
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            f"no {MANIFEST} in the source, and more than one file of weights to make one for "
-            f"(found: {', '.join(weights)}): add a {MANIFEST} with model.serializedFile",
-        )
-    model: dict[str, Any] = {"handler": handler or HANDLER}
+def _make(shape: Shape, entry: Entry) -> dict[str, Any]:
+    model: dict[str, Any] = {"handler": (entry.parameters or {}).get("handler") or HANDLER}
+    weights = weights_of(shape)
     if weights:
         model["serializedFile"] = weights[0]
     return {"runtime": "python", "model": model}

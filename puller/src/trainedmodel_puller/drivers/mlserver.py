@@ -9,32 +9,41 @@
 - The name in `model-settings.json` is what counts: with another name there, loading by the served
   name is 404. So `prepare` writes the served name into it, and writes the whole file for frameworks
   whose runtime is known and whose artefact can be told.
+- Any `model-settings.json` below the served folder is a model, at any depth, and the last one of a
+  name wins. So `prepare` renames all but the one at the top: a tree is one model, its own.
+- A version in the settings (`parameters.version`) makes an update a second version beside the old
+  one, which answers "not ready yet" to every request until it is loaded. Without a version the old
+  model answers until the new one is up. So `prepare` takes the version out.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from trainedmodel_contract.entry import Entry
-from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.layouts import (
+    MLSERVER_SETTINGS,
+    RUNTIMES,
+    choose_artefact,
+    refuse_mlserver,
+)
+from trainedmodel_puller.core.shape import Shape, named
+from trainedmodel_puller.drivers.userfiles import (
+    read_user_json,
+    refused,
+    shape_of,
+    write_user_json,
+)
 from trainedmodel_puller.drivers.v2 import RepositoryServer
-from trainedmodel_puller.durable import replace_file
-from trainedmodel_puller.errors import ServerFault
 
-SETTINGS: Final = "model-settings.json"
+log: Final = structlog.get_logger()
 
-#: Framework to MLServer's runtime class and the endings of the artefacts that it reads.
-RUNTIMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "sklearn": ("mlserver_sklearn.SKLearnModel", (".joblib", ".pickle", ".pkl")),
-    "xgboost": ("mlserver_xgboost.XGBoostModel", (".json", ".ubj", ".bst")),
-    "lightgbm": ("mlserver_lightgbm.LightGBMModel", (".txt", ".bst")),
-    "catboost": ("mlserver_catboost.CatboostModel", (".cbm",)),
-    "mlflow": ("mlserver_mlflow.MLflowRuntime", ()),
-    "huggingface": ("mlserver_huggingface.HuggingFaceRuntime", ()),
-}
+#: Added to the name of settings that MLServer would take for another model.
+ASIDE: Final = ".nested"
 
 
 class MLServer(RepositoryServer):
@@ -42,47 +51,70 @@ class MLServer(RepositoryServer):
 
     kind = "mlserver"
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want settings, or a framework and a file that is clearly its model."""
+        return refuse_mlserver(shape, entry.framework)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Give the tree a `model-settings.json` with the served name.
+        """Give the tree one `model-settings.json`, with the served name and without a version.
 
         Raises:
-            ServerFault: InvalidLayout; there is none and none can be made.
+            ServerFault: InvalidLayout; there is none and none can be made, or it is no settings.
         """
-        path = tree / SETTINGS
-        settings = _read_settings(path) if path.is_file() else _make_settings(tree, entry)
-        if settings.get("name") != entry.name:
-            settings["name"] = entry.name
-        replace_file(path, json.dumps(settings, indent=2) + "\n", durable=False)
+        shape = shape_of(tree)
+        why = self.check_layout(shape, entry)
+        if why is not None:
+            raise refused(why)
+        settings = read_user_json(tree, MLSERVER_SETTINGS)
+        if settings is None:
+            settings = _make_settings(shape, entry)
+        parameters = settings.get("parameters")
+        if parameters is not None and not isinstance(parameters, dict):
+            raise refused(f"parameters in {MLSERVER_SETTINGS} must be a JSON object")
+        settings["name"] = entry.name
+        if parameters is not None:
+            parameters.pop("version", None)
+        write_user_json(tree, MLSERVER_SETTINGS, settings)
+        renamed = _rename_nested(tree)
+        if renamed:
+            log.warning(
+                "nested_settings_renamed",
+                model=entry.name,
+                files=named(renamed),
+                why="MLServer would serve each of them as a model of its own",
+            )
         return True
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ServerFault(Reason.INVALID_LAYOUT, f"{SETTINGS} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ServerFault(Reason.INVALID_LAYOUT, f"{SETTINGS} must be a JSON object")
-    return settings
+def _make_settings(shape: Shape, entry: Entry) -> dict[str, Any]:
+    artefact = choose_artefact(shape.files, entry.framework)
+    uri = "." if artefact is None or artefact == "." else f"./{artefact}"
+    return {"implementation": RUNTIMES[entry.framework], "parameters": {"uri": uri}}
 
 
-def _make_settings(tree: Path, entry: Entry) -> dict[str, Any]:
-    runtime = RUNTIMES.get(entry.framework)
-    if runtime is None:
-        known = ", ".join(sorted(RUNTIMES))
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            f"no {SETTINGS} at the top of the source, and none can be made for framework "
-            f"{entry.framework!r} (known: {known})",
-        )
-    implementation, endings = runtime
-    artefacts = sorted(path.name for path in tree.iterdir() if path.suffix in endings)
-    if endings and len(artefacts) != 1:
-        found = ", ".join(artefacts) or "none"
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            f"no {SETTINGS} at the top of the source, and not exactly one "
-            f"{'/'.join(endings)} file to make one for (found: {found})",
-        )
-    uri = f"./{artefacts[0]}" if artefacts else "."
-    return {"implementation": implementation, "parameters": {"uri": uri}}
+def _rename_nested(tree: Path) -> list[str]:
+    """Rename all settings but those at the top; return their paths in the tree."""
+    renamed = []
+    for folder, folders, files in os.walk(tree):
+        if folder == str(tree):
+            continue
+        if MLSERVER_SETTINGS in files or MLSERVER_SETTINGS in folders:
+            path = Path(folder, MLSERVER_SETTINGS)
+            path.rename(_free_name(path))
+            folders[:] = [name for name in os.listdir(folder) if _is_folder(folder, name)]
+            renamed.append(str(path.relative_to(tree)))
+    return sorted(renamed)
+
+
+def _is_folder(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _free_name(path: Path) -> Path:
+    name = f"{path.name}{ASIDE}"
+    number = 1
+    while os.path.lexists(path.with_name(name)):
+        number += 1
+        name = f"{path.name}{ASIDE}-{number}"
+    return path.with_name(name)

@@ -24,6 +24,8 @@ from typing import Any, Final
 
 from trainedmodel_contract.entry import Entry
 
+from trainedmodel_puller.core.layouts import refuse_versioned
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S, ServerInDoubt
 from trainedmodel_puller.drivers.client import words
 from trainedmodel_puller.drivers.config_format import ConfigError, Row
@@ -33,6 +35,7 @@ from trainedmodel_puller.drivers.version_status import Statuses, read_statuses
 
 _LIST: Final = "model_config_list"
 _ENDINGS: Final = frozenset({".onnx", ".pb", ".pdmodel", ".tflite"})
+_WANTED: Final = "an .xml with its .bin, or an .onnx, .pb, .pdmodel, .tflite"
 
 
 class OvmsConfigText:
@@ -68,15 +71,17 @@ class OpenVinoModelServer(ConfigServer):
     format = OvmsConfigText()
     ping_path = "/v1/config"
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want a model at the top or in a single numbered folder."""
+        return refuse_versioned(shape, _is_model, _WANTED)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Bring a model to the top of the tree, out of a numbered folder if need be.
 
         Raises:
             ServerFault: InvalidLayout; there is none.
         """
-        return lift_version(
-            tree, _is_model, "an .xml with its .bin, or an .onnx, .pb, .pdmodel, .tflite"
-        )
+        return lift_version(tree, _is_model, _WANTED)
 
     async def _look(self, names: Collection[str]) -> dict[str, Statuses]:
         status, body = await self._client.call("GET", "/v1/config", 2 * OBSERVE_TIMEOUT_S)
@@ -119,7 +124,8 @@ def _versions(config: dict[str, Any]) -> tuple[int, ...]:
     return tuple(listed) if listed is not None and is_list else ()
 
 
-def _is_model(path: Path) -> bool:
-    if path.suffix == ".xml":
-        return path.is_file() and path.with_suffix(".bin").is_file()
-    return path.is_file() and path.suffix in _ENDINGS
+def _is_model(name: str, beside: frozenset[str]) -> bool:
+    stem, dot, ending = name.rpartition(".")
+    if ending == "xml":
+        return f"{stem}.bin" in beside
+    return bool(dot) and f".{ending}" in _ENDINGS

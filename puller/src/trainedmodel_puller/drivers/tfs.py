@@ -27,12 +27,15 @@ from typing import Final
 
 from trainedmodel_contract.entry import Entry
 
+from trainedmodel_puller.core.layouts import refuse_versioned
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.drivers.model_config import ConfigServer
 from trainedmodel_puller.drivers.tfs_config import TfsConfigText
 from trainedmodel_puller.drivers.version_folder import lift_version
 from trainedmodel_puller.drivers.version_status import VersionStatus
 
 _SAVED: Final = frozenset({"saved_model.pb", "saved_model.pbtxt"})
+_WANTED: Final = "saved_model.pb (or .pbtxt), or a .tflite model"
 
 
 class TensorFlowServing(ConfigServer):
@@ -46,13 +49,17 @@ class TensorFlowServing(ConfigServer):
     stale_s = 10.0
     notice_s = 2.5
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want a model at the top or in a single numbered folder."""
+        return refuse_versioned(shape, _is_model, _WANTED)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Bring a SavedModel to the top of the tree, out of a numbered folder if need be.
 
         Raises:
             ServerFault: InvalidLayout; there is none.
         """
-        return lift_version(tree, _is_model, "saved_model.pb (or .pbtxt), or a .tflite model")
+        return lift_version(tree, _is_model, _WANTED)
 
     def _is_alive(self, status: int) -> bool:
         return status in {200, 404}
@@ -68,5 +75,5 @@ class TensorFlowServing(ConfigServer):
         )
 
 
-def _is_model(path: Path) -> bool:
-    return path.is_file() and (path.name in _SAVED or path.suffix == ".tflite")
+def _is_model(name: str, _beside: frozenset[str]) -> bool:
+    return name in _SAVED or name.endswith(".tflite")

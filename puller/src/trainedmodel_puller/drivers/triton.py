@@ -8,31 +8,38 @@
 - Unknown models are 200 on unload, and `ready` is 400 for all that is not ready.
 - Each load holds one of 8 HTTP threads, and ten slow ones silenced `/live` for 21 s: four at most.
 - Index rows without a state were never loaded.
-- `name:` in `config.pbtxt` must equal the folder or be left out: `prepare` takes it out.
+- `name:` in `config.pbtxt` must equal the folder or be left out: `prepare` takes it out, there and
+  in `configs/`. The file need not be UTF-8: comments may hold any bytes, and keep them.
+- An ensemble needs a version folder with nothing in it, which many stores lose: `prepare` makes it.
 - A dangling link makes every index call fail; downloads never make links.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainedmodel_contract.entry import Entry
-from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.layouts import (
+    TRITON_CONFIG,
+    refuse_triton,
+    triton_refusal,
+    triton_versions,
+)
+from trainedmodel_puller.core.pbtxt import is_ensemble, without_name
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S
-from trainedmodel_puller.drivers.v2 import RepositoryServer
-from trainedmodel_puller.durable import replace_file
-from trainedmodel_puller.errors import ServerFault
-
-CONFIG: Final = "config.pbtxt"
-_TOKENS: Final = re.compile(
-    r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*|[{}\[\]]|\bname\s*:\s*'
+from trainedmodel_puller.drivers.userfiles import (
+    read_user_file,
+    refused,
+    replace_user_file,
+    shape_of,
 )
+from trainedmodel_puller.drivers.v2 import RepositoryServer
 
 
 class Triton(RepositoryServer):
@@ -40,26 +47,37 @@ class Triton(RepositoryServer):
 
     kind = "triton"
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Want a version folder, or what may be an ensemble."""
+        return refuse_triton(shape)
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Check for a version folder, and free `config.pbtxt` of another name.
+        """Check for a version folder, and free the configurations of another name.
 
         Raises:
             ServerFault: InvalidLayout; there is no numbered version folder.
         """
-        if not any(path.is_dir() and path.name.isdigit() for path in tree.iterdir()):
-            raise ServerFault(
-                Reason.INVALID_LAYOUT,
-                "no version folder ('1/') at the top of the source: Triton loads "
-                f"<name>/{CONFIG} and <name>/<number>/",
-            )
-        config = tree / CONFIG
-        if config.is_file():
-            text = config.read_text()
-            anonymous = without_name(text)
-            if anonymous != text:
-                replace_file(config, anonymous, durable=False)
-                return True
-        return False
+        shape = shape_of(tree)
+        why = self.check_layout(shape, entry)
+        if why is not None:
+            raise refused(why)
+        config = _read_text(tree, TRITON_CONFIG)
+        is_changed = False
+        if not triton_versions(shape):
+            if not is_ensemble(config or ""):
+                raise refused(triton_refusal(shape))
+            (tree / "1").mkdir()
+            is_changed = True
+        texts = {TRITON_CONFIG: config}
+        # for servers that run with --model-config-name
+        for name in shape.folders.get("configs", ()):
+            if name.endswith(".pbtxt"):
+                texts[f"configs/{name}"] = _read_text(tree, f"configs/{name}")
+        for path, text in texts.items():
+            if text is not None and (anonymous := without_name(text)) != text:
+                replace_user_file(tree, path, anonymous.encode("utf-8", "surrogateescape"))
+                is_changed = True
+        return is_changed
 
     def touch(self, tree: Path) -> None:
         """Set every time stamp in the tree to now, without which a reload may be skipped."""
@@ -79,19 +97,7 @@ class Triton(RepositoryServer):
         return self._read_index(body).get(name) is not ServerState.UNLOADING
 
 
-def without_name(text: str) -> str:
-    """Take the top-level `name:` field out of a protobuf text; all else stays as it is."""
-    depth = 0
-    for match in _TOKENS.finditer(text):
-        part = match.group()
-        if part in "{[":
-            depth += 1
-        elif part in "}]":
-            depth -= 1
-        elif depth == 0 and part.startswith("name"):
-            value = re.compile(r'(?:"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')(?:[ \t]*[,;])?').match(
-                text, match.end()
-            )
-            if value is not None:
-                return text[: match.start()] + text[value.end() :]
-    return text
+def _read_text(tree: Path, name: str) -> str | None:
+    """Return a file's text; bytes that are not UTF-8 are kept, as lone surrogates."""
+    content = read_user_file(tree, name)
+    return None if content is None else content.decode("utf-8", "surrogateescape")

@@ -26,6 +26,7 @@ from typing import Any, Final
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
@@ -66,8 +67,12 @@ class RepositoryServer:
         """Return the revision; this layout has no use for it."""
         return revision
 
+    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
+        """Accept any layout; the drivers know better."""
+        return None
+
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Accept any layout, as it is; the drivers know better."""
+        """Leave the tree as it is; the drivers know better."""
         return False
 
     def touch(self, tree: Path) -> None:

@@ -6,27 +6,27 @@ the version, so what lies in a single numbered folder moves up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller.core.layouts import (
+    MOVING,
+    IsModel,
+    holds_model,
+    numbered_folders,
+    refuse_versioned,
+)
+from trainedmodel_puller.drivers.userfiles import refused, shape_of
 
-from trainedmodel_puller.errors import ServerFault
 
-#: What the numbered folder is called from the moment on that its content moves.
-_MOVING: Final = ".trainedmodel-moving"
-
-
-def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> bool:
+def lift_version(tree: Path, is_model: IsModel, wanted: str) -> bool:
     """Move the content of a single numbered folder up, unless the model is at the top (blocking).
 
     A kill may come between any two steps: the folder's new name says that they were begun.
 
     Args:
         tree: The revision's files.
-        is_model: Tells of one path whether a server would load it.
-        layout: What the top must hold, for people.
+        is_model: Tells of a file whether a server would load it.
+        wanted: What the top must hold, for people.
 
     Returns:
         Whether anything was moved.
@@ -34,31 +34,16 @@ def lift_version(tree: Path, is_model: Callable[[Path], bool], layout: str) -> b
     Raises:
         ServerFault: InvalidLayout; no model at the top nor in one numbered folder.
     """
-    moving = tree / _MOVING
-    if not moving.exists() and not any(map(is_model, tree.iterdir())):
-        numbered = [path for path in tree.iterdir() if path.is_dir() and path.name.isdecimal()]
-        if len(numbered) != 1 or not any(map(is_model, numbered[0].iterdir())):
-            names = ", ".join(sorted(path.name for path in tree.iterdir())) or "nothing"
-            raise ServerFault(
-                Reason.INVALID_LAYOUT,
-                f"the top of the source, or a single numbered folder in it, must hold {layout}; "
-                f"found: {names:.200}",
-            )
-        _refuse_twins(tree, numbered[0])
-        numbered[0].rename(moving)
-    if not moving.exists():
-        return False
+    moving = tree / MOVING
+    if not moving.is_dir():
+        shape = shape_of(tree)
+        why = refuse_versioned(shape, is_model, wanted)
+        if why is not None:
+            raise refused(why)
+        if holds_model(shape.files, is_model):
+            return False
+        (tree / numbered_folders(shape)[0]).rename(moving)
     for path in sorted(moving.iterdir()):
         path.rename(tree / path.name)
     moving.rmdir()
     return True
-
-
-def _refuse_twins(tree: Path, folder: Path) -> None:
-    twins = sorted(path.name for path in folder.iterdir() if (tree / path.name).exists())
-    if twins:
-        raise ServerFault(
-            Reason.INVALID_LAYOUT,
-            f"{', '.join(twins):.200} is both at the top of the source and in {folder.name}/: "
-            "remove one of them",
-        )

@@ -1,0 +1,157 @@
+"""Files of users that a driver reads or replaces: whatever they hold is never a fault of ours.
+
+A file may hold any bytes, be huge, be a pipe, a folder, or a link to anywhere. So it is read up to
+a limit, never waited for, and never followed out of its tree. What cannot be used is refused with
+words that name the file. A file is replaced, never written into: other names may share it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.shape import Shape, named
+from trainedmodel_puller.errors import ServerFault
+from trainedmodel_puller.storage.files import FILE_MODE
+
+#: Larger files are not read, in bytes. Settings that people write take a few thousand.
+MOST_BYTES: Final = 1024 * 1024
+_TEMPORARY: Final = ".trainedmodel-new"
+
+
+def refused(message: str) -> ServerFault:
+    """Return the fault of a tree whose layout the server cannot load."""
+    return ServerFault(Reason.INVALID_LAYOUT, message)
+
+
+def shape_of(tree: Path) -> Shape:
+    """Look at the top of a tree and into the folders there (blocking)."""
+    return Shape(_paths(tree))
+
+
+def _paths(tree: Path) -> Iterator[str]:
+    for name in os.listdir(tree):
+        path = os.path.join(tree, name)
+        if os.path.isfile(path):
+            yield name
+        elif os.path.isdir(path):
+            yield f"{name}/"
+            for inner in os.listdir(path):
+                at = os.path.join(path, inner)
+                if os.path.isfile(at):
+                    yield f"{name}/{inner}"
+                elif os.path.isdir(at):
+                    yield f"{name}/{inner}/"
+
+
+def read_user_file(tree: Path, name: str) -> bytes | None:
+    """Return a file's bytes; None if there is nothing of that name (blocking).
+
+    Raises:
+        ServerFault: InvalidLayout; it is no file, is too large, or lies outside the tree.
+    """
+    path = tree / name
+    root = os.path.realpath(tree)
+    if not os.path.realpath(path).startswith(f"{root}{os.sep}"):
+        raise refused(f"{named([name])} is a link that leads out of the source: put a file there")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise refused(f"{named([name])} cannot be read: {error.strerror}") from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise refused(f"{named([name])} is {kind}, and must be a file")
+        content = _read_up_to(descriptor, MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > MOST_BYTES:
+        raise refused(f"{named([name])} is larger than {MOST_BYTES // 1024} KiB, and is not read")
+    return content
+
+
+def _read_up_to(descriptor: int, most: int) -> bytes:
+    parts: list[bytes] = []
+    while most > 0 and (part := os.read(descriptor, most)):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def read_user_json(tree: Path, name: str) -> dict[str, Any] | None:
+    """Return a file's JSON object; None if there is nothing of that name (blocking).
+
+    Raises:
+        ServerFault: InvalidLayout; it is no JSON object, or no file that can be read.
+    """
+    content = read_user_file(tree, name)
+    if content is None:
+        return None
+    try:
+        document = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise refused(f"{name} is not JSON: it is not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise refused(f"{name} is not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise refused(f"{name} is not JSON: {error!s:.200}") from error
+    if not isinstance(document, dict):
+        raise refused(f"{name} must be a JSON object")
+    return document
+
+
+def write_user_json(tree: Path, name: str, document: dict[str, Any]) -> None:
+    """Replace a file by a JSON object, in ASCII (blocking).
+
+    Raises:
+        ServerFault: InvalidLayout; something that is no file has its name.
+        OSError: the volume refused.
+    """
+    try:
+        text = json.dumps(document, indent=2)
+    except (RecursionError, ValueError) as error:
+        raise refused(f"{name} is nested too deeply to be written again") from error
+    replace_user_file(tree, name, f"{text}\n".encode())
+
+
+def replace_user_file(tree: Path, name: str, content: bytes) -> None:
+    """Replace a file, whole or not at all; nothing that was there is written into (blocking).
+
+    Raises:
+        ServerFault: InvalidLayout; something that is no file has its name.
+        OSError: the volume refused.
+    """
+    path = tree / name
+    new = path.with_name(f".{path.name}{_TEMPORARY}")
+    _clear(new)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(new, flags, FILE_MODE), "wb", buffering=0) as file:
+        os.fchmod(file.fileno(), FILE_MODE)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+    try:
+        os.replace(new, path)
+    except IsADirectoryError as error:
+        new.unlink()
+        raise refused(f"{named([name])} is a folder, and must be a file") from error
+
+
+def _clear(path: Path) -> None:
+    """Remove what a kill has left, or what a source has put in the way."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
