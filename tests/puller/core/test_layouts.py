@@ -123,6 +123,7 @@ def test_nothing_that_lies_beside_a_well_known_name_has_a_say(
             "found: bert/; to serve bert, add it to the URI",
         ),
         (["text.onnx"], "found: text.onnx"),
+        (["001/model.py", "config.pbtxt"], "found: config.pbtxt, 001/"),
         ([], "found: nothing"),
     ],
 )

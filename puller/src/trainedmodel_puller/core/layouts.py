@@ -39,8 +39,9 @@ def triton_versions(shape: Shape) -> list[str]:
 
 
 def is_number(name: str) -> bool:
-    """Tell whether a folder's name is a version number."""
-    return name.isascii() and name.isdecimal()
+    """Tell whether a folder's name is a version number; Triton takes none with leading zeros."""
+    is_decimal = name.isascii() and name.isdecimal()
+    return is_decimal and (name == "0" or not name.startswith("0"))
 
 
 def refuse_triton(shape: Shape) -> str | None:
