@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "deploy" / "base"
 CONFIGURATION = "trainedmodel-webhook"
 SYSTEM = "trainedmodel-system"
+SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
 HOSTS = frozenset({"trainedmodel-webhook.trainedmodel-system.svc", "127.0.0.1"})
 
 
@@ -116,13 +117,15 @@ def self_made(
 
 
 @contextlib.asynccontextmanager
-async def replica(certificates: Certificates) -> AsyncIterator[int]:
+async def replica(
+    certificates: Certificates, settings: InjectionSettings = SETTINGS
+) -> AsyncIterator[int]:
     """Run one replica of the webhook; yields its port once it serves."""
     port, has_begun = free_port(), asyncio.Event()
     serving = asyncio.create_task(
         serve_webhook(
             port,
-            InjectionSettings(image="trainedmodel-puller:test"),
+            settings,
             certificates,
             host="127.0.0.1",
             has_begun=has_begun,

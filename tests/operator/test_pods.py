@@ -61,8 +61,21 @@ def container(name: str, memory: object = None) -> dict[str, Any]:
     return {"name": name, **limits}
 
 
-def with_containers(*containers: dict[str, Any], server: str | None = None) -> dict[str, Any]:
+def at_models(told: dict[str, Any]) -> dict[str, Any]:
+    return {**told, "volumeMounts": [{"name": "v", "mountPath": "/mnt/models/"}]}
+
+
+def in_all(told: dict[str, Any], memory: str) -> dict[str, Any]:
+    """Give the whole pod a limit (pod-level resources)."""
+    return {**told, "spec": {**told["spec"], "resources": {"limits": {"memory": memory}}}}
+
+
+def with_containers(
+    *containers: dict[str, Any], server: str | None = None, main: str | None = None
+) -> dict[str, Any]:
     annotations = {} if server is None else {names.CONTAINER_ANNOTATION: server}
+    if main is not None:
+        annotations["kubectl.kubernetes.io/default-container"] = main
     return {"metadata": {"annotations": annotations}, "spec": {"containers": list(containers)}}
 
 
@@ -73,7 +86,13 @@ def with_containers(*containers: dict[str, Any], server: str | None = None) -> d
         (with_containers(container("a", "1Gi"), container("kserve-container", "2Gi")), 2 * GIB),
         (with_containers(container("puller", "1Gi"), container("b", "2Gi")), 2 * GIB),
         (with_containers(container("trainedmodel-puller", "1Gi"), container("b", 7)), 7),
-        (with_containers(container("a", "1Gi"), container("b", "2Gi")), GIB),
+        (with_containers(container("a", "1Gi"), container("b", "2Gi")), None),
+        (with_containers(container("istio-proxy", "1Gi"), container("b", "2Gi")), 2 * GIB),
+        (with_containers(container("linkerd-proxy", "250Mi"), container("b", "2Gi")), 2 * GIB),
+        (with_containers(container("a", "64Mi"), container("b", "2Gi"), main="b"), 2 * GIB),
+        (with_containers(container("a", "64Mi"), at_models(container("b", "2Gi"))), 2 * GIB),
+        (in_all(with_containers(container("a", "3Gi")), "2Gi"), 2 * GIB),
+        (in_all(with_containers(container("a")), "2Gi"), 2 * GIB),
         (with_containers(container("a", "1Gi"), server="gone"), None),
         (with_containers(container("a")), None),
         (with_containers(container("a", "plenty")), None),
@@ -85,9 +104,15 @@ def with_containers(*containers: dict[str, Any], server: str | None = None) -> d
     ids=[
         "the annotation names it",
         "kserve's",
-        "the first that is not the puller",
-        "nor the webhook's puller",
-        "the first",
+        "the only one beside a puller",
+        "the only one beside the webhook's puller",
+        "two could be meant, so none is guessed",
+        "behind istio's proxy",
+        "behind linkerd's proxy",
+        "the main one, behind an exporter",
+        "the one that has the model folder",
+        "the whole pod may use less",
+        "only the whole pod has a limit",
         "the annotation names none",
         "no limit",
         "no quantity",

@@ -47,6 +47,8 @@ CPU_REQUEST_ANNOTATION: Final = f"{GROUP}/cpu-request"
 CPU_LIMIT_ANNOTATION: Final = f"{GROUP}/cpu-limit"
 MEMORY_REQUEST_ANNOTATION: Final = f"{GROUP}/memory-request"
 MEMORY_LIMIT_ANNOTATION: Final = f"{GROUP}/memory-limit"
+QOS_ANNOTATION: Final = f"{GROUP}/qos"
+RUN_AS_USER_ANNOTATION: Final = f"{GROUP}/run-as-user"
 
 #: What `trainedmodel.dev/server` may say, and the puller's `--server` with it.
 SERVER_KINDS: Final = (
@@ -63,6 +65,20 @@ SERVER_KINDS: Final = (
     "ovms",
     "none",
 )
+#: Where the API for loading models listens unless somebody says otherwise; a kind that is not here
+#: has no port of its own.
+SERVER_PORTS: Final = {
+    "mlserver": 8080,
+    "triton": 8000,
+    "kserve": 8080,
+    "torchserve": 8081,
+    "mms": 8081,
+    "llama": 8080,
+    "vllm": 8000,
+    "sglang": 30000,
+    "tfs": 8501,
+    "ovms": 8000,
+}
 #: What `trainedmodel.dev/ready-when` may say, and the puller's `--ready-when` with it.
 READY_WHEN: Final = ("settled", "all", "server")
 #: Port of the puller's probes, status and metrics.

@@ -1,4 +1,4 @@
-"""Kubernetes quantities, as far as memory needs them.
+"""Kubernetes quantities, as far as memory and processors need them.
 
 The API server accepts `256Mi`, `1.5G`, `1e9`, `500m` and plain integers; the puller wants bytes.
 """
@@ -31,6 +31,19 @@ def parse_bytes(quantity: str | int) -> int:
         if not 0 <= quantity <= MAX_BYTES:
             raise ValueError(f"quantity {quantity} is negative or too large")
         return quantity
+    return int(_parse(quantity).to_integral_value(rounding=ROUND_CEILING))
+
+
+def parse_millicores(quantity: str | int) -> int:
+    """Return a number of processors (`100m`, `0.5`, `2`) in thousandths, rounded up.
+
+    Raises:
+        ValueError: it is not a quantity; the message shows it.
+    """
+    return int((_parse(str(quantity)) * 1000).to_integral_value(rounding=ROUND_CEILING))
+
+
+def _parse(quantity: str) -> Decimal:
     match = _QUANTITY.fullmatch(quantity)
     if match is None:
         raise ValueError(f"{quantity!r} is not a quantity such as 256Mi or 1G")
@@ -43,4 +56,4 @@ def parse_bytes(quantity: str | int) -> int:
         value = Decimal(number + suffix)
     if value > MAX_BYTES:
         raise ValueError(f"quantity {quantity} is too large")
-    return int(value.to_integral_value(rounding=ROUND_CEILING))
+    return value

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import structlog
 from kubernetes.aio import client as kubernetes_client
-from trainedmodel_contract.quantity import parse_bytes
 
 from trainedmodel_operator.certs import (
     CertificatePlace,
@@ -22,25 +22,46 @@ from trainedmodel_operator.certs import (
     service_hosts,
 )
 from trainedmodel_operator.core.injection.puller import InjectionSettings
-from trainedmodel_operator.core.injection.wishes import Resources
+from trainedmodel_operator.core.injection.resources import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    QOS,
+    ResourcesDisagree,
+    Said,
+    settle,
+)
+from trainedmodel_operator.core.injection.wishes import (
+    RUN_AS_SERVER,
+    read_cpu,
+    read_size,
+    read_user,
+)
 from trainedmodel_operator.election import SHIPPED_NAMESPACE, account_namespace
+from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.settings import PULLER_IMAGE, WEBHOOK_NAME, WebhookSettings
 from trainedmodel_operator.transport import Transport
 from trainedmodel_operator.webhook import serve_webhook
 
+log = structlog.get_logger()
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_RESOURCES: Final = Resources()
+_RESOURCES: Final = settle()
 
 
-def _quantity(_: click.Context, parameter: click.Parameter, text: str) -> str:
-    try:
-        if text:
-            parse_bytes(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=parameter) from error
-    return text
+def _read_by(reader: Callable[[str], str]) -> Callable[..., str | None]:
+    """Make a click callback that reads a value as an annotation of the same meaning is read."""
+
+    def read(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+        try:
+            return reader(text) if text else text
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r}: {error}", param=parameter) from error
+
+    return read
 
 
 _FLAGS: Final = (
@@ -98,30 +119,47 @@ _FLAGS: Final = (
     ),
     click.option(
         "--puller-cpu-request",
-        default=_RESOURCES.cpu_request,
+        callback=_read_by(read_cpu),
         show_envvar=True,
+        show_default=_RESOURCES.cpu_request,
         help="Processors that a puller asks for.",
     ),
     click.option(
         "--puller-cpu-limit",
-        default=_RESOURCES.cpu_limit,
+        callback=_read_by(read_cpu),
         show_envvar=True,
         show_default="none",
         help="Processors that a puller may use.",
     ),
     click.option(
         "--puller-memory-request",
-        default=_RESOURCES.memory_request,
-        callback=_quantity,
+        callback=_read_by(read_size),
         show_envvar=True,
+        show_default=_RESOURCES.memory_request,
         help="Memory that a puller asks for.",
     ),
     click.option(
         "--puller-memory-limit",
-        default=_RESOURCES.memory_limit,
-        callback=_quantity,
+        callback=_read_by(read_size),
         show_envvar=True,
+        show_default=_RESOURCES.memory_limit,
         help="Memory that a puller may use.",
+    ),
+    click.option(
+        "--puller-qos",
+        type=click.Choice(QOS),
+        show_envvar=True,
+        show_default=QOS[0],
+        help="'guaranteed': a puller's requests are equal to its limits, so that a pod of the QoS "
+        "class Guaranteed stays one.",
+    ),
+    click.option(
+        "--puller-run-as-user",
+        default=RUN_AS_SERVER,
+        callback=_read_by(read_user),
+        show_envvar=True,
+        help="User of a puller: a number; 'server': as the model server, if that is not root; "
+        "'unset': none is named, so that the cluster or the image decides.",
     ),
 )
 
@@ -134,7 +172,11 @@ def with_webhook_flags(command: F) -> F:
 
 
 def take_webhook_settings(options: dict[str, Any]) -> WebhookSettings:
-    """Take the webhook's flags out of a command's options."""
+    """Take the webhook's flags out of a command's options.
+
+    Raises:
+        ConfigurationError: two of them cannot both hold.
+    """
     taken = {
         key: options.pop(key) for key in list(options) if key.startswith(("webhook_", "puller_"))
     }
@@ -148,14 +190,25 @@ def take_webhook_settings(options: dict[str, Any]) -> WebhookSettings:
         injection=InjectionSettings(
             image=taken["puller_image"],
             pull_policy=taken["puller_pull_policy"],
-            resources=Resources(
-                cpu_request=taken["puller_cpu_request"],
-                cpu_limit=taken["puller_cpu_limit"],
-                memory_request=taken["puller_memory_request"],
-                memory_limit=taken["puller_memory_limit"],
-            ),
+            resources=_said(taken),
+            run_as_user=taken["puller_run_as_user"],
         ),
     )
+
+
+def _said(taken: Mapping[str, str | None]) -> Said:
+    """Return what the flags say about resources; they are settled once to see that they agree."""
+    fields = (CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT)
+    said = Said(
+        {one: value for one in fields if (value := taken[f"puller_{one}"]) is not None},
+        taken["puller_qos"],
+        lambda field: f"--puller-{field.replace('_', '-')}",
+    )
+    try:
+        settle(said)
+    except ResourcesDisagree as error:
+        raise ConfigurationError(str(error)) from error
+    return said
 
 
 async def run_webhook(
@@ -175,6 +228,15 @@ async def run_webhook(
     Raises:
         ConfigurationError: the port cannot be listened on.
     """
+    resources = settle(settings.injection.resources)
+    log.info(
+        "pullers are given",
+        image=settings.injection.image,
+        requests=[resources.cpu_request, resources.memory_request],
+        limits=[resources.cpu_limit, resources.memory_limit],
+    )
+    for note in resources.notes:
+        log.warning("a puller's resource follows another", what=note)
     certificates: Certificates
     if settings.certificates is not None:
         certificates = FromFolder(settings.certificates)

@@ -18,6 +18,7 @@ from trainedmodel_operator.core.injection.puller import (
     VOLUME_DIR,
     InjectionSettings,
 )
+from trainedmodel_operator.core.pods import server_memory
 from trainedmodel_puller.flags import with_flags
 
 SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
@@ -69,7 +70,11 @@ def test_equal_pods_get_equal_patches_and_the_pod_that_was_read_is_unchanged(nam
 def test_the_puller_comes_first_and_nothing_else_of_the_pod_changes_but_mounts(name: str) -> None:
     pod, result = ACCEPTED[name], patched(name)
     assert result["spec"]["initContainers"][0]["name"] == names.PULLER_CONTAINER
-    assert result["metadata"] == pod["metadata"]
+    noted = result["metadata"]["annotations"].pop(names.CONTAINER_ANNOTATION)
+    assert noted in {container["name"] for container in pod["spec"]["containers"]}
+    before = copy.deepcopy(pod["metadata"])
+    assert before.setdefault("annotations", {}).pop(names.CONTAINER_ANNOTATION, noted) == noted
+    assert result["metadata"] == before
     for kind in ("initContainers", "containers"):
         rest = [c for c in result["spec"][kind] if c["name"] != names.PULLER_CONTAINER]
         without = [{**c, "volumeMounts": None} for c in rest]
@@ -120,6 +125,24 @@ def test_the_puller_has_the_least_rights_whatever_the_rest_of_its_pod_has(name: 
         "readOnlyRootFilesystem": True,
     }
     assert security["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_memory_admission_means_the_container_that_was_given_the_models(name: str) -> None:
+    """Whatever small containers stand before it, and whatever other webhooks add afterwards."""
+    pod = copy.deepcopy(ACCEPTED[name])
+    for number, container in enumerate(pod["spec"]["containers"]):
+        container["resources"] = {"limits": {"memory": f"{number + 1}Gi"}}
+    result = apply_patch(pod, inject(pod, SETTINGS).patch)
+    folder = flags(result)["--server-model-dir"]
+    taken = result["metadata"]["annotations"][names.CONTAINER_ANNOTATION]
+    assert folder in mounts(next(c for c in result["spec"]["containers"] if c["name"] == taken))
+    number = [c["name"] for c in pod["spec"]["containers"]].index(taken)
+    late = {"resources": {"limits": {"memory": "1Mi"}}}
+    result["spec"]["containers"].insert(0, {"name": "late-proxy", **late})
+    result["spec"]["containers"].append({"name": "late-exporter", **late})
+    result["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] = "late-exporter"
+    assert server_memory(result) == (number + 1) * 2**30
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

@@ -6,10 +6,13 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_operator.core.throttle import Lane
 from webhook_processes import all_listen, replicas
 from webhook_replicas import (
     ROOT,
@@ -81,6 +84,45 @@ async def test_a_replica_that_ends_takes_no_pods_creation_with_it(
         assert before > 20
         assert found[0].child.returncode == 0
         assert "Traceback" not in found[0].log()
+
+
+async def test_a_proxy_in_front_of_the_server_lends_it_no_memory_limit(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """What the webhook takes for the server is what declared memory is held against."""
+    model = {
+        "apiVersion": names.API_VERSION,
+        "kind": "TrainedModel",
+        "metadata": {"name": "four-gib"},
+        "spec": {
+            "inferenceService": "tabular",
+            "model": {"storageUri": "s3://models/m", "memory": "4Gi"},
+        },
+    }
+    pod = asking_pod()
+    pod["spec"]["containers"] = [
+        {"name": name, "image": "x", "resources": {"limits": {"memory": memory}}}
+        for name, memory in (("istio-proxy", "1Gi"), ("triton", "32Gi"))
+    ]
+    async with (
+        transport_as(control_plane.kubeconfig) as user,
+        replicas(control_plane, tmp_path, "--webhook-host=127.0.0.1", count=1) as (door, found),
+    ):
+        await asyncio.to_thread(install, control_plane, door)
+        await all_listen(found)
+        await until(lambda: injects(user))
+        made = await create(user, pod, dry_run=False)
+        assert made["metadata"]["annotations"][names.CONTAINER_ANNOTATION] == "triton"
+        path = f"/apis/{names.API_VERSION}/namespaces/default/trainedmodels"
+        await user.request(Lane.SHARD, "POST", path, body=model)
+
+        async def accepted() -> Any:
+            read = await user.request(Lane.READ, "GET", f"{path}/four-gib")
+            conditions = read.get("status", {}).get("conditions", ())
+            return next((one for one in conditions if one["type"] == "Accepted"), None)
+
+        verdict = await until(accepted)
+        assert verdict["status"] == "True", verdict["message"]
 
 
 def test_the_shipped_objects_of_the_webhook_fit_together() -> None:

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes
+
+from trainedmodel_operator.core.server import server_of
 
 Document = Mapping[str, Any]
 
@@ -55,28 +56,22 @@ def readiness(document: Document) -> Readiness:
 def server_memory(document: Document) -> int | None:
     """Return the memory limit of a pod's model server in bytes, None while it has none.
 
-    The server is the container that the pod's annotation names, else KServe's, else the first that
-    is not the puller. An annotation that names no container proves nothing: no limit is known.
+    It is the limit of the server's container or of the whole pod, whichever is smaller. Where it
+    is not clear which container the server is, no limit is known.
     """
-    server = _server(document)
-    limits = ((server or {}).get("resources") or {}).get("limits") or {}
+    server = server_of(document)
+    if server is None:
+        return None
+    limits = (_memory_limit(server), _memory_limit(document.get("spec") or {}))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _memory_limit(holder: Document) -> int | None:
+    limits = (holder.get("resources") or {}).get("limits") or {}
     try:
         return parse_bytes(limits["memory"])
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _server(document: Document) -> Document | None:
-    containers = (document.get("spec") or {}).get("containers") or ()
-    by_name: dict[str, Document] = {container.get("name"): container for container in containers}
-    annotations = document["metadata"].get("annotations") or {}
-    named = annotations.get(names.CONTAINER_ANNOTATION)
-    if named:
-        return by_name.get(named)
-    if names.KSERVE_CONTAINER in by_name:
-        return by_name[names.KSERVE_CONTAINER]
-    others = (one for name, one in by_name.items() if name not in names.PULLER_CONTAINERS)
-    return next(others, None)
 
 
 def _time(text: object) -> datetime | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from trainedmodel_contract import names
+
 from trainedmodel_puller.drivers.base import ModelServer, ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
 from trainedmodel_puller.drivers.kserve import KServe
@@ -19,19 +21,19 @@ from trainedmodel_puller.drivers.triton import Triton
 from trainedmodel_puller.drivers.vllm import VLLM
 from trainedmodel_puller.errors import SettingsError
 
-#: Kind to driver and the address that the server listens on when nobody says otherwise.
-_DRIVERS: Final[dict[str, tuple[Callable[[ServerSettings], ModelServer], str]]] = {
-    "mlserver": (MLServer, "http://127.0.0.1:8080"),
-    "triton": (Triton, "http://127.0.0.1:8000"),
-    "kserve": (KServe, "http://127.0.0.1:8080"),
-    "torchserve": (TorchServe, "http://127.0.0.1:8081"),
-    "mms": (MultiModelServer, "http://127.0.0.1:8081"),
-    "llama": (Llama, "http://127.0.0.1:8080"),
-    "vllm": (VLLM, "http://127.0.0.1:8000"),
-    "sglang": (SGLang, "http://127.0.0.1:30000"),
-    "tfs": (TensorFlowServing, "http://127.0.0.1:8501"),
-    "ovms": (OpenVinoModelServer, "http://127.0.0.1:8000"),
-    "none": (FilesOnly, ""),
+#: Kind to driver.
+_DRIVERS: Final[dict[str, Callable[[ServerSettings], ModelServer]]] = {
+    "mlserver": MLServer,
+    "triton": Triton,
+    "kserve": KServe,
+    "torchserve": TorchServe,
+    "mms": MultiModelServer,
+    "llama": Llama,
+    "vllm": VLLM,
+    "sglang": SGLang,
+    "tfs": TensorFlowServing,
+    "ovms": OpenVinoModelServer,
+    "none": FilesOnly,
 }
 SERVER_KINDS: Final = tuple(_DRIVERS)
 #: Not a kind: the server is asked which one it is (`drivers.auto`).
@@ -40,7 +42,8 @@ AUTO: Final = "auto"
 
 def default_url(kind: str) -> str:
     """Return where a server of a kind listens unless told otherwise."""
-    return _DRIVERS[kind][1]
+    port = names.SERVER_PORTS.get(kind)
+    return "" if port is None else f"http://127.0.0.1:{port}"
 
 
 def make_server(kind: str, settings: ServerSettings) -> ModelServer:
@@ -51,4 +54,4 @@ def make_server(kind: str, settings: ServerSettings) -> ModelServer:
     """
     if kind not in _DRIVERS:
         raise SettingsError(f"--server {kind!r} is not one of {', '.join(SERVER_KINDS)}")
-    return _DRIVERS[kind][0](settings)
+    return _DRIVERS[kind](settings)

@@ -11,10 +11,11 @@ The rules, in order; each of the first three can end it:
  3. `serves_no_models`    KServe's transformers and explainers inherit the label: marked as skipped
  4. `check_platform`      Windows pods are refused
  5. `read_wishes`         labels and annotations, strictly
- 6. `find_server`         the server's container, or a refusal where two could be meant
+ 6. `server_index`        the server's container, or a refusal where two could be meant
  7. `choose_volume`       the volume that both share
  8. `check_names`         names and ports of ours must be free
- 9. the patch             account, volumes, the server's mount, the sidecar in front of all others
+ 9. the patch             the server's name, account, volumes, the server's mount, the sidecar in
+                          front of all others
 
 The sidecar is an init container, put in front of the others: KServe copies the probe and security
 context of container 0 into its agent, and what other init containers fetch may go through the
@@ -36,9 +37,10 @@ from trainedmodel_operator.core.injection.puller import (
 )
 from trainedmodel_operator.core.injection.serving import (
     check_port_is_free,
-    find_server,
+    server_index,
     serves_no_models,
 )
+from trainedmodel_operator.core.injection.sideeffects import side_effects
 from trainedmodel_operator.core.injection.volume import ModelVolume, choose_volume
 from trainedmodel_operator.core.injection.wishes import Wishes, read_wishes
 from trainedmodel_operator.errors import InjectionImpossible
@@ -48,6 +50,7 @@ Operation = Mapping[str, Any]
 
 _OS_SELECTOR: Final = "kubernetes.io/os"
 _INJECT_POINTER: Final = f"/metadata/labels/{names.INJECT_LABEL.replace('/', '~1')}"
+_CONTAINER_POINTER: Final = f"/metadata/annotations/{names.CONTAINER_ANNOTATION.replace('/', '~1')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +83,29 @@ def inject(pod: Document, settings: InjectionSettings) -> Injection:
         return Injection((skip,), reason="skipped")
     try:
         check_platform(pod)
-        wishes = read_wishes(pod["metadata"], settings.resources)
-        server = find_server(pod, wishes)
+        wishes = read_wishes(pod["metadata"], settings.resources, settings.run_as_user)
+        server = server_index(pod, wishes)
         volume = choose_volume(pod, server, wishes)
-        sidecar = render_container(pod, wishes, volume, settings)
+        sidecar = render_container(pod, server, wishes, volume, settings)
         volumes = render_volumes(wishes, volume)
         check_names(pod, volumes)
-        check_port_is_free(pod, wishes.port)
+        check_port_is_free(pod, wishes)
     except InjectionImpossible as error:
         return Injection(refusal=str(error), reason="refused")
     patch = (
+        *_note_server(pod, server),
         *_account(pod),
         *_append(pod["spec"], "/spec", "volumes", volumes),
         *_server_mounts(pod, server, volume),
         *_first(pod["spec"], sidecar),
     )
-    return Injection(patch, warnings=(*volume.warnings, *_unknown(wishes)))
+    warnings = (
+        *volume.warnings,
+        *wishes.resources.notes,
+        *side_effects(pod, wishes.resources),
+        *_unknown(wishes),
+    )
+    return Injection(patch, warnings=warnings)
 
 
 def asks_for_a_puller(pod: Document) -> bool:
@@ -141,6 +151,22 @@ def check_names(pod: Document, volumes: Sequence[Document]) -> None:
                 f"the pod has a volume {volume['name']} already, and no container "
                 f"{names.PULLER_CONTAINER}: give the volume another name"
             )
+
+
+def _note_server(pod: Document, server: int) -> Iterator[Operation]:
+    """Write down which container was taken for the server, for whoever asks later.
+
+    Containers that other webhooks add after this one cannot change the answer then.
+    """
+    annotations = pod["metadata"].get("annotations")
+    if names.CONTAINER_ANNOTATION in (annotations or {}):
+        return
+    name = pod["spec"]["containers"][server]["name"]
+    if annotations:
+        yield {"op": "add", "path": _CONTAINER_POINTER, "value": name}
+    else:
+        value = {names.CONTAINER_ANNOTATION: name}
+        yield {"op": "add", "path": "/metadata/annotations", "value": value}
 
 
 def _account(pod: Document) -> Iterator[Operation]:

@@ -29,13 +29,14 @@ restarted; the puller answers before it reads its volume, however long that take
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.injection.resources import NOTHING_SAID, Resources, Said
 from trainedmodel_operator.core.injection.volume import ModelVolume
-from trainedmodel_operator.core.injection.wishes import Resources, Wishes
+from trainedmodel_operator.core.injection.wishes import RUN_AS_SERVER, RUN_AS_UNSET, Wishes
 
 Document = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ SERVED_DIR: Final = "/var/lib/trainedmodel/served"
 CLAIMS_DIR: Final = "/var/lib/trainedmodel/claims"
 ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-#: Whom the puller runs as, unless its pod names somebody.
+#: Whom the puller runs as, unless its pod or a setting names somebody.
 USER: Final = 65532
 #: An hour and seven seconds, as kube-apiserver's own tokens ask for; the kubelet renews it.
 TOKEN_S: Final = 3607
@@ -73,16 +74,18 @@ class InjectionSettings:
 
     Attributes:
         image: Their image, unless a pod names another.
-        resources: What they may use, unless a pod says otherwise.
+        resources: What the flags say about what they may use; a pod may say otherwise.
+        run_as_user: Whom they run as, unless a pod says otherwise.
     """
 
     image: str
     pull_policy: str = "IfNotPresent"
-    resources: Resources = field(default_factory=Resources)
+    resources: Said = NOTHING_SAID
+    run_as_user: str = RUN_AS_SERVER
 
 
 def render_container(
-    pod: Document, wishes: Wishes, volume: ModelVolume, settings: InjectionSettings
+    pod: Document, server: int, wishes: Wishes, volume: ModelVolume, settings: InjectionSettings
 ) -> dict[str, Any]:
     """Render the puller's container."""
     container: dict[str, Any] = {
@@ -103,7 +106,7 @@ def render_container(
             "initialDelaySeconds": START_S,
         },
         "resources": _resources(wishes.resources),
-        "securityContext": _security(pod),
+        "securityContext": _security(pod, server, wishes.run_as_user),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": list(_mounts(wishes, volume)),
     }
@@ -192,23 +195,38 @@ def _mounts(wishes: Wishes, volume: ModelVolume) -> Iterator[Document]:
         }
 
 
-def _security(pod: Document) -> dict[str, Any]:
-    """Return the rights: none; the user is the pod's own if it has one that is not root.
-
-    Where a cluster prescribes users for each namespace, the pod's is the one that is allowed; and
-    one user for puller and server spares both the questions of who may read what.
-    """
-    security: dict[str, Any] = {
+def _security(pod: Document, server: int, run_as_user: str) -> dict[str, Any]:
+    """Return the rights: none, and a user that is not root."""
+    return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
+        **_user(pod["spec"], server, run_as_user),
     }
-    if not (pod["spec"].get("securityContext") or {}).get("runAsUser"):
-        security |= {"runAsUser": USER, "runAsGroup": USER}
-    return security
+
+
+def _user(spec: Document, server: int, run_as_user: str) -> dict[str, int]:
+    """Return whom the puller runs as; nothing: the pod or the cluster says it.
+
+    By default it is the user of the server's container, else the pod's, if that is not root. Where
+    a cluster prescribes users for each namespace, and writes them into the containers (OpenShift),
+    that user is one that is allowed. One user for puller and server also spares the question of who
+    may read what.
+    """
+    if run_as_user == RUN_AS_UNSET:
+        return {}
+    if run_as_user != RUN_AS_SERVER:
+        return {"runAsUser": int(run_as_user)}
+    of_server = spec["containers"][server].get("securityContext") or {}
+    if of_server.get("runAsUser"):
+        taken = ("runAsUser", "runAsGroup")
+        return {key: of_server[key] for key in taken if of_server.get(key) is not None}
+    if (spec.get("securityContext") or {}).get("runAsUser"):
+        return {}
+    return {"runAsUser": USER, "runAsGroup": USER}
 
 
 def _resources(wanted: Resources) -> dict[str, dict[str, str]]:

@@ -1,28 +1,21 @@
-"""Serving: which container of a pod is the model server, and whether it may be given models.
+"""Serving: whether a pod, and the container that is its model server, may be given models.
 
-Nothing is guessed where two containers could be meant: the wrong one would get a folder that it
-never reads, and the pod would look well while it serves nothing.
+Which container that is, `core.server` says.
 """
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from trainedmodel_contract import names
 
 from trainedmodel_operator.core.injection.wishes import Wishes
+from trainedmodel_operator.core.server import ServerUnclear, find_server, mount_path
 from trainedmodel_operator.errors import InjectionImpossible
 
 Document = Mapping[str, Any]
 
-#: What kubectl takes for a pod's main container.
-DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
-#: Containers that others inject, and that never serve models.
-KNOWN_SIDECARS: Final = frozenset(
-    {"agent", "istio-proxy", "linkerd-proxy", "queue-proxy", "vault-agent", "cloud-sql-proxy"}
-)
 #: KServe's own; its value `transformer` or `explainer` is a pod without models.
 COMPONENT_LABEL: Final = "component"
 _WITHOUT_MODELS: Final = frozenset({"transformer", "explainer"})
@@ -34,49 +27,16 @@ def serves_no_models(metadata: Document) -> bool:
     return names.PARENT_POD_LABELS[0] in labels and labels.get(COMPONENT_LABEL) in _WITHOUT_MODELS
 
 
-def find_server(pod: Document, wishes: Wishes) -> int:
+def server_index(pod: Document, wishes: Wishes) -> int:
     """Return the index of the server's container.
-
-    In order: the one that is named; KServe's; the one that kubectl takes for the main one; the only
-    one, sidecars aside; the only one that has something mounted at the model folder.
 
     Raises:
         InjectionImpossible: none, or more than one could be meant.
     """
-    containers: Sequence[Document] = pod["spec"].get("containers") or ()
-    found = [str(container.get("name")) for container in containers]
-    listed = ", ".join(found) or "none"
-    if wishes.container is not None:
-        if wishes.container not in found:
-            raise InjectionImpossible(
-                f"annotation {names.CONTAINER_ANNOTATION}={wishes.container}: the pod has no such "
-                f"container (it has: {listed})"
-            )
-        return found.index(wishes.container)
-    annotations = pod["metadata"].get("annotations") or {}
-    for name in (names.KSERVE_CONTAINER, annotations.get(DEFAULT_CONTAINER_ANNOTATION)):
-        if name in found:
-            return found.index(name)
-    candidates = [index for index, name in enumerate(found) if name not in KNOWN_SIDECARS]
-    if len(candidates) != 1:
-        at_folder = [
-            index for index in candidates if mount_at(containers[index], wishes.model_dir) >= 0
-        ]
-        candidates = at_folder or candidates
-    if len(candidates) != 1:
-        raise InjectionImpossible(
-            f"which container is the model server (there are: {listed})? "
-            f"Name it in the annotation {names.CONTAINER_ANNOTATION}"
-        )
-    return candidates[0]
-
-
-def mount_at(container: Document, folder: str) -> int:
-    """Return the index of the container's mount at a folder, or -1."""
-    for index, mount in enumerate(container.get("volumeMounts") or ()):
-        if mount_path(mount) == folder:
-            return index
-    return -1
+    try:
+        return find_server(pod, wishes.model_dir)
+    except ServerUnclear as error:
+        raise InjectionImpossible(str(error)) from error
 
 
 def check_no_mount_across(container: Document, folder: str) -> None:
@@ -101,17 +61,19 @@ def check_no_mount_across(container: Document, folder: str) -> None:
             )
 
 
-def mount_path(mount: Document) -> str:
-    """Return where a mount is, normalised."""
-    return posixpath.normpath(str(mount.get("mountPath") or "."))
-
-
-def check_port_is_free(pod: Document, port: int) -> None:
-    """Refuse a port of the puller that another container declares.
+def check_port_is_free(pod: Document, wishes: Wishes) -> None:
+    """Refuse a port of the puller that is the model server's, or that a container declares.
 
     Raises:
         InjectionImpossible: there is one.
     """
+    port = wishes.port
+    if port == (wishes.server_port or names.SERVER_PORTS.get(wishes.server)):
+        raise InjectionImpossible(
+            f"the model server ({wishes.server}) and the puller would both listen on port {port}: "
+            f"name another one for the puller in the annotation {names.PORT_ANNOTATION}, or where "
+            f"the server listens in {names.SERVER_PORT_ANNOTATION}"
+        )
     spec = pod["spec"]
     for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
         for declared in container.get("ports") or ():

@@ -31,8 +31,9 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.serving import check_no_mount_across, mount_at
+from trainedmodel_operator.core.injection.serving import check_no_mount_across
 from trainedmodel_operator.core.injection.wishes import EXCLUSIVE, Wishes
+from trainedmodel_operator.core.server import mount_at
 from trainedmodel_operator.errors import InjectionImpossible
 
 Document = Mapping[str, Any]

@@ -16,6 +16,19 @@ from typing import Any, Final, TypeVar
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes
 
+from trainedmodel_operator.core.injection.resources import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    NOTHING_SAID,
+    QOS,
+    Resources,
+    ResourcesDisagree,
+    Said,
+    settle,
+)
+from trainedmodel_operator.core.server import DEFAULT_MODEL_DIR
 from trainedmodel_operator.errors import InjectionImpossible
 
 T = TypeVar("T")
@@ -23,11 +36,15 @@ Document = Mapping[str, Any]
 
 #: The one value of `trainedmodel.dev/volume`.
 EXCLUSIVE: Final = "exclusive"
-DEFAULT_MODEL_DIR: Final = "/mnt/models"
+#: Words of `trainedmodel.dev/run-as-user`: as the model server, if that is not root; and whom the
+#: cluster (or the image) says, because the pod does not say it.
+RUN_AS_SERVER: Final = "server"
+RUN_AS_UNSET: Final = "unset"
+_LARGEST_USER: Final = 2**31 - 1
 
 _CPU = re.compile(r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$")
 _OBJECT_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
-_CONTAINER_NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+_USER = re.compile(r"^[1-9][0-9]{0,9}$")
 _PROFILE = re.compile(names.PROFILE_NAME_PATTERN)
 _PARENT = re.compile(names.PARENT_NAME_PATTERN)
 _IMAGE = re.compile(r"^[^\s]{1,512}$")
@@ -52,6 +69,8 @@ _KNOWN: Final = frozenset(
         names.CPU_LIMIT_ANNOTATION,
         names.MEMORY_REQUEST_ANNOTATION,
         names.MEMORY_LIMIT_ANNOTATION,
+        names.QOS_ANNOTATION,
+        names.RUN_AS_USER_ANNOTATION,
     }
 )
 
@@ -73,26 +92,16 @@ class EnvironmentSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What the puller's container may use; an empty quantity is left out."""
-
-    cpu_request: str = "50m"
-    cpu_limit: str = ""
-    memory_request: str = "128Mi"
-    memory_limit: str = "1Gi"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What one pod asks for.
 
     Attributes:
         parent: The service whose models the pod serves.
         server_port: Where the server's API for loading listens; None: as its kind does.
-        container: The server's container, if it was named.
         model_dir: Where the server looks for its models, normalised.
         claims: PersistentVolumeClaims that `pvc://` URIs may read from.
         volume_size: Limit of the volume that is made; None: none.
+        run_as_user: Whom the puller runs as: a number, `RUN_AS_SERVER` or `RUN_AS_UNSET`.
         is_volume_exclusive: The pod's owner vouches that no other pod uses the model volume.
         unknown: Annotations of ours that nobody knows.
     """
@@ -100,7 +109,6 @@ class Wishes:
     parent: str
     server: str
     server_port: int | None
-    container: str | None
     model_dir: str
     credentials: tuple[Profile, ...]
     claims: tuple[str, ...]
@@ -111,11 +119,19 @@ class Wishes:
     port: int
     ready_when: str
     resources: Resources
+    run_as_user: str
     unknown: tuple[str, ...]
 
 
-def read_wishes(metadata: Document, defaults: Resources) -> Wishes:
-    """Read what a pod asks for; what it does not say is as `defaults` or its kind have it.
+def read_wishes(
+    metadata: Document, resources: Said = NOTHING_SAID, run_as_user: str = RUN_AS_SERVER
+) -> Wishes:
+    """Read what a pod asks for; what it does not say is as the operator's flags say, or its kind.
+
+    Args:
+        metadata: The pod's.
+        resources: What the flags say about resources.
+        run_as_user: What they say about the puller's user.
 
     Raises:
         InjectionImpossible: a label is missing, or a value is not understood.
@@ -135,24 +151,19 @@ def read_wishes(metadata: Document, defaults: Resources) -> Wishes:
         parent=_parent(metadata.get("labels") or {}),
         server=read(names.SERVER_ANNOTATION, _one_of(names.SERVER_KINDS), names.SERVER_KINDS[0]),
         server_port=read(names.SERVER_PORT_ANNOTATION, _port, None),
-        container=read(names.CONTAINER_ANNOTATION, _container, None),
         model_dir=read(names.MODEL_DIR_ANNOTATION, _folder, DEFAULT_MODEL_DIR),
         credentials=read(names.CREDENTIALS_ANNOTATION, _profiles, ()),
         claims=read(names.CLAIMS_ANNOTATION, _claims, ()),
         environment=read(names.ENVIRONMENT_ANNOTATION, _environment, ()),
-        volume_size=read(names.VOLUME_SIZE_ANNOTATION, _size, None),
+        volume_size=read(names.VOLUME_SIZE_ANNOTATION, read_size, None),
         is_volume_exclusive=read(names.VOLUME_ANNOTATION, _one_of((EXCLUSIVE,)), "") == EXCLUSIVE,
         image=read(names.IMAGE_ANNOTATION, _image, None),
         port=read(names.PORT_ANNOTATION, _port, None) or names.PULLER_PORT,
         ready_when=read(
             names.READY_WHEN_ANNOTATION, _one_of(names.READY_WHEN), names.READY_WHEN[0]
         ),
-        resources=Resources(
-            cpu_request=read(names.CPU_REQUEST_ANNOTATION, _cpu, defaults.cpu_request),
-            cpu_limit=read(names.CPU_LIMIT_ANNOTATION, _cpu, defaults.cpu_limit),
-            memory_request=read(names.MEMORY_REQUEST_ANNOTATION, _size, defaults.memory_request),
-            memory_limit=read(names.MEMORY_LIMIT_ANNOTATION, _size, defaults.memory_limit),
-        ),
+        resources=_resources(read, resources),
+        run_as_user=read(names.RUN_AS_USER_ANNOTATION, read_user, run_as_user),
         unknown=tuple(
             sorted(
                 key
@@ -161,6 +172,19 @@ def read_wishes(metadata: Document, defaults: Resources) -> Wishes:
             )
         ),
     )
+
+
+def _resources(read: Callable[..., str | None], flags: Said) -> Resources:
+    said = {field: read(key, reader, None) for field, (key, reader) in _QUANTITIES.items()}
+    pod = Said(
+        {field: value for field, value in said.items() if value is not None},
+        read(names.QOS_ANNOTATION, _one_of(QOS), None),
+        lambda field: f"annotation {_SPELLED[field]}",
+    )
+    try:
+        return settle(flags, pod)
+    except ResourcesDisagree as error:
+        raise InjectionImpossible(str(error)) from error
 
 
 def _parent(labels: Mapping[str, str]) -> str:
@@ -198,12 +222,6 @@ def _port(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
         raise ValueError("must be a port, 1 to 65535")
     return int(text)
-
-
-def _container(text: str) -> str | None:
-    if _CONTAINER_NAME.fullmatch(text) is None:
-        raise ValueError("must be the name of a container")
-    return text
 
 
 def _folder(text: str) -> str:
@@ -259,13 +277,38 @@ def _environment(text: str) -> tuple[EnvironmentSource, ...]:
     return tuple(sources)
 
 
-def _size(text: str) -> str:
+def read_user(text: str) -> str:
+    """Read whom the puller runs as.
+
+    Raises:
+        ValueError: it is neither a user nor one of the words.
+    """
+    if text in {RUN_AS_SERVER, RUN_AS_UNSET}:
+        return text
+    if _USER.fullmatch(text) is None or int(text) > _LARGEST_USER:
+        raise ValueError(
+            f"must be {RUN_AS_SERVER}, {RUN_AS_UNSET}, or the number of a user that is not root"
+        )
+    return text
+
+
+def read_size(text: str) -> str:
+    """Read a size in bytes.
+
+    Raises:
+        ValueError: it is none, or nothing.
+    """
     if parse_bytes(text) <= 0:
         raise ValueError("must be more than nothing")
     return text
 
 
-def _cpu(text: str) -> str:
+def read_cpu(text: str) -> str:
+    """Read a number of processors.
+
+    Raises:
+        ValueError: it is none, or nothing.
+    """
     if _CPU.fullmatch(text) is None or not text.strip("0.m"):
         raise ValueError("must be a number of processors such as 100m or 0.5")
     return text
@@ -275,3 +318,15 @@ def _image(text: str) -> str:
     if _IMAGE.fullmatch(text) is None:
         raise ValueError("must be the name of an image")
     return text
+
+
+#: The quantities of resources: their annotations, and how each is read.
+_QUANTITIES: Final[Mapping[str, tuple[str, Callable[[str], str]]]] = {
+    CPU_REQUEST: (names.CPU_REQUEST_ANNOTATION, read_cpu),
+    CPU_LIMIT: (names.CPU_LIMIT_ANNOTATION, read_cpu),
+    MEMORY_REQUEST: (names.MEMORY_REQUEST_ANNOTATION, read_size),
+    MEMORY_LIMIT: (names.MEMORY_LIMIT_ANNOTATION, read_size),
+}
+_SPELLED: Final = {field: key for field, (key, _) in _QUANTITIES.items()} | {
+    "qos": names.QOS_ANNOTATION
+}

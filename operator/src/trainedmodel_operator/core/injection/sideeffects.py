@@ -1,0 +1,75 @@
+"""What a puller changes about its pod as a whole, told to whoever creates the pod.
+
+Nothing here refuses a pod: whether a class of service matters, and whether a quota counts processor
+limits, only the pod's owner knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from trainedmodel_contract import names
+from trainedmodel_contract.quantity import parse_bytes, parse_millicores
+
+from trainedmodel_operator.core.injection.resources import GUARANTEED, Resources
+
+Document = Mapping[str, Any]
+
+_MEASURES: Final = {"cpu": parse_millicores, "memory": parse_bytes}
+
+
+def side_effects(pod: Document, puller: Resources) -> Iterator[str]:
+    """Yield a warning for each thing that changes with the puller."""
+    spec = pod["spec"]
+    containers = (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+    if is_guaranteed(spec) and not puller.is_guaranteed:
+        yield (
+            "with the puller the pod's QoS class is Burstable, no longer Guaranteed. The "
+            f"annotation {names.QOS_ANNOTATION}={GUARANTEED} keeps it: it makes the puller's "
+            "requests equal to its limits"
+        )
+    for resource, limit, annotation in (
+        ("cpu", puller.cpu_limit, names.CPU_LIMIT_ANNOTATION),
+        ("memory", puller.memory_limit, names.MEMORY_LIMIT_ANNOTATION),
+    ):
+        if not limit and _all_have(containers, resource):
+            yield (
+                f"all containers of the pod have a {resource} limit, and the puller has none: a "
+                f"ResourceQuota on limits.{resource} would refuse the pod. Set the annotation "
+                f"{annotation}"
+            )
+
+
+def is_guaranteed(spec: Document) -> bool:
+    """Tell whether the pod's containers make its QoS class Guaranteed.
+
+    With resources of the pod as a whole they do not decide it.
+    """
+    if spec.get("resources"):
+        return False
+    containers = (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+    return bool(containers) and all(
+        _is_bounded(container, resource) for container in containers for resource in _MEASURES
+    )
+
+
+def _all_have(containers: Sequence[Document], resource: str) -> bool:
+    return bool(containers) and all(_limit(one, resource) is not None for one in containers)
+
+
+def _limit(container: Document, resource: str) -> object:
+    return ((container.get("resources") or {}).get("limits") or {}).get(resource)
+
+
+def _is_bounded(container: Document, resource: str) -> bool:
+    """Tell whether a container's request is its limit; one that is not set is the limit."""
+    limit = _limit(container, resource)
+    if limit is None:
+        return False
+    requests = (container.get("resources") or {}).get("requests") or {}
+    measure = _MEASURES[resource]
+    try:
+        return measure(str(requests.get(resource, limit))) == measure(str(limit)) > 0
+    except ValueError:
+        return False
