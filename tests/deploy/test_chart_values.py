@@ -96,6 +96,9 @@ def test_there_are_no_values_beside_those() -> None:
         ("image.repository=operator:1.0", "'/image/repository': 'operator:1.0' does not match"),
         ("puller.image.digest=latest", "'/puller/image/digest': 'latest' does not match"),
         ("puller.resources.requests.memory=lots", "'/puller/resources/requests/memory'"),
+        ("puller.qos=best", "must be one of '', 'burstable', 'guaranteed'"),
+        ("puller.runAsUser=0", "'/puller/runAsUser'"),
+        ("puller.runAsUser=root", "'/puller/runAsUser'"),
         ("puller.resources.limits.gpu=1", "additional properties 'gpu' not allowed"),
         ("podAnnotations.checked=true", "'/podAnnotations/checked': got boolean, want string"),
         ("serviceAccount.name=a.b", "'/serviceAccount/name': 'a.b' does not match"),
@@ -104,6 +107,49 @@ def test_there_are_no_values_beside_those() -> None:
 )
 def test_a_wrong_value_is_refused_by_its_name(helm: Helm, value: str, words: str) -> None:
     assert words in helm.refusal("template", "trainedmodel", CHART, "--set", value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("puller.resources.requests.memory=2Gi", "puller.resources.limits.memory=1Gi"),
+        ("puller.resources.requests.memory=1025M", "puller.resources.limits.memory=0.9Gi"),
+        ("puller.resources.requests.cpu=2", "puller.resources.limits.cpu=1500m"),
+        (
+            "webhook.certificates.certManager.renewBefore=2160h",
+            "webhook.certificates.certManager.duration=2160h",
+        ),
+        (
+            "webhook.certificates.certManager.renewBefore=1h30m1s",
+            "webhook.certificates.certManager.duration=90m",
+        ),
+    ],
+)
+def test_two_values_that_cannot_both_hold_are_refused_with_both(
+    helm: Helm, one: str, other: str
+) -> None:
+    flags = ("--set", f"{one},{other},webhook.certificates.by=cert-manager")
+    refusal = helm.refusal("template", "trainedmodel", CHART, *flags)
+    assert one in refusal
+    assert other in refusal
+
+
+def test_values_that_agree_are_taken(helm: Helm) -> None:
+    helm.render(
+        *("--set", "puller.resources.requests.memory=1Gi,puller.resources.limits.memory=1024Mi"),
+        *("--set", "puller.resources.requests.cpu=900m,puller.resources.limits.cpu=1"),
+        *("--set", "webhook.certificates.by=cert-manager"),
+        *("--set", "webhook.certificates.certManager.duration=1h30m1s"),
+        *("--set", "webhook.certificates.certManager.renewBefore=90m"),
+    )
+
+
+def test_a_large_user_reaches_the_operator_as_it_was_written(helm: Helm, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text("puller: {runAsUser: 1000680000, qos: guaranteed}")
+    container = container_of(helm.render("-f", tmp_path / "values.yaml"))
+    said = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    assert said["TRAINEDMODEL_OPERATOR_PULLER_RUN_AS_USER"] == "1000680000"
+    assert said["TRAINEDMODEL_OPERATOR_PULLER_QOS"] == "guaranteed"
 
 
 def test_the_chart_and_its_examples_pass_helm_s_own_check(helm: Helm) -> None:
@@ -122,6 +168,7 @@ def test_defaults_that_the_operator_has_too_are_the_operator_s() -> None:
     operator, puller = Settings(), InjectionSettings(image="")
     assert VALUES["log"] == {"format": operator.log_format, "level": operator.log_level}
     assert VALUES["puller"]["image"]["pullPolicy"] == puller.pull_policy
+    assert VALUES["puller"]["runAsUser"] == puller.run_as_user
 
 
 def test_what_is_said_reaches_the_operator(helm: Helm) -> None:

@@ -10,6 +10,7 @@ import structlog
 from click.testing import CliRunner
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator import __main__, app
+from trainedmodel_operator.core.injection.resources import settle
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.logs import configure_logs
 from trainedmodel_operator.metrics import Metrics
@@ -80,6 +81,44 @@ def test_help_names_every_variable_and_hides_what_is_for_tests() -> None:
         assert f"TRAINEDMODEL_OPERATOR_{option}" in text
     assert "resync" not in text
     assert "lease-retry" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--puller-memory-request=2Gi", "--puller-memory-limit=1Gi"],
+            "--puller-memory-request=2Gi is more than --puller-memory-limit=1Gi",
+        ),
+        (
+            ["--puller-cpu-request=1", "--puller-cpu-limit=500m"],
+            "--puller-cpu-request=1 is more than --puller-cpu-limit=500m",
+        ),
+        (
+            ["--puller-qos=guaranteed", "--puller-cpu-request=1", "--puller-cpu-limit=2"],
+            "--puller-qos=guaranteed needs a request that is equal to its limit",
+        ),
+        (["--puller-cpu-request=lots"], "must be a number of processors"),
+        (["--puller-memory-limit=0"], "must be more than nothing"),
+        (["--puller-run-as-user=0"], "the number of a user that is not root"),
+        (["--metrics-port=8080"], "--metrics-port and --health-port are both 8080"),
+        (["--webhook-port=9190"], "--metrics-port and --webhook-port are both 9190"),
+    ],
+)
+def test_flags_that_no_pod_could_live_with_are_refused_at_the_start(
+    started: list[Settings], flags: list[str], words: str
+) -> None:
+    result = CliRunner().invoke(__main__.main, flags)
+    assert result.exit_code != 0
+    assert words in result.output
+    assert started == []
+
+
+def test_one_of_two_flags_that_belong_together_is_enough(started: list[Settings]) -> None:
+    assert CliRunner().invoke(__main__.main, ["--puller-memory-request=2Gi"]).exit_code == 0
+    assert settle(started[0].webhook.injection.resources).memory_limit == "2Gi"
+    ports = ["--metrics-port=0", "--health-port=0", "--webhook-port=0"]
+    assert CliRunner().invoke(__main__.main, ports).exit_code == 0
 
 
 @pytest.mark.parametrize(

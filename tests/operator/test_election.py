@@ -92,8 +92,14 @@ def test_flags_and_variables_of_the_lease_say_the_same(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--lease-renew-deadline-s=15", "the duration must be longer than the renew deadline"),
-        ("--lease-retry-s=9", "the renew deadline must leave time for two renewals"),
+        (
+            "--lease-renew-deadline-s=15",
+            "the duration (15 s) must be longer than the renew deadline (15 s)",
+        ),
+        (
+            "--lease-retry-s=9",
+            "the renew deadline (10 s) must leave time for two renewals, one each 9 s",
+        ),
         ("--lease-duration-s=999", "2<=x<=120"),
         ("--lease-name=a/b", "cannot be the name of an object"),
     ],

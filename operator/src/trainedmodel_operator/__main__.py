@@ -22,7 +22,7 @@ from trainedmodel_operator.election import take_lease_settings, with_lease_flags
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.injector import take_webhook_settings, with_webhook_flags
 from trainedmodel_operator.logs import configure_logs
-from trainedmodel_operator.settings import Settings
+from trainedmodel_operator.settings import Settings, check_ports
 
 #: A list of thousands of objects is as many allocations and no garbage: with Python's own
 #: thresholds a quarter of a start's time goes into looking for some.
@@ -100,6 +100,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     try:
         lease, webhook = take_lease_settings(options), take_webhook_settings(options)
         settings = Settings(lease=lease, webhook=webhook, **options)
+        check_ports(settings)
         configure_logs(settings)
         gc.freeze()
         gc.set_threshold(*_COLLECT_AFTER)

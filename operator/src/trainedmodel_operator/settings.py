@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
 
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.core.lease import Terms
+from trainedmodel_operator.errors import ConfigurationError
 
 LogFormat = Literal["json", "console"]
 
@@ -83,3 +85,19 @@ class Settings:
     resync_s: float = 60.0
     lease: LeaseSettings = field(default_factory=LeaseSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
+
+
+def check_ports(settings: Settings) -> None:
+    """Refuse two flags that ask for one port.
+
+    Raises:
+        ConfigurationError: there are two; names both.
+    """
+    asked = {
+        "--metrics-port": settings.metrics_port,
+        "--health-port": settings.health_port,
+        "--webhook-port": settings.webhook.port,
+    }
+    for (one, port), (other, same) in combinations(asked.items(), 2):
+        if port == same != 0:
+            raise ConfigurationError(f"{one} and {other} are both {port}: give each its own port")

@@ -64,10 +64,14 @@ class Terms:
 
     def __post_init__(self) -> None:
         if not 0 < 2 * self.retry_s <= self.renew_deadline_s:
-            raise ValueError("the renew deadline must leave time for two renewals")
+            raise ValueError(
+                f"the renew deadline ({self.renew_deadline_s:g} s) must leave time for two "
+                f"renewals, one each {self.retry_s:g} s"
+            )
         if not self.renew_deadline_s < self.duration_s <= LONGEST_S:
             raise ValueError(
-                f"the duration must be longer than the renew deadline, and at most {LONGEST_S} s"
+                f"the duration ({self.duration_s} s) must be longer than the renew deadline "
+                f"({self.renew_deadline_s:g} s), and at most {LONGEST_S} s"
             )
 
     @property
