@@ -39,7 +39,13 @@ class ModelFault(PullerError):
 
 
 class SourceFault(ModelFault):
-    """The store did not give what was asked for."""
+    """The store did not give what was asked for.
+
+    Attributes:
+        gained: Bytes that the failed fetch has added to what the next one begins with.
+    """
+
+    gained = 0
 
 
 class VolumeFault(ModelFault):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from trainedmodel_contract.entry import Entry
 
-from trainedmodel_puller.core.backoff import backoff_s
+from trainedmodel_puller.core.backoff import backoff_s, failures_in_a_row
 from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
@@ -26,7 +26,7 @@ from trainedmodel_puller.core.state import (
     Stage,
     Transfer,
 )
-from trainedmodel_puller.errors import ModelFault, VolumeFault
+from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
 
 
 @dataclass
@@ -76,7 +76,9 @@ class LiveState:
         """Count one more failure and say when the next try is due."""
         previous = self.failures.get(key)
         same = previous is not None and previous.entry == entry
-        count = previous.count + 1 if previous is not None and same else 1
+        before = previous.count if previous is not None and same else 0
+        gained = fault.gained if isinstance(fault, SourceFault) else 0
+        count = failures_in_a_row(before, fault.reason, gained)
         delay = backoff_s(count, self.chance())
         now = time.monotonic()
         failure = Failure(

@@ -1,15 +1,27 @@
-"""How long to wait after a failure.
+"""How long to wait after a failure, and what counts as one more failure in a row.
 
 1 s doubling to 5 min, each shortened by up to half at random, so that a hundred pods that failed
-together do not come back together. Chance comes in as an argument: the function is pure.
+together do not come back together. Chance comes in as an argument: the functions are pure.
+
+A try that moved on is no failure in a row: what it fetched is kept, the next try begins after it,
+and so the wait begins anew. Within a try only the stream that was cut begins again.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from trainedmodel_contract.reasons import Reason
+
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 300.0
+#: Fewer bytes are no progress: a store that sends little more than nothing must not be hammered.
+PROGRESS_BYTES: Final = 1024 * 1024
+#: After these, what was fetched is still good for the next try.
+_KEEPS: Final = frozenset({Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED, Reason.SOURCE_ERROR})
+_FIRST_CUT_S: Final = 0.1
+#: So many cuts in a row, without progress between them, do not yet end a fetch that has moved.
+_IDLE_CUTS: Final = 3
 
 
 def backoff_s(count: int, chance: float) -> float:
@@ -20,3 +32,35 @@ def backoff_s(count: int, chance: float) -> float:
     exponent = min(max(count, 1) - 1, 16)
     nominal = min(LONGEST_S, FIRST_S * 2.0**exponent)
     return nominal * (1.0 - 0.5 * chance)
+
+
+def failures_in_a_row(before: int, reason: Reason, gained: int) -> int:
+    """Count one more failure.
+
+    Args:
+        before: Failures in a row before this one.
+        reason: What ended the try.
+        gained: Bytes that it added to what the next try begins with.
+    """
+    has_moved = reason in _KEEPS and gained >= PROGRESS_BYTES
+    return 1 if has_moved else before + 1
+
+
+def begin_again_s(
+    reason: Reason, idle_cuts: int, chance: float, *, has_moved: bool
+) -> float | None:
+    """Return the seconds after which a stream that was cut begins again; None if the fetch ends.
+
+    Args:
+        reason: What ended the stream.
+        idle_cuts: Cuts of this stream in a row without progress, this one included; 0 if it had
+            made progress.
+        chance: In [0, 1).
+        has_moved: Whether the fetch as a whole has made progress. If not, the store is at fault,
+            not one connection.
+    """
+    if reason not in {Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED}:
+        return None
+    if idle_cuts and (not has_moved or idle_cuts >= _IDLE_CUTS or reason is Reason.SOURCE_STALLED):
+        return None  # a stall has been waited for long enough
+    return _FIRST_CUT_S * 4.0**idle_cuts * (1.0 - 0.5 * chance)

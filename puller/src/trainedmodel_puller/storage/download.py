@@ -128,8 +128,13 @@ class Downloader:
             connections=self._connections,
             files=self._files,
         )
-        with _one_fault():
-            await transfer.run()
+        before = journal.lasting_bytes()
+        try:
+            with _one_fault():
+                await transfer.run()
+        except SourceFault as fault:
+            fault.gained = journal.lasting_bytes() - before
+            raise
         if not storage.is_conditional:
             await self._check_unchanged(storage, uri, listing)
         if durable:

@@ -91,6 +91,11 @@ class Journal:
         path = journal_path(folder)
         return cls(path, _read(path))
 
+    def lasting_bytes(self) -> int:
+        """Count what the next fetch of the same source will find; without identity, nothing."""
+        records = self.records.values()
+        return sum(each.done_bytes() for each in records if each.item.identity is not None)
+
     def save(self) -> None:
         """Replace the journal's file."""
         files = {

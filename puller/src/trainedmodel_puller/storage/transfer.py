@@ -7,8 +7,9 @@ kill costs at most one part a stream.
 
 Every stream holds one slot of a limiter shared by all models while it reads (P12), and at most two
 batches of a megabyte (P11). A stream without a byte for `stall_timeout_s` is at fault (a listing
-is watched by its back end). A fault in one stream ends the fetch: what is there stays for the next
-one, when and whether is the planner's business.
+is watched by its back end). A stream that was cut begins again where it was (`core.backoff`), and
+the others go on. Any other fault ends the fetch: what is there stays for the next one, when and
+whether is the planner's business.
 
 What a stream brings is counted (`receive`), and a changed object is found by the back ends'
 conditions.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,10 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
 from trainedmodel_contract.uri import StorageUri
 from typing_extensions import Buffer
 
+from trainedmodel_puller.core.backoff import PROGRESS_BYTES, begin_again_s
 from trainedmodel_puller.durable import sync_path
+from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, SourceObject, Storage
 from trainedmodel_puller.storage.files import (
     MAX_BATCH_BYTES,
@@ -37,11 +42,13 @@ from trainedmodel_puller.storage.files import (
     settled,
 )
 from trainedmodel_puller.storage.journal import FileRecord, Journal
-from trainedmodel_puller.storage.limiter import FairLimiter, Slot
+from trainedmodel_puller.storage.limiter import FairLimiter
 from trainedmodel_puller.storage.ramp import StreamRamp
 from trainedmodel_puller.storage.receive import Sink, receive
 from trainedmodel_puller.storage.small import SMALL_BYTES, SmallFile, SmallFileWriter
 from trainedmodel_puller.storage.staging import make_file, sync_files
+
+log: Final = structlog.get_logger()
 
 _MIB: Final = 1024 * 1024
 _JOURNAL_PERIOD_S: Final = 1.0
@@ -109,6 +116,8 @@ class Transfer:
         self._files = files
         self._has_news = asyncio.Event()
         self._ramp = StreamRamp()
+        self._chance = random.random
+        self._moved = 0
 
     async def run(self) -> None:
         """Fetch what is missing; the journal is up to date afterwards, whatever happened."""
@@ -190,16 +199,20 @@ class Transfer:
         item = record.item
         chunks: list[Buffer] = []
 
-        async def gather(chunk: Buffer, _: int) -> None:
+        async def gather(chunk: Buffer, size: int) -> None:
             chunks.append(chunk)
+            self._moved += size
 
         def written() -> None:
             record.mark_all()
             self._has_news.set()
             self._progress(item.size)
 
-        async with self._connections.slot(self) as slot:
-            await self._receive(item, 0, item.size, gather, slot)
+        def from_start() -> int:
+            chunks.clear()  # of a try that was cut
+            return 0
+
+        await self._receive(item, from_start, item.size, gather)
         path = os.path.join(self._folder, item.path)
         await writer.add(SmallFile(path, chunks, item.size, written))
 
@@ -243,19 +256,49 @@ class Transfer:
             batch_bytes=batch_bytes,
             is_durable=self._durable,
         )
+        at = start
+
+        async def take(chunk: Buffer, size: int) -> None:
+            nonlocal at
+            await writer.write(chunk, size)
+            at += size
+            self._moved += size
+
         try:
-            async with self._connections.slot(self) as slot:
-                await self._receive(item, start, end, writer.write, slot)
+            await self._receive(item, lambda: at, end, take)
             await writer.finish()
         except BaseException:
             await writer.abandon()
             raise
 
     async def _receive(
-        self, item: SourceObject, start: int, end: int, sink: Sink, slot: Slot
+        self, item: SourceObject, position: Callable[[], int], end: int, sink: Sink
     ) -> None:
-        stall_timeout_s = self._limits.stall_timeout_s
-        await receive(self._storage, self._uri, item, start, end, sink, stall_timeout_s, slot)
+        """Read an object's bytes from a position to the end; if it is cut, from where it is then.
+
+        The slot is given back between two tries.
+        """
+        idle_cuts = 0
+        while True:
+            start = position()
+            try:
+                async with self._connections.slot(self) as slot:
+                    limit_s = self._limits.stall_timeout_s
+                    await receive(self._storage, self._uri, item, start, end, sink, limit_s, slot)
+                    return
+            except SourceFault as fault:
+                at = position()
+                idle_cuts = 0 if at - start >= PROGRESS_BYTES else idle_cuts + 1
+                pause_s = begin_again_s(
+                    fault.reason,
+                    idle_cuts,
+                    self._chance(),
+                    has_moved=self._moved >= PROGRESS_BYTES,
+                )
+                if pause_s is None or (at and not item.is_ranged):
+                    raise
+                log.info("stream_cut", uri=str(self._uri), object=item.path, at=at)
+            await asyncio.sleep(pause_s)
 
     async def _keep_journal(self) -> None:
         """Save the journal while there is news, at a bounded rate."""
