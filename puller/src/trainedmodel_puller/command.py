@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import click
 import structlog
+from structlog.typing import EventDict
 
 from trainedmodel_puller.app import run
+from trainedmodel_puller.core.secrets import without_queries
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.flags import with_flags
 from trainedmodel_puller.outside import OutsideLoop
@@ -151,14 +153,32 @@ def configure_logging(form: str, level: str) -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_CuttingFormatter(logging.BASIC_FORMAT))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _cut_queries,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+class _CuttingFormatter(logging.Formatter):
+    """What libraries log, without the queries of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_queries(super().format(record))
+
+
+def _cut_queries(_: Any, __: str, event: EventDict) -> EventDict:
+    """Cut the queries of addresses from a line, tracebacks included."""
+    for key, value in event.items():
+        if isinstance(value, str) and "?" in value:
+            event[key] = without_queries(value)
+    return event

@@ -53,18 +53,20 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def write_file(path: Path | str, text: str, *, durable: bool) -> None:
+def write_file(path: Path | str, text: str, *, durable: bool, mode: int | None = None) -> None:
     """Write a file, over what it holds; if `durable`, force it to the disk.
 
-    Half of it may stand there after a kill.
+    Half of it may stand there after a kill. It has its `mode` before it has its content.
     """
     with open(path, "wb", buffering=0) as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.write(text.encode())
         if durable:
             os.fsync(file.fileno())
 
 
-def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
+def replace_file(path: Path | str, text: str, *, durable: bool, mode: int | None = None) -> None:
     """Replace a file's content, whole or not at all; if `durable`, force it to the disk.
 
     Its name is forced by whoever syncs the folder. Without `durable` a crash of the whole machine
@@ -72,13 +74,13 @@ def replace_file(path: Path | str, text: str, *, durable: bool) -> None:
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.tmp")
-    write_file(temporary, text, durable=durable)
+    write_file(temporary, text, durable=durable, mode=mode)
     os.replace(temporary, path)
 
 
-def write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str, mode: int | None = None) -> None:
     """Replace a file's content, whole or not at all, and force it to the disk."""
-    replace_file(path, text, durable=True)
+    replace_file(path, text, durable=True, mode=mode)
     sync_path(path.parent)
 
 

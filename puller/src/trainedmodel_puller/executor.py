@@ -22,6 +22,7 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING
+from trainedmodel_puller.core.secrets import without_queries
 from trainedmodel_puller.core.state import (
     Download,
     FailureKey,
@@ -359,5 +360,5 @@ class Executor:
 
     def _crash(self, key: FailureKey, stage: Stage, error: Exception, entry: Entry | None) -> None:
         log.exception("crashed", model=key[0], stage=str(stage))
-        words = f"{type(error).__name__}: {error}"
+        words = without_queries(f"{type(error).__name__}: {error}")
         self._fail(key, stage, ModelFault(Reason.INTERNAL_ERROR, words), entry)

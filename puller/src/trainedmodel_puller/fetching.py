@@ -289,7 +289,7 @@ class Fetcher:
             "storageUri": str(work.uri),
             "fingerprint": work.fingerprint,
             "bytes": _size(after),
-            "entry": work.entry.model_dump(by_alias=True, exclude_none=True),
+            "entry": _without_query(work.entry.model_dump(by_alias=True, exclude_none=True), work),
             "isUnpacked": work.is_unpacked,
             "files": _sizes(after) if len(after) <= _LISTED_FILES else None,
             **(changes.to_dict() if changes is not None else {}),
@@ -344,6 +344,11 @@ async def _fingerprint(listing: Listing) -> str:
     """Name a listing; one so long that it would hold the event loop goes to a thread."""
     is_long = len(listing.objects) > _LISTED_FILES
     return await asyncio.to_thread(listing.fingerprint) if is_long else listing.fingerprint()
+
+
+def _without_query(entry: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Return an entry as others may read it: the query of a URI may be a signature."""
+    return {**entry, "storageUri": str(work.uri)}
 
 
 def _sizes(files: FileStats) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""The last good configuration, kept on the volume: what a restarted puller holds on to (P1)."""
+"""The last good configuration, kept on the volume: what a restarted puller holds on to (P1).
+
+It holds storage URIs with their queries, which may be signatures: only the puller may read it.
+"""
 
 from __future__ import annotations
 
@@ -28,4 +31,4 @@ class HeldFile:
             VolumeFault: the volume refused.
         """
         with told_as_fault():
-            write_durably(self._path, held.to_json())
+            write_durably(self._path, held.to_json(), mode=0o600)
