@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
@@ -87,6 +87,8 @@ class TestUris:
             ("file:///srv/m", "file", "", "srv/m"),
             ("pvc://claim/m", "pvc", "claim", "m"),
             ("hf://org/model@rev", "hf", "org", "model@rev"),
+            ("s3://models/My Models/iris v1", "s3", "models", "My Models/iris v1"),
+            ("s3://models/My%20Models", "s3", "models", "My%20Models"),
             (
                 "abfss://box@acc.dfs.core.windows.net/m",
                 "abfss",
@@ -98,6 +100,32 @@ class TestUris:
     def test_are_taken_apart(self, text: str, scheme: str, authority: str, key: str) -> None:
         uri = parse_uri(text)
         assert (uri.scheme, uri.authority, uri.key) == (scheme, authority, key)
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("https://host/My Models/m.zip", "must have %20 for a space"),
+            ("s3://my models/iris", "spaces within its path only"),
+            ("s3://models/iris ", "not at its end"),
+            ("s3://models/iris\u00a0v1", "white space other than plain spaces"),
+            ("s3://models/iris\n", "control characters"),
+            ("models/My Models", "must look like"),
+        ],
+    )
+    def test_a_space_in_the_wrong_place_is_told_as_that(self, text: str, words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            parse_uri(text)
+
+    @given(st.text(max_size=30))
+    @example("s3://b/a b?c d#e")
+    @example("pvc://c//x/")
+    def test_no_part_of_a_uri_is_lost(self, rest: str) -> None:
+        text = f"s3://{rest}"
+        try:
+            uri = parse_uri(text)
+        except ValueError:
+            return
+        assert f"{uri.scheme}://{uri.authority}{uri.path}{uri.query}" == text
 
     def test_p9_a_signature_is_never_shown(self) -> None:
         uri = parse_uri("https://host/m.zip?sig=SECRET")
@@ -116,7 +144,9 @@ class TestUris:
             "s3://b/../x",
             "s3://b/./x",
             "file:///srv/..",
-            "s3://b/a b",
+            "s3://a b/x",
+            "s3://b/a ",
+            "https://h/a b",
             "https://host/x#part",
         ],
     )

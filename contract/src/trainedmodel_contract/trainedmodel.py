@@ -75,7 +75,7 @@ class ModelSpec(ApiModel):
         max_length=2048,
         description="Where the model is: s3:// gs:// http(s):// hf:// az:// abfs(s):// pvc:// "
         "or file://. A path that names an object is that object, any other path is a folder. "
-        "Without user info.",
+        "Without user info. The path is taken as written; only an http address is encoded (%20).",
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
@@ -93,8 +93,17 @@ class ModelSpec(ApiModel):
                     "message": "must name a bucket, host or path after '://'",
                 },
                 {
-                    "rule": "!self.matches('[\\\\p{Z}\\\\p{Cc}]')",
-                    "message": "must not have white space or control characters",
+                    "rule": "!self.matches('[^\\\\P{Z} ]|\\\\p{Cc}')",
+                    "message": "must not have control characters, or white space other than "
+                    "plain spaces",
+                },
+                {
+                    "rule": "!self.matches('^[^/]*//[^/?#]* |[ ]$')",
+                    "message": "may have spaces within its path only, and not at its end",
+                },
+                {
+                    "rule": "!(self.matches('^https?://') && self.contains(' '))",
+                    "message": "must have %20 for a space in an http address",
                 },
             ]
         },

@@ -2,6 +2,9 @@
 
 A URI is shown in `kubectl get`, logs and reports, so it must never carry a secret: user info is
 refused, and queries (signed links) are cut from whatever is shown.
+
+A path is taken as it is written, spaces included: the key of an object, the path of a file. Only an
+http address has an encoding of its own, in which a space is `%20`.
 """
 
 from __future__ import annotations
@@ -11,14 +14,18 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-STORAGE_URI_PATTERN: Final = r"^[a-z][a-z0-9+.-]*://[^\s]+$"
+#: Only what makes it a URI: a pattern that refuses more hides the rules that say why.
+STORAGE_URI_PATTERN: Final = r"^[a-z][a-z0-9+.-]*://"
 #: `abfs://container@account.dfs.core.windows.net/path` has an @ that is no user info.
 CONTAINER_AT_ACCOUNT_SCHEMES: Final = frozenset({"abfs", "abfss", "az", "wasb", "wasbs"})
 
-#: Unicode categories of white space and control characters, as CEL's `[\\p{Z}\\p{Cc}]`.
+#: Schemes whose paths are percent-encoded.
+ENCODED_SCHEMES: Final = frozenset({"http", "https"})
+
+#: Unicode categories of white space and control characters, as CEL's `\\p{Z}` and `\\p{Cc}`.
 _BLANK: Final = frozenset({"Zs", "Zl", "Zp", "Cc"})
 _URI = re.compile(
-    r"^(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s]*)(?P<path>[^?#\s]*)(?P<rest>[^\s]*)$"
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)"
 )
 
 
@@ -55,12 +62,18 @@ def parse_uri(text: str) -> StorageUri:
         ValueError: it is not a URI, carries user info, or has `.` or `..` among its segments;
             the message names the fault and does not repeat a secret.
     """
-    if not text.isprintable() and any(unicodedata.category(c) in _BLANK for c in text):
-        raise ValueError("storageUri must not have white space or control characters")
+    if any(char != " " and unicodedata.category(char) in _BLANK for char in text):
+        raise ValueError(
+            "storageUri must not have control characters, or white space other than plain spaces"
+        )
     match = _URI.fullmatch(text)
     if match is None:
         raise ValueError("storageUri must look like scheme://bucket-or-host/path")
     scheme, authority, path = match["scheme"], match["authority"], match["path"]
+    if " " in authority or text.endswith(" "):
+        raise ValueError("storageUri may have spaces within its path only, and not at its end")
+    if scheme in ENCODED_SCHEMES and " " in text:
+        raise ValueError("storageUri must have %20 for a space in an http address")
     if "@" in authority and (
         scheme not in CONTAINER_AT_ACCOUNT_SCHEMES or ":" in authority.rpartition("@")[0]
     ):
