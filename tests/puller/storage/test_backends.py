@@ -93,6 +93,15 @@ class TestS3fs:
             await s3fs_downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
         assert caught.value.reason is Reason.SOURCE_CHANGED
 
+    async def test_a_slash_at_the_end_asks_for_a_folder_and_never_gets_an_object(
+        self, s3fs_downloader: Downloader, downloader: Downloader, s3_env: S3Store
+    ) -> None:
+        s3_env.put("fsspec", "single.bin", b"1")
+        for each in (s3fs_downloader, downloader):
+            with pytest.raises(SourceFault) as caught:
+                await each.list(parse_uri("s3://fsspec/single.bin/"))
+            assert caught.value.reason is Reason.OBJECT_NOT_FOUND
+
     async def test_faults_have_the_same_reasons(
         self,
         s3fs_downloader: Downloader,

@@ -29,6 +29,7 @@ from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.sharing import seed
 from trainedmodel_puller.storage.staging import prepare, sync_folders
 from trainedmodel_puller.storage.transfer import DownloadLimits, Transfer
+from trainedmodel_puller.storage.uri_parts import explained
 
 __all__ = ["DownloadLimits", "Downloader", "is_light"]
 
@@ -81,6 +82,8 @@ class Downloader:
         try:
             async with asyncio.timeout(limit_s):
                 return await self._registry.for_uri(uri, credentials).list(uri)
+        except SourceFault as fault:
+            raise explained(fault, uri) from None
         except TimeoutError:
             raise SourceFault(
                 Reason.SOURCE_UNREACHABLE,

@@ -114,11 +114,19 @@ class FsspecStorage:
         self._system = None
 
     def _list(self, uri: StorageUri) -> Listing:
+        if "@" in uri.authority:
+            raise SourceFault(
+                Reason.INVALID_URI,
+                f"{uri}: fsspec takes the account from AZURE_STORAGE_ACCOUNT_NAME, not from the "
+                f"URI: write {uri.scheme}://container/path, or leave az with obstore",
+            )
         system = self._fresh_system()
         system.invalidate_cache()
         path: str = system._strip_protocol(f"{uri.scheme}://{uri.authority}{uri.path}")
         top = system.info(path)
         if top.get("type") != "directory":
+            if uri.path.endswith("/"):
+                raise FileNotFoundError  # fsspec drops the slash; a folder was asked for
             item = _source_object(path.rstrip("/").rsplit("/", 1)[-1], path, top)
             return make_listing([item], is_single=True, where=uri)
         prefix = path.rstrip("/") + "/"

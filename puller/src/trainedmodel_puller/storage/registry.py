@@ -27,6 +27,7 @@ from trainedmodel_puller.storage.local import LocalStorage
 from trainedmodel_puller.storage.object_clients import PROVIDERS
 from trainedmodel_puller.storage.object_store import ObjectStorage
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.uri_parts import check_parts
 
 #: Before a scheme, so that none can pass for a family.
 _FSSPEC: Final = "fsspec+"
@@ -67,10 +68,12 @@ class StorageRegistry:
         """Return the back end of a URI, with the rights of a credential profile if one is named.
 
         Raises:
-            SourceFault: the URI is not allowed, or the profile cannot be used with this scheme.
+            SourceFault: the URI is not allowed, or has a part that its scheme has no use for; or
+                the profile cannot be used with this scheme.
         """
         self._allowed.check(uri)
         family = self._family(uri.scheme)
+        check_parts(uri)
         takes_profile = family in {"object", "http", "hub"} or uri.scheme in PROFILE_SCHEMES
         if credentials is not None and not takes_profile:
             raise SourceFault(
