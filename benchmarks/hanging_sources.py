@@ -4,7 +4,7 @@
 
 One real puller in namespaces of its own: DNS that never answers (http and S3), connections, TLS
 handshakes, headers, bodies and listings that hang or never end, redirects, mounted claims, a token
-service, ftp. Beside them small models are added one by one.
+service, a hub. Beside them small models are added one by one.
 """
 
 from __future__ import annotations

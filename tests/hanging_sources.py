@@ -230,7 +230,7 @@ def hanging(profiles: Path) -> Iterator[tuple[str, str | None]]:
     yield f"{Stranger(redirect(f'{mute.url}/x')).url}/away.bin", None
     yield "pvc://hung/m", None
     yield "pvc://hung2/m/model.bin", None
-    yield f"ftp://127.0.0.1:{mute.port}/m/model.bin", None
+    yield "hf://org/model", _write_profile(profiles, "hub", HF_TOKEN="x", HF_ENDPOINT=mute.url)
     token = _write_profile(
         profiles,
         "token",

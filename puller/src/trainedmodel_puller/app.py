@@ -30,6 +30,7 @@ from trainedmodel_puller.executor import Executor
 from trainedmodel_puller.fetching import Fetcher
 from trainedmodel_puller.http import Endpoints
 from trainedmodel_puller.kube import ReportClient
+from trainedmodel_puller.looks import SourceLooks
 from trainedmodel_puller.loop import Loop
 from trainedmodel_puller.reporters import KubernetesReporter
 from trainedmodel_puller.serverwatch import ServerWatch
@@ -186,7 +187,8 @@ async def _run_parts(
         executor = Executor(
             state, disk, fetcher, server, tasks, served_dir=served_dir, go_on=loop.go_on
         )
-        owned = [tasks.create_task(watch.run())]
+        looks = SourceLooks(state, downloader)
+        owned = [tasks.create_task(watch.run()), tasks.create_task(looks.run())]
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell)))
         if settings.identity is not None:

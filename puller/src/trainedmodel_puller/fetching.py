@@ -45,7 +45,7 @@ from trainedmodel_puller.storage.archives import (
     recognise,
     unpack,
 )
-from trainedmodel_puller.storage.base import Listing
+from trainedmodel_puller.storage.base import fingerprint_of
 from trainedmodel_puller.storage.checksum import verify_checksums
 from trainedmodel_puller.storage.digest import verify
 from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
@@ -108,8 +108,11 @@ class Fetcher:
             uri = parse_uri(entry.storage_uri)
         except ValueError as error:
             raise SourceFault(Reason.INVALID_URI, str(error)) from error
+        key = (name, entry.revision)
+        self._state.sources.pop(key, None)
         listing = await self._downloader.list(uri, credentials=entry.credentials)
-        fingerprint = await _fingerprint(listing)
+        fingerprint = await fingerprint_of(listing)
+        self._state.sources[key] = fingerprint
         begun = await self._begin(name, entry.revision, fingerprint)
         if begun.is_sealed:
             return Fetched(listing.total_bytes, "unchanged")
@@ -338,12 +341,6 @@ class Fetcher:
                 self._state.bell.set()
 
         return advance
-
-
-async def _fingerprint(listing: Listing) -> str:
-    """Name a listing; one so long that it would hold the event loop goes to a thread."""
-    is_long = len(listing.objects) > _LISTED_FILES
-    return await asyncio.to_thread(listing.fingerprint) if is_long else listing.fingerprint()
 
 
 def _without_query(entry: dict[str, Any], work: Work) -> dict[str, Any]:

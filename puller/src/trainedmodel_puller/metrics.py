@@ -79,6 +79,11 @@ FAILURES: Final = _counter(
     "failures", "Failed tries, by reason and stage; each is retried.", "reason", "stage"
 )
 RETRIES: Final = _counter("retries", "Tries after a failed one, by stage.", "stage")
+SOURCE_LOOKS: Final = _counter(
+    "source_looks",
+    "Looks at sources of failed models: changed (tried again at once), unchanged, failed, or late.",
+    "outcome",
+)
 EVICTIONS: Final = _counter("evictions", "Kept versions deleted to make room or to keep limits.")
 SERVER_RESTARTS: Final = _counter("server_restarts", "Restarts of the model server noticed.")
 REPORT_WRITES: Final = _counter(

@@ -36,6 +36,7 @@ class LiveState:
     Attributes:
         bell: Set when something changed; the loop clears it and looks at everything.
         chance: Source of the backoff's jitter, in [0, 1).
+        sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
         unmarked: Revisions that the server confirmed and that are not written down yet.
         server_marks: When our own actions last changed what the server has, by name: an
             observation that began before that is stale for the name.
@@ -54,6 +55,7 @@ class LiveState:
     unmarked: dict[str, str] = field(default_factory=dict)
     removals: set[str] = field(default_factory=set)
     failures: dict[FailureKey, Failure] = field(default_factory=dict)
+    sources: dict[FailureKey, str] = field(default_factory=dict)
     free_bytes: int | None = None
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -92,9 +94,18 @@ class LiveState:
             entry=entry,
             needs_bytes=fault.needs_bytes if isinstance(fault, VolumeFault) else None,
             failed_at=now,
+            fingerprint=self.sources.get(key),
         )
         self.failures[key] = failure
         return failure
+
+    def end_wait(self, key: FailureKey, failure: Failure) -> bool:
+        """Have a model that waits after a failure tried again now; False if it has moved on."""
+        if self.failures.get(key) is not failure:
+            return False
+        self.failures[key] = replace(failure, until=time.monotonic(), next_retry_time=time.time())
+        self.bell.set()
+        return True
 
     def recheck(self, key: FailureKey) -> None:
         """Remember that the source was listed again after a failed load."""
@@ -148,3 +159,6 @@ class LiveState:
                 is_current = is_wanted or is_kept
             if not is_current:
                 del self.failures[key]
+        if len(self.sources) > 2 * len(self.desired.models):
+            current = {(name, each.entry.revision) for name, each in self.desired.models.items()}
+            self.sources = {key: at for key, at in self.sources.items() if key in current}

@@ -185,6 +185,7 @@ class Failure:
             under the same URI has been fetched.
         needs_bytes: What did not fit on the volume: it is tried again as soon as that is free.
         failed_at: When it failed.
+        fingerprint: What the listing of the source was then; None if it could not be listed.
     """
 
     stage: Stage
@@ -198,6 +199,7 @@ class Failure:
     is_rechecked: bool = False
     needs_bytes: int | None = None
     failed_at: Instant = 0.0
+    fingerprint: str | None = None
 
 
 #: A failure belongs to a name and a revision; an unload's revision is "".

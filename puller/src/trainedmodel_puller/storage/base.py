@@ -6,6 +6,7 @@ stalls: it translates one store's words, and its errors into a SourceFault with 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing_extensions import Buffer
 
 #: Size of an object whose store does not tell; as the end of a read: up to the object's end.
 UNKNOWN_SIZE: Final = -1
+#: Objects of a listing that takes a thread's time.
+_LONG: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ class Listing:
                 raw = field.encode()
                 digest.update(b"%d:%b" % (len(raw), raw))
         return digest.hexdigest()
+
+
+async def fingerprint_of(listing: Listing) -> str:
+    """Return a listing's fingerprint; one so long that it would hold the event loop in a thread."""
+    is_long = len(listing.objects) > _LONG
+    return await asyncio.to_thread(listing.fingerprint) if is_long else listing.fingerprint()
 
 
 class Storage(Protocol):
