@@ -347,7 +347,7 @@ class Executor:
             revision=key[1] or None,
             stage=str(stage),
             reason=str(fault.reason),
-            message=fault.message,
+            message=failure.message,
             attempt=failure.count,
             retry_in_s=round(failure.until - time.monotonic(), 1),
         )

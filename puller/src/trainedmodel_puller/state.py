@@ -26,6 +26,7 @@ from trainedmodel_puller.core.state import (
     Stage,
     Transfer,
 )
+from trainedmodel_puller.core.wording import steady
 from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
 
 
@@ -86,7 +87,7 @@ class LiveState:
         failure = Failure(
             stage=stage,
             reason=fault.reason,
-            message=fault.message,
+            message=steady(fault.message),
             count=count,
             until=now + delay,
             failed_time=time.time(),

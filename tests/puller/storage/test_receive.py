@@ -105,7 +105,7 @@ async def test_a_slot_is_lent_and_taken_back_as_often_as_a_stream_slows_down() -
 
 async def test_silence_lends_the_slot_and_at_last_is_a_fault() -> None:
     began = asyncio.get_running_loop().time()
-    with pytest.raises(SourceFault, match="no byte of 'file' for 30 s, 1024 of 2048") as caught:
+    with pytest.raises(SourceFault, match="sent nothing of 'file' for 30 s") as caught:
         await received([(0.1, KIB), (3600, KIB)])
     assert caught.value.reason is Reason.SOURCE_STALLED
     assert asyncio.get_running_loop().time() - began == pytest.approx(30.1, abs=0.2)
@@ -124,7 +124,7 @@ async def test_what_the_volume_takes_its_time_for_is_not_the_stores_silence() ->
 async def test_a_store_that_sends_another_size_than_it_listed_is_at_fault(
     sent: int, word: str
 ) -> None:
-    with pytest.raises(SourceFault, match=f"{word} bytes of 'file' than it listed: at {sent}") as e:
+    with pytest.raises(SourceFault, match=f"{word} bytes of 'file' than the 1000 it listed") as e:
         await received([(0.1, sent)], size=1000)
     assert e.value.reason is Reason.SIZE_MISMATCH
 

@@ -118,7 +118,7 @@ class HttpStorage:
                     yield chunk[begin:]
             except aiohttp.ClientPayloadError:
                 raise SourceFault(
-                    Reason.SOURCE_UNREACHABLE, f"{uri}: the connection broke after {at} bytes"
+                    Reason.SOURCE_UNREACHABLE, f"{uri}: the connection broke"
                 ) from None
             except TimeoutError:
                 raise SourceFault(Reason.SOURCE_STALLED, f"{uri}: stopped sending") from None

@@ -15,11 +15,15 @@ from typing import Final
 from obstore import exceptions
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.wording import steady
 from trainedmodel_puller.errors import SourceFault
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,400})")
+_REGION: Final = re.compile(r"<Region>([a-z0-9-]{1,40})</Region>")
+#: The client's words for a redirect that names no address: the bucket is in another region.
+_BARE_REDIRECT: Final = "redirect without LOCATION"
 _JSON_MESSAGE: Final = re.compile(r'"message"\s*:\s*"([^"\\]{1,400})')
 _ADDRESS: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*")
 _TOKEN_SERVICE: Final = ("Error performing token request", "/latest/api/token")
@@ -60,14 +64,59 @@ def source_fault(error: Exception, what: str, *, is_anonymous: bool = False) -> 
         is_anonymous: The request was unsigned for want of credentials, which is worth saying.
     """
     text = str(error)
-    match = _STATUS.search(text)
-    status = int(match[1]) if match else 0
+    status = status_of(error)
     code = _first(_CODE, text)
+    if (region := region_fault(error, what)) is not None:
+        return region
     reason = _reason(error, status, code, text)
     message = f"{what}: {_sentence(status, code, text)}"
     if reason is Reason.ACCESS_DENIED and is_anonymous:
         message += "; the request was not signed, for no credentials are configured"
     return SourceFault(reason, message)
+
+
+def status_of(error: Exception) -> int:
+    """Return the status of the store's answer; 0 if there was none."""
+    match = _STATUS.search(str(error))
+    return int(match[1]) if match else 0
+
+
+def is_silent(error: Exception) -> bool:
+    """Say whether the store gave a status and no word, as it does to each HEAD."""
+    return status_of(error) >= 400 and not _first(_CODE, str(error))
+
+
+def is_refusal(error: Exception) -> bool:
+    """Say whether the store refused a request, and said in words why."""
+    return status_of(error) not in {0, 404} and bool(_first(_CODE, str(error)))
+
+
+def is_elsewhere(error: Exception) -> bool:
+    """Say whether the bucket is in another region than it was asked in."""
+    text = str(error)
+    return (
+        _BARE_REDIRECT in text or "<Code>PermanentRedirect<" in text or bool(_first(_REGION, text))
+    )
+
+
+def region_fault(error: Exception, what: str, region: str = "") -> SourceFault | None:
+    """Return the fault of a bucket in another region; None if the error is another one.
+
+    Args:
+        error: Whatever the client raised.
+        what: What was asked for, shown first.
+        region: Where the bucket is, if the error does not say.
+    """
+    if not is_elsewhere(error):
+        return None
+    region = region or _first(_REGION, str(error))
+    place = f"in region {region}" if region else "in another region"
+    value = region or "the bucket's region"
+    return SourceFault(
+        Reason.SOURCE_ERROR,
+        f"{what}: the bucket is {place}: set AWS_REGION to {value}, in the credential profile or "
+        "in the puller's environment",
+    )
 
 
 def _reason(error: Exception, status: int, code: str, text: str) -> Reason:
@@ -99,8 +148,6 @@ def _sentence(status: int, code: str, text: str) -> str:
         return "no credentials could be had from the platform's token service"
     if status:
         words = _first(_XML_MESSAGE, text) or _first(_JSON_MESSAGE, text)
-        # Azure adds what is new in each answer: the same fault must read the same.
-        words = words.split("RequestId:", 1)[0]
         said = ": ".join(part for part in (code, _plain(words)) if part)
         return f"the store answered {status}" + (f" ({said})" if said else "")
     for trace, words in _TROUBLE:
@@ -111,7 +158,7 @@ def _sentence(status: int, code: str, text: str) -> str:
 
 def _plain(text: str) -> str:
     """Cut addresses, which may be signed, and control characters; keep it short."""
-    shown = _ADDRESS.sub("(address)", html.unescape(text))
+    shown = steady(_ADDRESS.sub("(address)", html.unescape(text)))
     return "".join(char if char.isprintable() else " " for char in shown).strip()[:200]
 
 

@@ -37,7 +37,14 @@ from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.credentials import can_sign, has_metadata_service
 from trainedmodel_puller.storage.listing import ListingCount
 from trainedmodel_puller.storage.object_clients import PROVIDERS, make_client
-from trainedmodel_puller.storage.object_errors import source_fault
+from trainedmodel_puller.storage.object_errors import (
+    is_elsewhere,
+    is_refusal,
+    is_silent,
+    region_fault,
+    source_fault,
+)
+from trainedmodel_puller.storage.object_region import bucket_region
 from trainedmodel_puller.storage.paths import make_listing, parent_folders
 from trainedmodel_puller.storage.settings import StorageSettings
 from trainedmodel_puller.storage.variables import (
@@ -72,12 +79,14 @@ class _Source:
     Attributes:
         chunk_bytes: How much of a stream to gather before it is passed on; follows its speed, and
             is little after a fault.
+        region: Where the store says that the bucket is, once it was asked; "" if it does not say.
     """
 
     client: ObjectStore
     credentials: Credentials
     is_anonymous: bool
     chunk_bytes: int = _CHUNK_BYTES
+    region: str | None = None
 
 
 class ObjectStorage:
@@ -166,7 +175,7 @@ class ObjectStorage:
             source.chunk_bytes = _SLOW_CHUNK_BYTES
             raise
         except Exception as error:
-            raise source_fault(error, what, is_anonymous=source.is_anonymous) from None
+            raise await self._fault(source, uri, what, error) from None
 
     async def close(self) -> None:
         """Let go of all clients."""
@@ -222,8 +231,38 @@ class ObjectStorage:
         except TimeoutError:
             raise _silent(uri) from None
         except Exception as error:
-            raise source_fault(error, str(uri), is_anonymous=source.is_anonymous) from None
+            raise await self._head_fault(source, uri, key, error) from None
         return _source_object(meta, key.rsplit("/", 1)[-1])
+
+    async def _head_fault(
+        self, source: _Source, uri: StorageUri, key: str, error: Exception
+    ) -> SourceFault:
+        """Explain a refused HEAD: such answers have no words, so the object's first byte is read.
+
+        A store that grants that byte has refused the HEAD alone: its status is all that is known.
+        """
+        if is_silent(error):
+            try:
+                async with asyncio.timeout(self._settings.answer_timeout_s):
+                    await obstore.get_range_async(source.client, key, start=0, length=1)
+            except TimeoutError:
+                pass
+            except Exception as other:
+                error = other if is_refusal(other) else error
+        return await self._fault(source, uri, str(uri), error)
+
+    async def _fault(
+        self, source: _Source, uri: StorageUri, what: str, error: Exception
+    ) -> SourceFault:
+        if is_elsewhere(error) and PROVIDERS[uri.scheme] == "s3":
+            if source.region is None:
+                source.region = await bucket_region(
+                    uri.authority, source.credentials.values, self._settings
+                )
+            fault = region_fault(error, what, source.region)
+            if fault is not None:
+                return fault
+        return source_fault(error, what, is_anonymous=source.is_anonymous)
 
     async def _list_below(self, source: _Source, uri: StorageUri) -> Sequence[SourceObject]:
         prefix = f"{uri.key}/" if uri.key else ""
@@ -247,7 +286,7 @@ class ObjectStorage:
         except TimeoutError:
             raise _silent(uri) from None
         except Exception as error:
-            raise source_fault(error, str(uri), is_anonymous=source.is_anonymous) from None
+            raise await self._fault(source, uri, str(uri), error) from None
         return await self._without_markers(source, uri, found)
 
     async def _without_markers(

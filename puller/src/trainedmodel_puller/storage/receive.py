@@ -94,29 +94,27 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
                         (slot.take_back if rate >= _TRICKLE_RATE else slot.lend)()
                         window_at, before = now, received
                     if wanted is not None and received > wanted:
-                        raise _mismatch(uri, item, "more", start + received)
+                        raise _mismatch(uri, item, "more")
                     if size:
                         await sink(chunk, size)
                     silence.since = running.time()
             finally:
                 silence.end()
     except TimeoutError:
-        raise _stalled(uri, item, start + received, stall_timeout_s) from None
+        raise _stalled(uri, item, stall_timeout_s) from None
     if wanted is not None and received < wanted:
-        raise _mismatch(uri, item, "fewer", start + received)
+        raise _mismatch(uri, item, "fewer")
 
 
-def _stalled(uri: StorageUri, item: SourceObject, at: int, stall_timeout_s: float) -> SourceFault:
+def _stalled(uri: StorageUri, item: SourceObject, stall_timeout_s: float) -> SourceFault:
     return SourceFault(
         Reason.SOURCE_STALLED,
-        f"{uri}: no byte of {item.path!a:.200} for {stall_timeout_s:g} s,"
-        f" {at} of {item.size} received",
+        f"{uri}: the store has sent nothing of {item.path!a:.200} for {stall_timeout_s:g} s",
     )
 
 
-def _mismatch(uri: StorageUri, item: SourceObject, word: str, at: int) -> SourceFault:
+def _mismatch(uri: StorageUri, item: SourceObject, word: str) -> SourceFault:
     return SourceFault(
         Reason.SIZE_MISMATCH,
-        f"{uri}: the store sent {word} bytes of {item.path!a:.200} than it listed:"
-        f" at {at}, listed with {item.size}",
+        f"{uri}: the store sent {word} bytes of {item.path!a:.200} than the {item.size} it listed",
     )

@@ -1,0 +1,39 @@
+"""In which region a bucket is, asked of S3 itself.
+
+A store that gets a request for a bucket of another region answers with a redirect to nowhere, and
+its client does not pass on what else the answer said. An unsigned HEAD of the bucket has the region
+in a header, whether it is allowed or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.variables import S3_ENDPOINTS
+
+_HEADER: Final = "x-amz-bucket-region"
+_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
+
+
+async def bucket_region(bucket: str, values: Mapping[str, str], settings: StorageSettings) -> str:
+    """Return a bucket's region; "" if its store does not say."""
+    endpoint = next((values[name] for name in S3_ENDPOINTS if values.get(name)), "")
+    region = values.get("AWS_REGION") or values.get("AWS_DEFAULT_REGION") or "us-east-1"
+    url = URL(endpoint or f"https://s3.{region}.amazonaws.com") / bucket
+    try:
+        async with (
+            asyncio.timeout(settings.connect_timeout_s),
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.head(url, allow_redirects=False) as answer,
+        ):
+            found = answer.headers.get(_HEADER, "")
+    except (aiohttp.ClientError, OSError, ValueError):
+        return ""  # a TimeoutError is an OSError
+    return found if _REGION.fullmatch(found) else ""
