@@ -86,6 +86,7 @@ test: prepare-tests ## All tests; what fails beside others is run once more, alo
 	echo "== what failed, once more, alone"; $(BIN)/pytest --last-failed --last-failed-no-failures=none --maxfail=1
 
 e2e: setup ## The whole way on a real node (root; PROVIDER=node|kind|kubeconfig, E2E_FLAGS for the last)
+	@$(BIN)/python -m trainedmodel_devkit prepare --e2e=$(PROVIDER)
 	@$(BIN)/pytest e2e --provider=$(PROVIDER) $(E2E_FLAGS)
 
 demo: prepare ## The whole system on this machine (ONCE=1: run through and exit)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from trainedmodel_devkit.binaries import helm_binary
 from trainedmodel_devkit.realnode import NodeCluster, recipes
 from trainedmodel_devkit.realnode.images import ensure_image
 from trainedmodel_devkit.stores import S3Store
@@ -75,6 +76,12 @@ def provider(pytestconfig: pytest.Config, images: Images) -> Iterator[Provider]:
 
 
 @pytest.fixture(scope="session")
+def helm_program() -> Path:
+    """Compile helm: fixtures have no limit of time, tests have."""
+    return helm_binary()
+
+
+@pytest.fixture(scope="session")
 def injection(
     pytestconfig: pytest.Config, provider: Provider, images: Images, installed: None
 ) -> Injection:
@@ -125,6 +132,14 @@ def pytest_terminal_summary(
         terminalreporter.section("measured")
         for line in table(figures):
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Refuse builds while a test runs: they take minutes, and a test has a limit of time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINEDMODEL_NO_BUILDS", "1")
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,6 +16,8 @@ from e2e.kubectl import wait_until
 from e2e.traffic import Traffic
 from e2e.workloads import SERVER_PORT, plain
 
+pytestmark = pytest.mark.usefixtures("helm_program")
+
 SERVICE = "tabular"
 
 

@@ -1,14 +1,18 @@
 """The cache: one builder at a time, and nothing half built is ever found."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trainedmodel_devkit.binaries import control_plane_binaries
 from trainedmodel_devkit.cache import building, cache_folder, locked
-from trainedmodel_devkit.errors import MissingTool
+from trainedmodel_devkit.errors import BuildFailed, MissingTool
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +88,55 @@ def test_a_go_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
     with pytest.raises(MissingTool, match=r"go1\.19\.8 is too old"):
         control_plane_binaries()
+
+
+def test_a_build_is_refused_with_words_while_tests_with_limits_run(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINEDMODEL_NO_BUILDS", "1")
+    with (
+        pytest.raises(BuildFailed, match=r"helm is not built.*prepare"),
+        building(cache / "v1" / "helm"),
+    ):
+        pass
+    assert not (cache / "v1").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go is not on PATH")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_compiler_that_is_stopped_leaves_nothing_in_the_temporary_folder(
+    cache: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", "from trainedmodel_devkit.binaries import *; helm_binary()"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as parent:
+        _wait_until(lambda: list(temporary.rglob("go-build*")), 200)
+        parent.send_signal(number)
+    _wait_until(lambda: list(temporary.iterdir()) == [], 60)
+    _wait_until(lambda: not _processes_with(str(temporary)), 60)
+    assert list(temporary.iterdir()) == []
+    assert not list(cache.rglob("helm"))
+
+
+def _wait_until(look: Callable[[], object], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _processes_with(text: str) -> list[Path]:
+    """List processes whose command names a path."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in command:
+            found.append(entry)
+    return found

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from trainedmodel_devkit import guardian
 from trainedmodel_devkit.errors import StartFailed
 from trainedmodel_devkit.processes import ManagedProcess
 
@@ -119,5 +120,105 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert gone_within(3, *pids)
     deadline = time.monotonic() + 3
     while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    script = f"""
+        import time
+        from pathlib import Path
+        from trainedmodel_devkit import guard
+        from trainedmodel_devkit.processes import ManagedProcess
+        guard.watch_folder(Path({str(folder)!r}))
+        process = ManagedProcess("shell", ["sleep", "300"], log=Path({str(tmp_path / "log")!r}))
+        process.start()
+        print(process.pid, guard._helper.pid, flush=True)
+        time.sleep(60)
+    """
+    environment = {**os.environ, "TRAINEDMODEL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        child, helper = (int(word) for word in parent.stdout.readline().split())
+        os.kill(helper, signal.SIGKILL)
+        os.kill(parent.pid, signal.SIGKILL)
+
+    assert folder.exists()
+    assert not gone_within(0.1, child)
+    journals = tmp_path / "cache" / "guards"
+    assert len(guardian.mend(journals)) == 1
+    assert gone_within(3, child)
+    assert not folder.exists()
+    assert list(journals.iterdir()) == []
+
+
+def test_a_living_guards_journal_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    path, journal = guardian.open_journal(tmp_path)
+    with journal:
+        journal.write(f"+folder {folder}\n")
+        journal.flush()
+        assert guardian.mend(tmp_path) == []
+        assert folder.exists()
+    assert guardian.mend(tmp_path) == [path]
+    assert not folder.exists()
+
+
+def test_what_was_removed_or_belongs_to_another_boot_or_process_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as stranger:
+        lines = [
+            *(f"+folder {kept}", f"-folder {kept}", f"+group {stranger.pid} 1", "+link lo 99"),
+            *("+group none 1", "+unheard of", ""),
+        ]
+        (tmp_path / "a.journal").write_text("\n".join(lines))
+        started = guardian.start_time(stranger.pid)
+        (tmp_path / "b.journal").write_text(f"boot another\n+group {stranger.pid} {started}\n")
+        assert len(guardian.mend(tmp_path)) == 2
+        assert kept.exists()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_guard_that_was_killed_is_replaced_by_one_that_knows_everything(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    script = f"""
+        import sys, time
+        from pathlib import Path
+        from trainedmodel_devkit import guard
+        guard.watch_folder(Path({str(first)!r}))
+        print(guard._helper.pid, flush=True)
+        sys.stdin.readline()
+        guard._helper.wait()
+        guard.watch_folder(Path({str(second)!r}))
+        print("told", flush=True)
+        time.sleep(60)
+    """
+    environment = {**os.environ, "TRAINEDMODEL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        os.kill(int(parent.stdout.readline()), signal.SIGKILL)
+        assert guardian.mend(tmp_path / "cache" / "guards") == [], "the parent lives"
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "told\n"
+        assert first.exists()
+        assert second.exists()
+        os.kill(parent.pid, signal.SIGKILL)
+
+    deadline = time.monotonic() + 20
+    while first.exists() or second.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

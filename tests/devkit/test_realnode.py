@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,9 +20,14 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a real node needs roo
 
 _UP = """
 import signal
+from trainedmodel_devkit import guard
 from trainedmodel_devkit.realnode import NodeCluster
+from trainedmodel_devkit.realnode.containerd import PAUSE_IMAGE
 with NodeCluster() as cluster:
-    print(cluster.box.folder, cluster.box.addresses.machine_device, flush=True)
+    kubectl = cluster.control_plane.kubectl
+    kubectl("run", "one", f"--image={PAUSE_IMAGE}", "--image-pull-policy=Never")
+    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=120s")
+    print(cluster.box.folder, cluster.box.addresses.machine_device, guard._helper.pid, flush=True)
     signal.pause()
 """
 
@@ -40,7 +46,7 @@ def traces(folder: Path, device: str) -> list[str]:
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     found += [line for line in mounts if str(folder) in line]
     found += [one["ifname"] for one in links() if one["ifname"].startswith(device)]
-    found += [str(folder)] if folder.exists() else []
+    found += [str(one) for one in (folder, *cgroups(folder)) if one.exists()]
     return found
 
 
@@ -49,9 +55,32 @@ def links() -> list[dict[str, str]]:
     return list(json.loads(shown))
 
 
-def cgroups(device: str) -> list[Path]:
+def cgroups(folder: Path) -> list[Path]:
     top = Path("/sys/fs/cgroup")
-    return [*top.glob(f"trainedmodel-{device}"), *top.glob(f"*/trainedmodel-{device}")]
+    return [*top.glob(folder.name), *top.glob(f"*/{folder.name}")]
+
+
+def of_the_machine() -> dict[str, str]:
+    """Read what holds for the whole machine and a node would like to have otherwise."""
+    settings = Path("/proc/sys")
+    names = [f"kernel/{one}" for one in ("panic", "panic_on_oops")]
+    names += [f"kernel/keys/{one}" for one in ("root_maxkeys", "root_maxbytes")]
+    names += [f"vm/{one}" for one in ("overcommit_memory", "panic_on_oom")]
+    names += ["net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet"]
+    names += [f"net/netfilter/nf_conntrack_{one}" for one in ("max", "tcp_timeout_established")]
+    found = {one: (settings / one).read_text() for one in names if (settings / one).exists()}
+    places = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers")
+    found |= {one: str(os.path.lexists(one)) for one in (*places, "/run/containerd", "/etc/cni")}
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    found["rules"] = "\n".join(line for line in rules.splitlines() if line[:1] in "*-")
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    ours = ("/var/l", "/proc/sys", "/run", str(Path(tempfile.gettempdir()) / "trainedmodel-node"))
+    found["mounts"] = "\n".join(sorted(one for one in mounted if one.startswith(ours)))
+    top = Path("/sys/fs/cgroup")
+    groups = {one.name for one in (*top.glob("*"), *top.glob("*/*")) if one.is_dir()}
+    own = {one for one in groups if one.startswith("trainedmodel-node-")}
+    found["cgroups"] = "\n".join(sorted(groups - own))
+    return found
 
 
 def traces_after(seconds: float, folder: Path, device: str) -> list[str]:
@@ -95,8 +124,9 @@ def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_root
 @pytest.mark.integration
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_node_runs_a_pod_and_leaves_nothing() -> None:
+    before = of_the_machine()
     with NodeCluster() as cluster:
         folder, device = cluster.box.folder, cluster.box.addresses.machine_device
         kubectl = cluster.control_plane.kubectl
@@ -111,22 +141,60 @@ def test_a_node_runs_a_pod_and_leaves_nothing() -> None:
         kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=60s")
         assert cluster.containerd.find("one", "only") is not None
         assert traces(folder, device), "the looking itself sees nothing"
-        assert cgroups(device)
+        assert cgroups(folder)
     assert traces(folder, device) == []
-    assert cgroups(device) == []
+    assert of_the_machine() == before
 
 
 @needs_root
 @pytest.mark.integration
-@pytest.mark.timeout(240)
-def test_a_killed_parent_leaves_no_process_mount_device_or_folder() -> None:
-    with subprocess.Popen([sys.executable, "-c", _UP], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        name, device = parent.stdout.readline().split()
-        assert traces(Path(name), device)
+@pytest.mark.timeout(600)
+def test_a_node_changes_no_setting_of_the_machine_and_makes_no_folder_on_it() -> None:
+    before = of_the_machine()
+    with NodeCluster() as cluster:
+        assert cluster.is_ready()
+        inside = cluster.box.path("/proc/sys/vm/overcommit_memory").read_text()
+        assert inside.strip() == "1", "the kubelet has what it insists on"
+        assert cluster.box.path("/var/lib/kubelet").is_dir()
+        while_it_runs = of_the_machine()
+    assert while_it_runs == before
+    assert of_the_machine() == before
+
+
+def start_node() -> tuple[subprocess.Popen[str], Path, str, int]:
+    """Start a process with a node; return it, the node's folder and device, and its guard."""
+    parent = subprocess.Popen([sys.executable, "-c", _UP], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    folder, device, guard = parent.stdout.readline().split()
+    assert traces(Path(folder), device)
+    assert cgroups(Path(folder))
+    return parent, Path(folder), device, int(guard)
+
+
+@needs_root
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_killed_parent_leaves_nothing() -> None:
+    before = of_the_machine()
+    parent, folder, device, _ = start_node()
+    with parent:
         parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
-    left = traces_after(20, Path(name), device)
-    for cgroup in cgroups(device):  # the one thing that the next node of this number takes over
-        cgroup.rmdir()
-    assert left == []
+    assert traces_after(60, folder, device) == []
+    assert of_the_machine() == before
+
+
+@needs_root
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_what_a_killed_parent_and_its_killed_guard_leave_is_removed_by_a_command() -> None:
+    before = of_the_machine()
+    parent, folder, device, guard = start_node()
+    with parent:
+        os.kill(guard, signal.SIGKILL)
+        parent.send_signal(signal.SIGKILL)
+    assert traces(folder, device), "a node that nobody ends runs on"
+    command = [sys.executable, "-m", "trainedmodel_devkit", "clean"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
+    assert "removed what" in said
+    assert traces_after(60, folder, device) == []
+    assert of_the_machine() == before

@@ -1,17 +1,20 @@
 """Command line of the development kit: `python -m trainedmodel_devkit`."""
 
+import os
 import signal
 import sys
 from types import FrameType
 
 import click
 
+from trainedmodel_devkit import guard
 from trainedmodel_devkit.binaries import (
     alerts_binary,
     cert_manager_binary,
     cert_manager_crds,
     control_plane_binaries,
     helm_binary,
+    node_binaries,
     versitygw_binary,
 )
 from trainedmodel_devkit.controlplane import ControlPlane
@@ -21,7 +24,7 @@ from trainedmodel_devkit.errors import DevkitError
 from trainedmodel_devkit.models import train_all
 from trainedmodel_devkit.progress import say
 from trainedmodel_devkit.realnode import NodeCluster, check_prerequisites
-from trainedmodel_devkit.realnode.images import ensure_image
+from trainedmodel_devkit.realnode.images import ensure_image, mend_store
 from trainedmodel_devkit.realnode.recipes import mlserver_recipe, operator_recipe, puller_recipe
 from trainedmodel_devkit.servers import Llama, MLServer, MultiModelServer, TorchServe, Triton
 from trainedmodel_devkit.stores import S3Store
@@ -34,11 +37,22 @@ def main() -> None:
 
 @main.command()
 @click.option("--tests", "for_tests", is_flag=True, help="Also the servers that only tests use.")
-def prepare(for_tests: bool) -> None:
+@click.option(
+    "--e2e",
+    "provider",
+    type=click.Choice(["node", "kind", "kubeconfig"]),
+    help="Only what the end-to-end suite needs with a provider.",
+)
+def prepare(for_tests: bool, provider: str | None) -> None:
     """Compile and install everything that is not in the cache yet."""
     try:
+        if provider is not None:
+            _ensure_for_e2e(provider)
+            return
         _ensure_all()
         if for_tests:
+            if os.geteuid() == 0:  # who is not root runs no node
+                node_binaries()
             helm_binary()
             cert_manager_binary()
             cert_manager_crds()
@@ -49,6 +63,20 @@ def prepare(for_tests: bool) -> None:
     except DevkitError as error:
         raise click.ClickException(str(error)) from error
     say("everything is in place")
+
+
+@main.command()
+def clean() -> None:
+    """Remove what killed runs have left: processes, network devices, cgroups, mounts, folders.
+
+    Each start of a part does the same. What runs is left alone.
+    """
+    try:
+        number = guard.mend()
+        mend_store()
+    except DevkitError as error:
+        raise click.ClickException(str(error)) from error
+    say(f"removed what {number} killed runs have left" if number else "nothing was left behind")
 
 
 @main.command()
@@ -112,6 +140,19 @@ def _ensure_all() -> None:
     Triton().ensure()
     MLServer().ensure()
     train_all()
+
+
+def _ensure_for_e2e(provider: str) -> None:
+    """Compile and build what the end-to-end suite takes, so that no test has to wait for it."""
+    if provider == "node":
+        check_prerequisites()
+        control_plane_binaries()
+        node_binaries()
+    if provider != "kubeconfig":
+        for recipe in (operator_recipe, puller_recipe, mlserver_recipe):
+            ensure_image(recipe())
+    versitygw_binary()
+    helm_binary()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

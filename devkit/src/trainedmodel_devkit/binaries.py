@@ -17,6 +17,7 @@ from pathlib import Path
 from trainedmodel_devkit.cache import building, cache_folder, locked
 from trainedmodel_devkit.environments import checkout
 from trainedmodel_devkit.errors import BuildFailed, MissingTool
+from trainedmodel_devkit.processes import run_to_end, scratch
 from trainedmodel_devkit.progress import step
 
 _ASSETS = "KUBEBUILDER_ASSETS"
@@ -218,14 +219,14 @@ def _run_go(source: Path, *words: str) -> str:
         MissingTool: the compiler is missing or too old.
         BuildFailed: with the end of what it wrote to standard error.
     """
-    result = subprocess.run(
-        [_go(source), *words],
-        cwd=source,
-        env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
+    if not any(os.environ.get(name) for name in ("GOCACHE", "XDG_CACHE_HOME", "HOME")):
+        settings["GOCACHE"] = str(cache_folder() / "go-build")  # the compiler insists on one
+    # The compiler's scratch is hundreds of megabytes, which it leaves if it is killed.
+    with scratch("go-") as folder:
+        settings["GOTMPDIR"] = str(folder)
+        command = [_go(source), *words]
+        result = run_to_end(command, cwd=source, env={**os.environ, **settings})
     if result.returncode != 0:
         raise BuildFailed(f"go {words[0]} {words[-1]}:\n{result.stderr[-4000:]}")
     return result.stdout

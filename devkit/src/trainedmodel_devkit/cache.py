@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainedmodel_devkit.errors import BuildFailed
 from trainedmodel_devkit.progress import say
 
 
@@ -52,7 +53,15 @@ def building(target: Path) -> Iterator[Path]:
 
     If the body raises, the temporary is removed. A killed build leaves only a name that nobody
     looks for; the next build of the same target removes it (call it under the target's lock).
+
+    Raises:
+        BuildFailed: `TRAINEDMODEL_NO_BUILDS` is set: a test with a limit of time is running.
     """
+    if os.environ.get("TRAINEDMODEL_NO_BUILDS"):
+        raise BuildFailed(
+            f"{target} is not built, and this is no time for it: build it before the tests, with "
+            "`python -m trainedmodel_devkit prepare`"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{target.name}.building-*"):
         _remove(leftover)

@@ -9,12 +9,12 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from trainedmodel_devkit.cache import cache_folder, locked
 from trainedmodel_devkit.errors import BuildFailed, MissingTool
+from trainedmodel_devkit.processes import run_to_end
 from trainedmodel_devkit.progress import step
 
 _FINISHED = ".finished"
@@ -74,6 +74,6 @@ def _uv() -> str | None:
 
 
 def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_to_end(command)
     if result.returncode != 0:
         raise BuildFailed(f"{' '.join(command)}:\n{result.stderr[-4000:]}")

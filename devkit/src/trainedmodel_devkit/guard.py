@@ -1,28 +1,32 @@
 """Nothing is left behind, even if the process that started everything is killed.
 
-One small helper process holds the reading end of a pipe. The parent tells it of each process group
-and folder that it makes and of each that it has removed; when the pipe closes, for whatever reason,
-the guard kills what is still listed, newest first (an API server before its etcd), and then removes
-the folders. This works where the parent-death signal of the kernel does not: that one follows the
-*thread* that forked, and pool threads end long before their process. What it cannot do: a parent
-killed in the millisecond between starting a process and telling of it leaves that process.
+One small helper process (`guardian`) holds the reading end of a pipe. The parent tells it of each
+process group, folder, cgroup and network device that it makes and of each that it has removed; when
+the pipe closes, for whatever reason, the helper kills what is still listed, newest first (an API
+server before its etcd), and then removes the rest. This works where the parent-death signal of the
+kernel does not: that one follows the *thread* that forked, and pool threads end long before their
+process. If the helper is killed as well, the next run finds its journal and does the same;
+`python -m trainedmodel_devkit clean` does it at once.
 
-This file is also the helper's program, run with the standard library alone: it must import nothing
-of the project.
+What it cannot do: a parent killed in the millisecond between making something and telling of it
+leaves that.
 """
 
 import atexit
 import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
+
+from trainedmodel_devkit import guardian
+from trainedmodel_devkit.cache import cache_folder
+from trainedmodel_devkit.guardian import link_index, start_time
 
 _lock = threading.Lock()
 _helper: "subprocess.Popen[bytes] | None" = None
+_journal: "tuple[Path, IO[str]] | None" = None
 
 
 def watch_group(pid: int) -> None:
@@ -45,37 +49,65 @@ def forget_folder(path: Path) -> None:
     _tell(f"-folder {path}")
 
 
-def start_time(pid: int) -> str:
-    """Return the kernel's start tick of a process, empty if there is none.
+def watch_cgroup(path: Path) -> None:
+    """Remove the cgroup, once it is empty, if this process dies. Its name must be used once."""
+    _tell(f"+cgroup {path}")
 
-    Together with the pid it names one process for ever.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+
+def forget_cgroup(path: Path) -> None:
+    """Take a cgroup off the list: it is gone."""
+    _tell(f"-cgroup {path}")
+
+
+def watch_link(name: str) -> None:
+    """Remove the network device if this process dies."""
+    _tell(f"+link {name} {link_index(name)}")
+
+
+def forget_link(name: str) -> None:
+    """Take a network device off the list: it is gone."""
+    _tell(f"-link {name}")
+
+
+def mend() -> int:
+    """Remove what killed runs have left, and return how many runs that were."""
+    return len(guardian.mend(_journals()))
+
+
+def _journals() -> Path:
+    folder = cache_folder() / "guards"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _tell(line: str) -> None:
+    global _journal  # noqa: PLW0603 - one journal for each process
     with _lock:
-        pipe = _start().stdin
+        if _journal is None or not _journal[0].exists():
+            guardian.mend(_journals())
+            _journal = guardian.open_journal(_journals())
+        # The journal first: the helper may be killed before it has read a line.
+        with contextlib.suppress(OSError):  # a full disk: the helper knows all the same
+            _journal[1].write(f"{line}\n")
+            _journal[1].flush()
+        pipe = _start(*_journal).stdin
         if pipe is not None:
             pipe.write(line.encode() + b"\n")
             pipe.flush()
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start(journal: Path, lock: IO[str]) -> "subprocess.Popen[bytes]":
     global _helper  # noqa: PLW0603 - one guard for each process
     if _helper is None or _helper.poll() is not None:
         # A session of its own: Ctrl-C at the terminal reaches the parent, which then cleans up in
-        # order.
+        # order. The journal's lock goes along: it holds until both have ended.
         _helper = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
+            [sys.executable, "-I", "-S", guardian.__file__, str(journal)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            pass_fds=(lock.fileno(),),
         )
         atexit.register(_stop, _helper)
     return _helper
@@ -87,33 +119,3 @@ def _stop(helper: "subprocess.Popen[bytes]") -> None:
             helper.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         helper.wait(10)
-
-
-def _main() -> None:
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
-    groups: dict[int, str] = {}
-    folders: dict[str, None] = {}
-    for raw in sys.stdin.buffer:
-        verb, _, rest = raw.decode().rstrip("\n").partition(" ")
-        if verb == "+group":
-            pid, _, started = rest.partition(" ")
-            groups[int(pid)] = started
-        elif verb == "-group":
-            groups.pop(int(rest), None)
-        elif verb == "+folder":
-            folders[rest] = None
-        elif verb == "-folder":
-            folders.pop(rest, None)
-    for pid, started in reversed(groups.items()):
-        # A group outlives its leader, and its number is not given away meanwhile; another start
-        # time means another process.
-        if start_time(pid) in ("", started):
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
-    for folder in reversed(folders):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    _main()

@@ -8,11 +8,13 @@ stranger that got its number.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainedmodel_devkit import guard
@@ -133,6 +135,53 @@ class ManagedProcess:
                 return False
             time.sleep(0.01)
         return True
+
+
+@contextlib.contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """Give a temporary folder that goes at the end, or with this process."""
+    folder = Path(tempfile.mkdtemp(prefix=f"trainedmodel-{prefix}"))
+    guard.watch_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        guard.forget_folder(folder)
+
+
+def run_to_end(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end, and return its status and output.
+
+    If this process is interrupted or killed meanwhile, the program ends with all that it started:
+    a compiler is a tree of processes.
+    """
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=None if env is None else dict(env),
+        cwd=cwd,
+        start_new_session=True,
+    ) as child:
+        guard.watch_group(child.pid)
+        try:
+            said, complained = child.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+        finally:
+            guard.forget_group(child.pid)
+    return subprocess.CompletedProcess(words, child.returncode, said, complained)
 
 
 def _has_ended(pid: int) -> bool:

@@ -1,7 +1,5 @@
 """A box: namespaces of their own for all programs of one node, and the one way to end them."""
 
-import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from typing import Self
 
 from trainedmodel_devkit import guard
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
+from trainedmodel_devkit.guardian import remove_cgroup
 from trainedmodel_devkit.processes import ManagedProcess
 from trainedmodel_devkit.realnode.network import Addresses, attach_link, make_link, remove_link
 
@@ -25,15 +24,17 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Box:
     """Network, mounts and processes of a node; a context manager.
 
-    If the process that made it is killed, the box dies with it; what then stays is an empty cgroup
-    folder, which the next box of its number takes over.
+    If the process that made it is killed, the guard ends the box and removes the rest: a folder, a
+    pair of network devices, a cgroup. If the guard is killed too, the next run does it.
     """
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="trainedmodel-node-"))
         guard.watch_folder(self.folder)
+        # A name that is used once: what a killed run has left is never taken for a living box's.
+        self.cgroup = self.folder.name
         self.addresses: Addresses = make_link()
-        self.cgroup = f"trainedmodel-{self.addresses.machine_device}"
+        guard.watch_link(self.addresses.machine_device)
         self._processes: list[ManagedProcess] = []
         self._init = ManagedProcess(
             "box",
@@ -56,13 +57,17 @@ class Box:
         for process in self._processes:  # ended with the box; to be reaped
             process.stop(grace_s=1)
         remove_link(self.addresses)
-        self._remove_cgroup()
+        guard.forget_link(self.addresses.machine_device)
+        for controller in _controllers():
+            remove_cgroup(controller / self.cgroup)
+            guard.forget_cgroup(controller / self.cgroup)
         shutil.rmtree(self.folder, ignore_errors=True)
         guard.forget_folder(self.folder)
 
     def _open(self) -> None:
         for controller in _controllers():
-            (controller / self.cgroup).mkdir(exist_ok=True)
+            (controller / self.cgroup).mkdir()
+            guard.watch_cgroup(controller / self.cgroup)
         self._init.start()
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not (self.folder / "up").exists():
@@ -124,18 +129,6 @@ class Box:
         if outer is None:
             raise StartFailed(f"the box has ended:\n{self._init.log()}")
         return int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
-
-    def _remove_cgroup(self) -> None:
-        """Remove the emptied cgroups, deepest first; the kernel needs an instant to let them go."""
-        for controller in _controllers():
-            top = controller / self.cgroup
-            deadline = time.monotonic() + 5
-            while top.is_dir() and time.monotonic() < deadline:
-                for folder, _, _ in os.walk(top, topdown=False):
-                    with contextlib.suppress(OSError):
-                        Path(folder).rmdir()
-                if top.is_dir():
-                    time.sleep(0.05)
 
 
 def _controllers() -> list[Path]:

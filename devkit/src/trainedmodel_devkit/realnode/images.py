@@ -6,20 +6,21 @@ isolation, in a store of their own below the cache folder; nothing is pulled fro
 images. The base is a minimal Debian of this machine's package mirror.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainedmodel_devkit.binaries import node_binaries
 from trainedmodel_devkit.cache import building, cache_folder, locked
 from trainedmodel_devkit.errors import BuildFailed
+from trainedmodel_devkit.processes import run_to_end, scratch
 from trainedmodel_devkit.progress import step
 from trainedmodel_devkit.realnode.containerd import PAUSE_IMAGE
 
@@ -77,7 +78,7 @@ def ensure_image(recipe: Recipe) -> Path:
         return target
     base = _ensure_base() if recipe.has_base else None
     # One build at a time: the store is one, and so is the machine.
-    with locked("images"):
+    with _building_alone():
         if not target.exists():
             with step(f"building {recipe.name}", recipe.expected_s), building(target) as draft:
                 _build(recipe, base, draft)
@@ -116,7 +117,7 @@ def _ensure_base() -> str:
     key = hashlib.sha256(f"{_BASE_RECIPE} {_BASE_PACKAGES}".encode()).hexdigest()[:8]
     name = f"localhost/trainedmodel-base:{_RELEASE}-{key}"
     rootfs = cache_folder() / "images" / f"base-{_RELEASE}-{key}.tar"
-    with locked("images"):
+    with _building_alone():
         if not rootfs.exists():
             with step(f"making a minimal {_RELEASE}", 40), building(rootfs) as draft:
                 options = [f"--include={','.join(_BASE_PACKAGES)}"]
@@ -134,8 +135,8 @@ def _ensure_base() -> str:
 
 
 def _build(recipe: Recipe, base: str | None, archive: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="trainedmodel-build-") as folder:
-        context = Path(folder) / "context"
+    with scratch("build-") as folder:
+        context = folder / "context"
         context.mkdir()
         for place, source in recipe.context.items():
             target = context / place
@@ -144,11 +145,11 @@ def _build(recipe: Recipe, base: str | None, archive: Path) -> None:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, target)
-        dockerfile = Path(folder) / "Dockerfile"
+        dockerfile = folder / "Dockerfile"
         dockerfile.write_text(recipe.dockerfile)
         arguments = ["--isolation=chroot", "--layers", f"--file={dockerfile}"]
         if base is not None:
-            arguments += [f"--build-arg=BASE={base}", *_secrets(Path(folder))]
+            arguments += [f"--build-arg=BASE={base}", *_secrets(folder)]
         _buildah("build", *arguments, f"--tag={recipe.name}", str(context))
         _buildah("push", recipe.name, f"docker-archive:{archive}:{recipe.name}")
 
@@ -173,6 +174,33 @@ def _secrets(folder: Path) -> Iterable[str]:
         yield f"--secret=id=ca.crt,src={authorities}"
 
 
+def mend_store() -> None:
+    """Remove what a killed build has left mounted; waits for a build that runs."""
+    if (cache_folder() / "containers").exists():
+        with _building_alone():
+            pass
+
+
+@contextlib.contextmanager
+def _building_alone() -> Iterator[None]:
+    """Hold the one store of images; what buildah keeps while it works goes with the build."""
+    with locked("images"):
+        _leave_store()
+        try:
+            yield
+        finally:
+            _leave_store()
+
+
+def _leave_store() -> None:
+    store = str(cache_folder() / "containers")
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed(mounted):
+        if place.startswith(f"{store}/"):
+            _run(["umount", "--lazy", place])
+    shutil.rmtree(_RUNTIME, ignore_errors=True)
+
+
 def _buildah(*words: str) -> str:
     store = cache_folder() / "containers"
     options = ["--root", str(store), "--runroot", str(_RUNTIME), "--storage-driver", "overlay"]
@@ -180,7 +208,7 @@ def _buildah(*words: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_to_end(command)
     if result.returncode != 0:
         raise BuildFailed(f"{' '.join(command)}:\n{(result.stdout + result.stderr)[-6000:]}")
     return result.stdout
