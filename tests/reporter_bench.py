@@ -13,7 +13,7 @@ from typing import Any
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
+from trainedmodel_puller.kube import ReportClient, ReportConflict, ReportGone, ReportRefused
 from trainedmodel_puller.reporters import KubernetesReporter
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
@@ -23,41 +23,37 @@ Json = dict[str, Any]
 
 
 class FakeApi(ReportClient):
-    """One object in memory, with the API's merge patch and the faults that a test asks for."""
+    """One object in memory, with the API's conflicts and the faults that a test asks for."""
 
     def __init__(self) -> None:
         self.document: Json | None = None
         self.calls: list[tuple[str, Json]] = []
-        self.reads: list[str] = []
+        self.reads = 0
         self.fails = 0
         self.most = 10**9
 
     async def read(self, name: str) -> Json | None:
         self._fail()
-        self.reads.append("whole")
+        self.reads += 1
         return copy.deepcopy(self.document)
-
-    async def read_version(self, name: str) -> str | None:
-        self._fail()
-        self.reads.append("version")
-        return self.document["metadata"].get("resourceVersion") if self.document else None
 
     async def create(self, document: Json) -> str:
         self._fail()
+        if self.document is not None:
+            raise ReportConflict("409 it exists")
         self.calls.append(("create", document))
         return self._store(copy.deepcopy(document))
 
-    async def patch(self, name: str, patch: Json) -> str:
+    async def replace(self, document: Json) -> str:
         self._fail()
         if self.document is None:
-            raise ReportGone(name)
-        expected = patch.get("metadata", {}).get("resourceVersion")
-        if expected not in {None, self.document["metadata"].get("resourceVersion")}:
-            raise OSError("409 the object has been modified")
-        self.calls.append(("patch", patch))
-        patched = copy.deepcopy(self.document)
-        merge(patched, patch)
-        return self._store(patched)
+            raise ReportGone(document["metadata"]["name"])
+        if document["metadata"]["resourceVersion"] != self.document["metadata"]["resourceVersion"]:
+            raise ReportConflict("409 the object has been modified")
+        changes = difference(self.document, document)
+        changes.pop("metadata", None)
+        self.calls.append(("change" if changes else "beat", changes or document["metadata"]))
+        return self._store(copy.deepcopy(document))
 
     def _store(self, document: Json) -> str:
         size = len(json.dumps(document))
@@ -74,14 +70,17 @@ class FakeApi(ReportClient):
             raise OSError("the API server is away")
 
 
-def merge(document: Json, patch: Json) -> None:
-    for key, value in patch.items():
-        if value is None:
-            document.pop(key, None)
-        elif isinstance(value, dict):
-            merge(document.setdefault(key, {}), value)
-        else:
-            document[key] = value
+def difference(before: Json, after: Json) -> Json:
+    """Return the merge patch from one document to another."""
+    changes: Json = dict.fromkeys(before.keys() - after.keys())
+    for key, value in after.items():
+        found = before.get(key)
+        if isinstance(found, dict) and isinstance(value, dict):
+            if inner := difference(found, value):
+                changes[key] = inner
+        elif found != value:
+            changes[key] = value
+    return changes
 
 
 @dataclass
@@ -113,8 +112,13 @@ class Bench:
         for listener in self.loop.on_pass:
             listener()
 
-    def patches(self) -> list[Json]:
-        return [patch for kind, patch in self.api.calls if kind == "patch"]
+    def changes(self) -> list[Json]:
+        """Return what each write changed of the report, but for its metadata."""
+        return [change for kind, change in self.api.calls if kind == "change"]
+
+    def beats(self) -> list[Json]:
+        """Return the metadata of each write that changed nothing else."""
+        return [metadata for kind, metadata in self.api.calls if kind == "beat"]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):

@@ -25,12 +25,16 @@ PARTS = ["operator", "puller"]
 TARGET = {"namespace", "pod", "job", "instance", "container", "service"}
 OF, OP = "trainedmodel_puller_", "trainedmodel_operator_"
 POD = 'namespace="shop",pod="p"'
+RELEASE = 'namespace="trainedmodel-system"'
 #: For each alert what it fires at, from the second it is to fire at, and what leaves it silent.
 CASES: dict[str, tuple[list[str], int, list[str]]] = {
     "TrainedModelOperatorWithoutLeader": (
-        [f'{OP}leader{{pod="a"}} 0x60'],
+        [f'{OP}leader{{{RELEASE},pod="a"}} 0x60'],
         5 * 60,
-        [f'{OP}leader{{pod="a"}} 1x9 0x50', f'{OP}leader{{pod="b"}} 0x12 1x47'],
+        [
+            f'{OP}leader{{{RELEASE},pod="a"}} 1x9 0x50',
+            f'{OP}leader{{{RELEASE},pod="b"}} 0x12 1x47',
+        ],
     ),
     "TrainedModelPassesFailing": (
         [
@@ -74,6 +78,18 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         [f'{OP}models{{namespace="shop",state="Failed"}} 2x60'],
         30 * 60,
         [f'{OP}models{{namespace="shop",state="Loaded"}} 2x60'],
+    ),
+    "TrainedModelPullersNotScraped": (
+        [
+            f'{OP}models{{namespace="shop",state="Loaded"}} 2x60',
+            f'{OF}build_info{{namespace="other",pod="p",version="1"}} 1x60',
+        ],
+        15 * 60,
+        [
+            f'{OP}models{{namespace="shop",state="Loaded"}} 2x60',
+            f'{OP}models{{namespace="empty",state="Pending"}} 2x60',
+            f'{OF}build_info{{{POD},version="1"}} 1x60',
+        ],
     ),
     "TrainedModelsFailing": (
         [f'{OF}models{{{POD},state="Blocked"}} 1x60'],
@@ -173,8 +189,8 @@ def test_a_rule_that_prometheus_would_not_take_is_refused() -> None:
 def test_alerts_ask_for_what_is_exported(part: str) -> None:
     found = read(groups(part))
     assert len(found) >= 5
-    for one in found:
-        check(one, exported(part))
+    for one in found:  # one of the puller's asks the operator whether there are pullers
+        check(one, exported("operator") | exported("puller"))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -227,6 +243,49 @@ def test_an_operator_that_nobody_scrapes_is_alerted_of() -> None:
     alert = ALERTS["TrainedModelOperatorWithoutLeader"]
     [fired] = evaluate([{"name": "g", "rules": [alert]}], [])
     assert fired.at_s == 5 * 60
+
+
+def test_a_release_without_a_leader_is_alerted_of_whoever_leads_in_another() -> None:
+    alert = ALERTS["TrainedModelOperatorWithoutLeader"]
+    leads, does_not = f"{OP}leader{{{RELEASE}}} 1x60", f'{OP}leader{{namespace="team-a"}} 0x60'
+    [fired] = evaluate([{"name": "g", "rules": [alert]}], [leads, does_not])
+    assert fired.at_s == 5 * 60
+    assert "team-a" in fired.annotations["summary"]
+
+
+def test_a_release_that_nobody_scrapes_is_alerted_of_whoever_leads_in_another() -> None:
+    alert = ALERTS["TrainedModelOperatorWithoutLeader"]
+    [fired] = evaluate(
+        [{"name": "g", "rules": [alert]}], [f'{OP}leader{{namespace="team-a"}} 1x60']
+    )
+    assert "trainedmodel-system" in fired.annotations["summary"]
+
+
+def in_namespace(namespace: str, series: list[str]) -> list[str]:
+    """Return series as they are scraped from a release in another namespace."""
+    bare = [one.replace(f"{RELEASE},", "") for one in series]
+    parts = [re.fullmatch(r"(\w+)(?:{(.*)})? (.*)", one) for one in bare]
+    return [
+        f'{one[1]}{{namespace="{namespace}"{"," + one[2] if one[2] else ""}}} {one[3]}'
+        for one in parts
+        if one
+    ]
+
+
+@pytest.mark.parametrize(
+    "alert",
+    [
+        name
+        for name, rule in ALERTS.items()
+        if OP in rule["expr"] and 'namespace="shop"' not in CASES[name][0][0]
+    ],
+)
+def test_what_is_wrong_with_one_release_is_not_made_up_for_by_others(alert: str) -> None:
+    firing, from_s, silent = CASES[alert]
+    well = [one for n in range(9) for one in in_namespace(f"well-{n}", silent)]
+    series = [*in_namespace("trainedmodel-system", firing), *well]
+    fired = evaluate([{"name": alert, "rules": [ALERTS[alert]]}], series)
+    assert [one.at_s for one in fired] == [from_s]
 
 
 def test_each_alert_says_what_to_do_and_has_its_row() -> None:

@@ -76,6 +76,7 @@ def test_in_one_namespace_it_is_the_overlay(helm: Helm) -> None:
     [
         ("network-policy", ["networkPolicy.enabled=true"]),
         ("service-monitor", ["serviceMonitor.enabled=true"]),
+        ("pod-monitor", ["podMonitor.enabled=true"]),
         ("cert-manager", ["webhook.certificates.by=cert-manager"]),
     ],
 )
@@ -98,6 +99,12 @@ def test_its_alerts_are_those_that_ship(helm: Helm) -> None:
     chart = helm.render("--set", "prometheusRule.enabled=true")
     shipped = [yaml.safe_load(path.read_text()) for path in DEPLOY.glob("alerts/*.yaml")]
     assert rules(chart) == rules(shipped) != {}
+
+
+def test_its_alerts_are_about_the_release_s_own_namespace(helm: Helm) -> None:
+    text = yaml.safe_dump(helm.render("--set", "prometheusRule.enabled=true", namespace="team-a"))
+    assert 'absent(trainedmodel_operator_leader{namespace="team-a"})' in text
+    assert "trainedmodel-system" not in text
 
 
 def test_its_dashboards_are_those_that_ship(helm: Helm) -> None:

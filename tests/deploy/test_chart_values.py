@@ -102,6 +102,11 @@ def test_there_are_no_values_beside_those() -> None:
         ("puller.resources.limits.gpu=1", "additional properties 'gpu' not allowed"),
         ("podAnnotations.checked=true", "'/podAnnotations/checked': got boolean, want string"),
         ("serviceAccount.name=a.b", "'/serviceAccount/name': 'a.b' does not match"),
+        ("policies.otherPodChanges=Warn", "must be one of 'Audit', 'Deny'"),
+        ("ports.webhook=0", "'/ports/webhook': minimum: got 0, want 1"),
+        ("hostNetwork=1", "'/hostNetwork': got number, want boolean"),
+        ("dnsPolicy=Cluster", "'/dnsPolicy': value must be one of"),
+        ("podDisruptionBudget.minAvailable=half", "'half' does not match pattern"),
         ("networkPolicy.apiServerPorts={}", "apiServerPorts/0': got string, want integer"),
     ],
 )
@@ -209,7 +214,8 @@ def test_several_namespaces_have_a_role_in_each_and_none_in_the_cluster(helm: He
         [subject] = found["RoleBinding", namespace, "trainedmodel-report-writer"]["subjects"]
         assert subject["name"] == f"system:serviceaccounts:{namespace}"
     of_cluster = {name for kind, _, name in found if kind == "ClusterRole"}
-    assert of_cluster == {"trainedmodel-webhook"}, "the right to write its own caBundle"
+    people = {"trainedmodel-view", "trainedmodel-edit"}
+    assert of_cluster - people == {"trainedmodel-webhook"}, "the right to write its own caBundle"
     [hook] = found["MutatingWebhookConfiguration", "", "trainedmodel-webhook"]["webhooks"]
     [only] = hook["namespaceSelector"]["matchExpressions"]
     assert only["values"] == ["team-a", "team-b"]
@@ -219,6 +225,61 @@ def test_another_account_is_fenced_by_the_policy_too(helm: Helm) -> None:
     text = helm("template", "x", CHART, "--set", "serviceAccount.name=robot")
     assert "^system:serviceaccount:[^:]+:robot$" in text
     assert "name: trainedmodel-operator\n    namespace: default" not in text
+
+
+def deployment_of(helm: Helm, *flags: str) -> Any:
+    found = by_key(helm.render(*(word for flag in flags for word in ("--set", flag))))
+    return found["Deployment", "trainedmodel-system", "trainedmodel-operator"]["spec"]
+
+
+def test_on_the_node_s_network_it_has_ports_names_and_updates_that_fit_there(helm: Helm) -> None:
+    spec = deployment_of(helm, "hostNetwork=true", "ports.metrics=19190", "ports.webhook=19443")
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    assert {"--metrics-port=19190", "--webhook-port=19443"} <= set(container["args"])
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert ports == {"metrics": 19190, "health": 8080, "webhook": 19443}
+    # The nodes may all be taken by the replicas that are to be replaced.
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    own = deployment_of(helm, "hostNetwork=true", "dnsPolicy=Default")
+    assert own["template"]["spec"]["dnsPolicy"] == "Default"
+    assert not {"hostNetwork", "dnsPolicy"} & deployment_of(helm)["template"]["spec"].keys()
+
+
+@pytest.mark.parametrize("certificates", ["operator", "cert-manager"])
+def test_volumes_of_yours_come_beside_the_certificate_s(helm: Helm, certificates: str) -> None:
+    spec = deployment_of(
+        helm,
+        f"webhook.certificates.by={certificates}",
+        "extraVolumes[0].name=ca,extraVolumes[0].configMap.name=ca",
+        "extraVolumeMounts[0].name=ca,extraVolumeMounts[0].mountPath=/ca",
+        "terminationGracePeriodSeconds=60",
+    )
+    pod = spec["template"]["spec"]
+    named = {one["name"] for one in pod["volumes"]}
+    assert named == {one["name"] for one in pod["containers"][0]["volumeMounts"]}
+    assert named - {"webhook-certificate"} == {"ca"}
+    assert ("webhook-certificate" in named) == (certificates == "cert-manager")
+    assert pod["terminationGracePeriodSeconds"] == 60
+
+
+@pytest.mark.parametrize("value", ["1", "0", "50%"])
+def test_a_disruption_budget_says_one_of_two_things(helm: Helm, value: str) -> None:
+    documents = helm.render("--set", f"podDisruptionBudget.minAvailable={value}")
+    [budget] = [one["spec"] for one in documents if one["kind"] == "PodDisruptionBudget"]
+    assert str(budget["minAvailable"]) == value
+    assert "maxUnavailable" not in budget
+
+
+def test_the_pullers_of_the_served_namespaces_are_scraped_and_no_others(helm: Helm) -> None:
+    def selector(*flags: str) -> Any:
+        documents = helm.render("--set", "podMonitor.enabled=true", *flags)
+        [monitor] = [one for one in documents if one["kind"] == "PodMonitor"]
+        return monitor["spec"]["namespaceSelector"]
+
+    assert selector() == {"any": True}
+    assert selector("--set", "watch.namespaces={a,b}") == {"matchNames": ["a", "b"]}
 
 
 def test_selectors_never_change(helm: Helm) -> None:

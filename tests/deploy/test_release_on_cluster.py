@@ -148,7 +148,7 @@ def test_upgrade_rollback_and_removal_leave_models_and_shards_alone(
     with operator_of_the_release(control_plane, installed, tmp_path):
         cluster.apply(model("iris"), model("wine"))
         wait_until(lambda: {"iris.json", "wine.json"} <= set(cluster.data()), 60)
-    before = (cluster.find("cm", "tabular-models-0"), cluster.find("tm", "iris"))
+    before = (cluster.find("cm", "tabular-models-0"), cluster.find("tmodel", "iris"))
     older = columns(control_plane)
 
     newer = newer_chart(tmp_path)
@@ -168,7 +168,7 @@ def test_upgrade_rollback_and_removal_leave_models_and_shards_alone(
     ):
         found = get(control_plane, kinds, "-A", "-l", "app.kubernetes.io/part-of=trainedmodel")
         assert found["items"] == [], kinds
-    assert (cluster.find("cm", "tabular-models-0"), cluster.find("tm", "iris")) == before
+    assert (cluster.find("cm", "tabular-models-0"), cluster.find("tmodel", "iris")) == before
 
     installed("install", *RELEASE)
     with operator_of_the_release(control_plane, installed, tmp_path):
@@ -194,7 +194,7 @@ def test_crds_that_are_taken_out_of_a_release_stay(
     cluster.apply(model("iris"))
     installed("upgrade", *RELEASE, "--set", "crds.install=false")
     assert len(get(control_plane, "crd")["items"]) == 2
-    assert cluster.find("tm", "iris")["metadata"].get("deletionTimestamp") is None
+    assert cluster.find("tmodel", "iris")["metadata"].get("deletionTimestamp") is None
 
 
 def test_what_kubectl_applied_is_taken_over_only_when_that_is_said(
@@ -205,12 +205,12 @@ def test_what_kubectl_applied_is_taken_over_only_when_that_is_said(
     control_plane.kubectl("apply", "-k", str(DEPLOY))
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     cluster.apply(model("iris"))
-    before = cluster.find("tm", "iris")
+    before = cluster.find("tmodel", "iris")
     written = write_authority(control_plane)
     refused = release.refusal("install", *RELEASE)
     assert "exists and cannot be imported" in refused
     release("install", *RELEASE, "--take-ownership")
-    assert cluster.find("tm", "iris") == before
+    assert cluster.find("tmodel", "iris") == before
     assert authority(control_plane) == written
 
 

@@ -35,7 +35,7 @@ async def test_it_is_created_with_its_pod_as_owner(bench: Bench) -> None:
     assert report.inference_service == "tabular"
 
 
-async def test_a_change_is_one_small_patch(bench: Bench) -> None:
+async def test_a_change_is_one_write(bench: Bench) -> None:
     async def act() -> None:
         bench.say(a="Loaded", b="Downloading", c="Loaded")
         await bench.until(lambda: len(bench.told()) == 3)
@@ -43,8 +43,8 @@ async def test_a_change_is_one_small_patch(bench: Bench) -> None:
         await bench.until(lambda: bench.told() == {"a": "Loaded", "b": "Loaded"})
 
     await follow(bench, act)
-    assert [kind for kind, _ in bench.api.calls] == ["create", "patch"]
-    assert bench.api.calls[1][1] == {"models": {"b": {"state": "Loaded"}, "c": None}}
+    assert [kind for kind, _ in bench.api.calls] == ["create", "change"]
+    assert bench.changes() == [{"models": {"b": {"state": "Loaded"}, "c": None}}]
 
 
 async def test_nothing_new_is_not_written(bench: Bench) -> None:
@@ -63,7 +63,7 @@ async def test_it_goes_on_from_what_an_earlier_life_wrote(bench: Bench) -> None:
     owner = {"kind": "Pod", "name": "pod-0", "uid": "uid-1"}
     models = {"a": {"state": "Loaded"}, "gone": {"state": "Failed", "reason": "X"}}
     bench.api.document = {
-        "metadata": {"name": "pod-0", "ownerReferences": [owner]},
+        "metadata": {"name": "pod-0", "resourceVersion": "7", "ownerReferences": [owner]},
         "models": models,
     }
 
@@ -72,13 +72,13 @@ async def test_it_goes_on_from_what_an_earlier_life_wrote(bench: Bench) -> None:
         await bench.until(lambda: bench.told() == {"a": "Loaded"})
 
     await follow(bench, act)
-    patches = [patch for kind, patch in bench.api.calls if kind == "patch"]
-    assert patches[0]["models"] == {"gone": None}
+    assert bench.changes()[0]["models"] == {"gone": None}
 
 
 async def test_the_report_of_a_dead_pod_of_the_same_name_is_taken_over(bench: Bench) -> None:
     owner = {"kind": "Pod", "name": "pod-0", "uid": "uid-dead"}
-    bench.api.document = {"metadata": {"name": "pod-0", "ownerReferences": [owner]}}
+    metadata = {"name": "pod-0", "resourceVersion": "7", "ownerReferences": [owner]}
+    bench.api.document = {"metadata": metadata}
 
     async def act() -> None:
         bench.say(a="Loaded")
@@ -129,35 +129,67 @@ def failed(message: str) -> ReportedModel:
     return ReportedModel(state="Failed", revision="2", reason="SourceError", message=message)
 
 
-async def test_while_nothing_changes_only_the_version_is_asked_for(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reporters, "_COMPARE_S", 0.01)
+async def test_while_nothing_changes_the_report_is_not_read_again(bench: Bench) -> None:
+    async def act() -> None:
+        bench.say(a="Loaded")
+        await bench.until(lambda: bool(bench.told()))
+        bench.say(a="Failed")
+        await bench.until(lambda: bench.told() == {"a": "Failed"})
+
+    await follow(bench, act)
+    assert bench.api.reads == 1
+
+
+async def test_a_change_over_what_somebody_else_wrote_puts_all_of_it_right(bench: Bench) -> None:
+    async def act() -> None:
+        bench.say(a="Loaded", b="Loaded")
+        await bench.until(lambda: len(bench.told()) == 2)
+        assert bench.api.document is not None
+        bench.api.document["models"] = {"a": {"state": "Failed"}, "c": {"state": "Loaded"}}
+        bench.api.document["metadata"]["resourceVersion"] = "another"
+        bench.say(a="Loaded", b="Failed")
+        await bench.until(lambda: bench.told() == {"a": "Loaded", "b": "Failed"})
+
+    await follow(bench, act)
+    models = {"a": {"state": "Loaded"}, "b": {"state": "Failed"}, "c": None}
+    assert bench.changes() == [{"models": models}]
+
+
+async def test_what_others_put_into_its_metadata_stays(bench: Bench) -> None:
+    owner = {"kind": "Pod", "name": "pod-0", "uid": "uid-1"}
+    theirs = {"labels": {"team": "a"}, "annotations": {"note": "b"}, "finalizers": ["c.d/e"]}
+    bench.api.document = {
+        "metadata": {"name": "pod-0", "resourceVersion": "7", "ownerReferences": [owner], **theirs}
+    }
 
     async def act() -> None:
         bench.say(a="Loaded")
-        await bench.until(lambda: bench.api.reads.count("version") > 3)
+        await bench.until(lambda: bool(bench.told()))
 
     await follow(bench, act)
-    assert bench.api.reads.count("whole") == 1
-    assert [kind for kind, _ in bench.api.calls] == ["create"]
+    assert bench.api.document is not None
+    metadata = bench.api.document["metadata"]
+    assert metadata["labels"] == theirs["labels"]
+    assert metadata["finalizers"] == theirs["finalizers"]
+    assert metadata["annotations"]["note"] == "b"
 
 
-async def test_what_somebody_else_wrote_is_put_right(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reporters, "_COMPARE_S", 0.01)
+async def test_a_write_whose_answer_was_lost_is_found_out(bench: Bench) -> None:
+    """The report has another version than the puller knows of, and its own words."""
 
     async def act() -> None:
         bench.say(a="Loaded")
         await bench.until(lambda: bool(bench.told()))
         assert bench.api.document is not None
-        bench.api.document["models"] = {"a": {"state": "Failed"}, "b": {"state": "Loaded"}}
-        bench.api.document["metadata"]["resourceVersion"] = "another"
-        await bench.until(lambda: bench.told() == {"a": "Loaded"})
+        bench.api.document["models"] = {"a": {"state": "Failed"}}
+        bench.api.document["metadata"]["resourceVersion"] = "landed"
+        bench.say(a="Failed")
+        await bench.until(lambda: bench.api.reads == 2)
+        bench.say(a="Unloading")
+        await bench.until(lambda: bench.told() == {"a": "Unloading"})
 
     await follow(bench, act)
-    assert bench.patches() == [{"models": {"a": {"state": "Loaded"}, "b": None}}]
+    assert bench.changes() == [{"models": {"a": {"state": "Unloading"}}}]
 
 
 async def test_progress_alone_is_told_now_and_then(
@@ -171,10 +203,10 @@ async def test_progress_alone_is_told_now_and_then(
         for received in range(1, 40):
             bench.tell({"a": ReportedModel(state="Downloading", bytes=received)})
             await asyncio.sleep(0.005)
-        await bench.until(lambda: bench.patches()[-1] == {"models": {"a": {"bytes": 39}}})
+        await bench.until(lambda: bench.changes()[-1] == {"models": {"a": {"bytes": 39}}})
 
     await follow(bench, act)
-    assert len(bench.patches()) < 10
+    assert len(bench.changes()) < 10
 
 
 async def test_a_change_is_not_held_back_by_progress(
@@ -207,7 +239,7 @@ async def test_what_arrives_within_a_moment_is_told_in_one_write(
         await bench.until(lambda: bench.told().get("new") == "Loaded")
 
     await follow(bench, act)
-    assert bench.patches() == [{"models": {"new": {"state": "Loaded"}}}]
+    assert bench.changes() == [{"models": {"new": {"state": "Loaded"}}}]
 
 
 async def test_who_stays_on_the_way_is_told_of_a_moment_later_whatever_moves(bench: Bench) -> None:
@@ -237,7 +269,7 @@ async def test_who_comes_and_goes_within_a_moment_is_not_told_of(bench: Bench) -
         await asyncio.sleep(0.4)
 
     await follow(bench, act)
-    assert bench.patches() == []
+    assert bench.changes() == []
 
 
 async def test_a_failure_waits_for_nobody_who_is_on_the_way(bench: Bench) -> None:
@@ -270,7 +302,7 @@ async def test_a_report_that_is_refused_as_too_large_is_told_in_fewer_words(benc
     assert len(json.dumps(bench.api.document)) <= 400_000
 
 
-async def test_a_large_report_is_created_empty_and_filled_by_a_patch(bench: Bench) -> None:
+async def test_a_large_report_is_created_empty_and_filled_by_a_second_write(bench: Bench) -> None:
     models = {f"m{n:04d}": failed("x" * 300) for n in range(500)}
 
     async def act() -> None:
@@ -280,4 +312,4 @@ async def test_a_large_report_is_created_empty_and_filled_by_a_patch(bench: Benc
     await follow(bench, act)
     (create, created), *rest = bench.api.calls
     assert (create, created["models"]) == ("create", {})
-    assert [kind for kind, _ in rest] == ["patch"]
+    assert [kind for kind, _ in rest] == ["change"]

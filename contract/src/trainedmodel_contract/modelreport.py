@@ -19,7 +19,8 @@ from trainedmodel_contract.trainedmodel import ApiModel
 KIND: Final = "ModelReport"
 PLURAL: Final = "modelreports"
 SINGULAR: Final = "modelreport"
-SHORT_NAME: Final = "mr"
+#: `mr` is taken by several kinds of others (model registries, model routes).
+SHORT_NAME: Final = "mreport"
 
 #: Longer messages are cut: with 10,000 models a report must stay under etcd's 1.5 MB.
 MAX_MESSAGE: Final = 300

@@ -32,7 +32,8 @@ from trainedmodel_contract.uri import STORAGE_URI_PATTERN, parse_uri
 KIND: Final = "TrainedModel"
 PLURAL: Final = "trainedmodels"
 SINGULAR: Final = "trainedmodel"
-SHORT_NAME: Final = "tm"
+#: KServe's kind has the same plural and the short name `tm`: kubectl would take it for ours.
+SHORT_NAME: Final = "tmodel"
 
 #: Copies that are not settled are listed one by one, up to this many.
 MAX_STATUS_PODS: Final = 10

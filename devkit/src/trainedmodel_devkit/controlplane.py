@@ -2,8 +2,9 @@
 
 It is up in some four seconds, needs no root and no container engine, and several can run side by
 side. Of the controllers only those run that our objects depend on: garbage collection (reports die
-with their pods), namespaces, service accounts and their CA. Pod garbage collection and node
-lifecycle stay out: they would delete or evict the pods of a node whose kubelet is ours.
+with their pods), namespaces, service accounts and their CA, aggregated roles. Pod garbage
+collection and node lifecycle stay out: they would delete or evict the pods of a node whose kubelet
+is ours.
 
 For a real node it is a whole one, on an address that the node's pods reach: all controllers, a
 scheduler, and a user for each part of the node, with the rights that Kubernetes gives to that part.
@@ -19,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +37,7 @@ _CONTROLLERS = (
     "namespace-controller",
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
+    "clusterrole-aggregation-controller",
 )
 _START_TIMEOUT_S = 60
 
@@ -47,11 +49,19 @@ class ControlPlane:
     """etcd, kube-apiserver and kube-controller-manager; a context manager.
 
     With `audit_log` the API server keeps a log of every request, which `requests` reads. With
-    `node_facing`, an address of this machine, real nodes can join it.
+    `node_facing`, an address of this machine, real nodes can join it. `api_server_flags` come last,
+    for what a test needs of an API server that the others do not.
     """
 
-    def __init__(self, *, audit_log: bool = False, node_facing: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        audit_log: bool = False,
+        node_facing: str | None = None,
+        api_server_flags: Sequence[str] = (),
+    ) -> None:
         self._audited = audit_log
+        self._more_flags = tuple(api_server_flags)
         self._is_whole = node_facing is not None
         self._port = free_port()
         self._processes: list[ManagedProcess] = []
@@ -257,7 +267,7 @@ class ControlPlane:
             policy.write_text(audit.POLICY)
             self._audit_file.touch()
             flags += [f"--audit-policy-file={policy}", f"--audit-log-path={self._audit_file}"]
-        return flags
+        return [*flags, *self._more_flags]
 
     def _controller_flags(self, certs: Path) -> list[str]:
         return [

@@ -1,14 +1,25 @@
-"""The calls that a puller makes to the Kubernetes API: read, create, patch its own report.
+"""The calls that a puller makes to the Kubernetes API: read, create, replace its own report.
+
+A pod may see and write its own report and no other. RBAC cannot say "its own", so an admission
+policy must, and a policy sees creations, updates and deletions alone. It does not see a GET, and it
+sees a PATCH too late: the API server's answer to a patch that does not fit the kind contains the
+whole object, before any policy is asked. So a pod has neither right. Instead
+
+* a write is a PUT of the whole report, with the resourceVersion of the last one. It costs the API
+  server less than a patch does (measured with 5,000 models, 360 KB: 0.54 s of a processor against
+  0.72 s), and whoever else wrote in between makes it a conflict;
+* a read is a deletion that is only tried (`dryRun`), whose answer is the object. With foreground
+  propagation the object would have to wait for what it owns, so the answer is the object and not
+  just a status.
 
 The official client does them, of which configuration, authentication and transport are used. It is
 imported late and in a thread: it costs a second and 40 MB, and the first model should not wait for
 that. Documents go to it as they are, because it would copy a report of 10,000 models value by
 value.
 
-Answers to writes are asked for without what was written, and each patch empties `managedFields`,
+Answers to writes are asked for without what was written, and each PUT empties `managedFields`,
 which would name each field of each model again: half of the object in etcd, and of what the API
-server has to do (measured with 5,000 models: 575 KB and 0.48 s a patch, without it 310 KB and
-0.25 s). One writer needs no record of who wrote what.
+server has to do. One writer needs no record of who wrote what.
 """
 
 from __future__ import annotations
@@ -27,8 +38,15 @@ from trainedmodel_puller.errors import PullerError
 _TIMEOUT_S: Final = 10.0
 _JSON: Final = "application/json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_MERGE_PATCH: Final = "application/merge-patch+json"
 _FIELD_MANAGER: Final = "trainedmodel-puller"
+#: The finalizer that a deletion with foreground propagation shows.
+_FOREGROUND: Final = "foregroundDeletion"
+_TRIED_DELETION: Final = {
+    "apiVersion": "v1",
+    "kind": "DeleteOptions",
+    "dryRun": ["All"],
+    "propagationPolicy": "Foreground",
+}
 #: What the API server says in a 500 when etcd, or its own client of etcd, finds a write too large.
 _TOO_LARGE: Final = ("request is too large", "message larger than max")
 
@@ -55,6 +73,10 @@ class ApiUnavailable(PullerError):
     """The API server did not answer, or with an error that passes."""
 
 
+class ReportConflict(ApiUnavailable):
+    """Somebody else wrote, deleted or created the report since it was last read or written."""
+
+
 class ReportClient:
     """Speaks to the API server as the pod's service account.
 
@@ -74,38 +96,34 @@ class ReportClient:
 
     async def read(self, name: str) -> dict[str, Any] | None:
         """Return the report, or None when there is none."""
+        path = f"{self._folder}/{name}"
         try:
-            raw = await self._request("GET", f"{self._folder}/{name}", accept=_JSON)
+            raw = await self._request("DELETE", path, _TRIED_DELETION, accept=_JSON)
         except ReportGone:
             return None
         document: dict[str, Any] = await asyncio.to_thread(json.loads, raw)
-        return document
-
-    async def read_version(self, name: str) -> str | None:
-        """Return the report's resourceVersion alone, or None when there is no report."""
-        try:
-            return _version(await self._request("GET", f"{self._folder}/{name}"))
-        except ReportGone:
-            return None
+        return _as_it_is(document)
 
     async def create(self, document: dict[str, Any]) -> str:
         """Create the report and return its resourceVersion.
 
         Raises:
+            ReportConflict: there is one already.
             ReportRefused: it is too large, or breaks its schema.
         """
         return _version(await self._request("POST", self._folder, document))
 
-    async def patch(self, name: str, patch: dict[str, Any]) -> str:
-        """Merge a patch into the report and return its resourceVersion.
+    async def replace(self, document: dict[str, Any]) -> str:
+        """Replace the report, which has a resourceVersion, and return the new resourceVersion.
 
         Raises:
             ReportGone: there is none.
-            ReportRefused: it would be too large, or break its schema.
+            ReportConflict: it has another resourceVersion.
+            ReportRefused: it is too large, or breaks its schema.
         """
-        metadata = {**patch.get("metadata", {}), "managedFields": [{}]}
-        body = {**patch, "metadata": metadata}
-        return _version(await self._request("PATCH", f"{self._folder}/{name}", body))
+        metadata = {**document["metadata"], "managedFields": [{}]}
+        path = f"{self._folder}/{metadata['name']}"
+        return _version(await self._request("PUT", path, {**document, "metadata": metadata}))
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -116,19 +134,18 @@ class ReportClient:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any],
         accept: str = _METADATA_ONLY,
     ) -> bytes:
         client = await self._ready()
-        query = [("fieldManager", _FIELD_MANAGER)] if body is not None else []
-        content_type = _MERGE_PATCH if method == "PATCH" else _JSON
+        query = [] if method == "DELETE" else [("fieldManager", _FIELD_MANAGER)]
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 _, url, headers, _, _ = await client.param_serialize(
                     method,
                     path,
                     query_params=query,
-                    header_params={"Accept": accept, "Content-Type": content_type},
+                    header_params={"Accept": accept, "Content-Type": _JSON},
                     auth_settings=["BearerToken"],
                 )
                 answer = await client.call_api(
@@ -160,6 +177,16 @@ class ReportClient:
         return self._client
 
 
+def _as_it_is(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without what the deletion that was tried would change of it."""
+    tried = ("deletionTimestamp", "deletionGracePeriodSeconds", "finalizers")
+    metadata = {key: value for key, value in document["metadata"].items() if key not in tried}
+    finalizers = [one for one in document["metadata"].get("finalizers", ()) if one != _FOREGROUND]
+    if finalizers:
+        metadata["finalizers"] = finalizers
+    return {**document, "metadata": metadata}
+
+
 def _version(raw: bytes) -> str:
     version: str = json.loads(raw)["metadata"]["resourceVersion"]
     return version
@@ -174,6 +201,8 @@ def _fault(request: str, status: int, raw: bytes) -> PullerError:
     is_too_large = status == 413 or any(words in said for words in _TOO_LARGE)
     if status == 404:
         return ReportGone(message)
+    if status == 409:
+        return ReportConflict(f"{status} {message}")
     if is_too_large or status in {400, 422}:
         return ReportRefused(status, message, is_too_large=is_too_large)
     return ApiUnavailable(f"{status} {message}")

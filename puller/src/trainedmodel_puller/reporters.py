@@ -1,20 +1,20 @@
 """Tell others what the loop knows. Reporters read; the loop never waits for one.
 
-The Kubernetes reporter owns one object, the ModelReport named like its pod. It sends merge patches
-that hold only what changed, of models that `core.bounds` has fitted into what etcd takes, and
-pauses after each for as long as its size asks for. While nothing changes it does nothing: the loop
-gives the very same mapping again. Progress of downloads alone is told once a second at most, and
-that models are on their way only if they still are a moment later: a small model is served within a
-tenth of a second, and telling of its download would only keep that news back.
+The Kubernetes reporter owns one object, the ModelReport named like its pod. It writes the whole
+report whenever something of it changed, of models that `core.bounds` has fitted into what etcd
+takes, and pauses after each for as long as its size asks for. While nothing changes it does
+nothing: the loop gives the very same mapping again. Progress of downloads alone is told once a
+second at most, and that models are on their way only if they still are a moment later: a small
+model is served within a tenth of a second, and telling of its download would only keep that news
+back.
 
-Once a minute it asks for the report's resourceVersion. As long as that is the one of its own last
-write, nobody else has touched the report; else it is read whole, so that a report that somebody
-edited or deleted comes back.
+Each write names the resourceVersion of the one before. So it finds by itself that somebody else
+edited or deleted the report: then the report is read, and comes back as it should be. What others
+put into its metadata (labels, annotations, finalizers) stays.
 
 A report that nothing changed gets a heartbeat: the time, and within how many seconds the next one
-comes, as annotations, so that silence can be told from peace. It is sent with the resourceVersion
-of the last write, which makes sure of the report in the same breath. An API server reads and writes
-the whole object for it, so the larger a report is, the rarer it is.
+comes, as annotations, so that silence can be told from peace. An API server reads and writes the
+whole object for it, so the larger a report is, the rarer it is.
 """
 
 from __future__ import annotations
@@ -42,26 +42,27 @@ from trainedmodel_puller import metrics
 from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models, spacing_s
 from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
-from trainedmodel_puller.kube import ReportClient, ReportGone, ReportRefused
+from trainedmodel_puller.kube import ReportClient, ReportConflict, ReportGone, ReportRefused
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 from trainedmodel_puller.state import LiveState
 
 log: Final = structlog.get_logger()
 
-_COMPARE_S: Final = 60.0
 _PROGRESS_S: Final = 1.0
 #: What is on its way may arrive within this time; then one write tells all of it.
 _ARRIVAL_S: Final = 0.2
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 #: What was refused is not sent again sooner: it would be refused again.
 _REFUSED_S: Final = 5.0
-#: A report is created with its models up to this size, and filled by a patch beyond: only patches
-#: can keep `managedFields` away, which would be as large again.
+#: A report is created with its models up to this size, and filled by a second write beyond: only
+#: that one can keep `managedFields` away, which would be as large again.
 _CREATED_BYTES: Final = 100_000
 #: Of the report beside its models.
 _HEAD_BYTES: Final = 1_000
 _LEAST_BUDGET: Final = 50_000
+#: What others may put into a report's metadata, which each write hands on.
+_KEPT_METADATA: Final = frozenset({"labels", "annotations", "finalizers"})
 #: A heartbeat comes once a minute, or a second for each so many bytes of the report: those of 100
 #: pods with 5,000 models each (310 KB, 0.15 s of an API server) then cost it a tenth of a core.
 _HEARTBEAT_S: Final = 60.0
@@ -103,11 +104,16 @@ class Passes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A patch in the making."""
+    """A write in the making.
+
+    Attributes:
+        changes: What differs from the last write, as a merge patch; empty if nothing does.
+        size: Bytes of the changes.
+    """
 
     bounded: Bounded
     head: Document
-    patch: Document
+    changes: Document
     size: int
 
 
@@ -129,11 +135,13 @@ class KubernetesReporter:
         self._budget = Budget()
         self._bounded = Bounded()
         self._sent: Models = {}
+        self._dumps: dict[str, tuple[ReportedModel, Document]] = {}
         self._sent_head: Document = {}
         self._told: tuple[object, ...] = ()
-        self._version: str | None = None
+        self._version = ""
+        self._kept: Document = {}
         self._is_sure = False
-        self._compared = self._written = float("-inf")
+        self._written = float("-inf")
         self._held_until: float | None = None
         self._on_the_way_since: float | None = None
         self._promised: int | None = None
@@ -169,10 +177,11 @@ class KubernetesReporter:
         """Return how long to wait for news, in seconds."""
         if self._held_until is not None:
             return max(self._held_until - time.monotonic(), 0.0)
-        return min(_COMPARE_S, max(self._beat_at - time.monotonic(), 0.0))
+        return max(self._beat_at - time.monotonic(), 0.0)
 
     def _failed(self, error: Exception, pause: float) -> None:
-        self._is_sure = False
+        if isinstance(error, ReportConflict | ReportGone):
+            self._is_sure = False
         is_refused = isinstance(error, ReportRefused)
         metrics.REPORT_WRITES.labels(outcome="refused" if is_refused else "failed").inc()
         log.warning(
@@ -191,8 +200,8 @@ class KubernetesReporter:
 
     async def _send(self) -> float:
         """Bring the report up to date; return how long to wait before the next look, seconds."""
-        if not self._is_sure or time.monotonic() - self._compared > _COMPARE_S:
-            await self._compare()
+        if not self._is_sure:
+            await self._find_out()
         models, moment = self._loop.models, self._moment()
         self._held_until = None
         if self._is_told(models, moment) and self._is_sure:
@@ -200,7 +209,7 @@ class KubernetesReporter:
         draft = await asyncio.to_thread(self._draft, models)
         self._note(draft.bounded)
         self._held_until = self._hold_back(draft)
-        if not draft.patch:
+        if not draft.changes:
             self._sent, self._told = draft.bounded.models, (models, moment)
             return await self._beat()
         if self._held_until is not None:
@@ -211,12 +220,12 @@ class KubernetesReporter:
 
     def _hold_back(self, draft: _Draft) -> float | None:
         """Return until when a draft is not worth a write of its own; None if it is now."""
-        changes = draft.patch.get("models")
+        changes = draft.changes.get("models")
         since, self._on_the_way_since = self._on_the_way_since, None
-        if not changes or draft.patch.keys() - {"models", "configDigest"}:
+        if not changes or draft.changes.keys() - {"models", "configDigest"}:
             return None
         now, until = time.monotonic(), float("-inf")
-        if is_only_progress(changes) and draft.patch.keys() == {"models"}:
+        if is_only_progress(changes) and draft.changes.keys() == {"models"}:
             until = self._written + _PROGRESS_S
         elif is_on_the_way(changes, draft.bounded.models):
             began = now if since is None else since
@@ -228,15 +237,8 @@ class KubernetesReporter:
         """Say that this puller lives, if it is time to; return how long to wait, seconds."""
         if time.monotonic() < self._beat_at:
             return 0.0
-        size = self._bounded.size
-        self._promised = heartbeat_s(size)
-        metadata: Document = {"annotations": self._heartbeat()}
-        if self._version is not None:
-            metadata["resourceVersion"] = self._version
-        self._version = await self._client.patch(self._identity.pod_name, {"metadata": metadata})
-        self._compared = time.monotonic()
-        self._note_written()
-        return spacing_s(size, 0)
+        await self._replace(self._sent, self._sent_head)
+        return spacing_s(self._bounded.size, 0)
 
     def _heartbeat(self) -> dict[str, str]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -268,11 +270,11 @@ class KubernetesReporter:
         )
 
     def _draft(self, models: Models) -> _Draft:
-        """Make the next patch; in a thread, of what never changes under it."""
+        """Make the next write; in a thread, of what never changes under it."""
         bounded = bound_models(models, self._budget, self._bounded)
         head = self._head()
-        patch = self._patch(bounded.models, head)
-        return _Draft(bounded, head, patch, len(json.dumps(patch)) if patch else 0)
+        changes = self._changes(bounded.models, head)
+        return _Draft(bounded, head, changes, len(json.dumps(changes)) if changes else 0)
 
     def _head(self) -> Document:
         problem = self._state.desired.problem
@@ -288,16 +290,14 @@ class KubernetesReporter:
             "server": server_part(self._server, self._watch).to_dict(),
         }
 
-    def _patch(self, models: Models, head: Document) -> Document:
-        patch: Document = {
+    def _changes(self, models: Models, head: Document) -> Document:
+        changes: Document = {
             key: value for key, value in head.items() if self._sent_head.get(key) != value
         }
-        if "server" in patch and "message" not in patch["server"]:
-            patch["server"] = {**patch["server"], "message": None}
         changed = diff_models(self._sent, models)
         if changed:
-            patch["models"] = changed
-        return patch
+            changes["models"] = changed
+        return changes
 
     def _note(self, bounded: Bounded) -> None:
         before, self._bounded = self._bounded, bounded
@@ -318,24 +318,52 @@ class KubernetesReporter:
 
     async def _write(self, draft: _Draft) -> None:
         try:
-            self._version = await self._client.patch(self._identity.pod_name, draft.patch)
+            await self._replace(draft.bounded.models, draft.head)
         except ReportGone:
-            self._is_sure = False
             await self._create(draft.bounded, draft.head)
         metrics.REPORT_WRITES.labels(outcome="written").inc()
-        self._sent, self._sent_head, self._is_sure = draft.bounded.models, draft.head, True
+        self._sent, self._sent_head = draft.bounded.models, draft.head
+
+    async def _replace(self, models: Models, head: Document) -> None:
+        """Write the whole report over the one that was last written or read."""
+        self._promised = heartbeat_s(self._bounded.size)
+        document = await asyncio.to_thread(self._document, models, head, self._kept)
+        document["metadata"]["resourceVersion"] = self._version
+        self._version = await self._client.replace(document)
         self._note_written()
+
+    def _document(self, models: Models, head: Document, kept: Document) -> Document:
+        annotations = {**kept.get("annotations", {}), **self._heartbeat()}
+        return {
+            "apiVersion": names.API_VERSION,
+            "kind": modelreport.KIND,
+            "metadata": {
+                **kept,
+                "name": self._identity.pod_name,
+                "namespace": self._identity.namespace,
+                "ownerReferences": [self._owner()],
+                "annotations": annotations,
+            },
+            **{key: value for key, value in head.items() if value is not None},
+            "models": self._dumped(models),
+        }
+
+    def _dumped(self, models: Models) -> dict[str, Document]:
+        """Dump models; who is the same object as in the last write is not dumped again."""
+        known = self._dumps
+        self._dumps = {
+            key: found
+            if (found := known.get(key)) and found[0] is model
+            else (model, model.to_dict())
+            for key, model in models.items()
+        }
+        return {key: document for key, (_, document) in self._dumps.items()}
 
     # -- what is there ------------------------------------------------------------------
 
-    async def _compare(self) -> None:
-        """Make sure of what the report says: the next patch starts from that."""
+    async def _find_out(self) -> None:
+        """Make sure of what the report says: the next write starts from that."""
         name = self._identity.pod_name
-        if self._version is not None:
-            if await self._client.read_version(name) == self._version:
-                self._is_sure, self._compared = True, time.monotonic()
-                return
-            log.info("report_changed_by_another", pod=name)
         self._told = ()
         document = await self._client.read(name)
         if document is None:
@@ -346,12 +374,14 @@ class KubernetesReporter:
         report = await asyncio.to_thread(ModelReport.model_validate, document)
         self._sent = report.models
         self._sent_head = {key: document.get(key) for key in self._head()}
-        self._version = report.metadata.resource_version or None
+        self._version = report.metadata.resource_version
+        self._kept = {
+            key: value for key, value in document["metadata"].items() if key in _KEPT_METADATA
+        }
+        self._is_sure = True
         if report.pod_uid != self._identity.pod_uid:
             # a dead pod of the same name (a StatefulSet's) left it: it would be collected with it
-            owners = {"metadata": {"ownerReferences": [self._owner()]}}
-            self._version = await self._client.patch(name, owners)
-        self._is_sure, self._compared = True, time.monotonic()
+            self._beat_at = float("-inf")
 
     def _owner(self) -> dict[str, str]:
         return {
@@ -362,26 +392,14 @@ class KubernetesReporter:
         }
 
     async def _create(self, bounded: Bounded, head: Document) -> None:
-        self._promised = heartbeat_s(bounded.size)
-        models = bounded.models if bounded.size <= _CREATED_BYTES else {}
-        self._version = await self._client.create(
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": modelreport.KIND,
-                "metadata": {
-                    "name": self._identity.pod_name,
-                    "namespace": self._identity.namespace,
-                    "ownerReferences": [self._owner()],
-                    "annotations": self._heartbeat(),
-                },
-                **{key: value for key, value in head.items() if value is not None},
-                "models": {key: model.to_dict() for key, model in models.items()},
-            }
-        )
-        if models is not bounded.models:
-            changed = diff_models({}, bounded.models)
-            self._version = await self._client.patch(self._identity.pod_name, {"models": changed})
-        self._sent, self._sent_head = bounded.models, head
-        self._is_sure, self._compared = True, time.monotonic()
+        self._kept, self._promised = {}, heartbeat_s(bounded.size)
+        is_small = bounded.size <= _CREATED_BYTES
+        models = bounded.models if is_small else {}
+        document = await asyncio.to_thread(self._document, models, head, self._kept)
+        self._version = await self._client.create(document)
+        self._sent, self._sent_head, self._is_sure = models, head, True
+        if not is_small:
+            await self._replace(bounded.models, head)
+            self._sent = bounded.models
         self._note_written()
         log.info("report_created", pod=self._identity.pod_name)

@@ -64,9 +64,9 @@ def test_a_models_life_is_told_by_its_events_and_kubectl_shows_them(
         cluster.apply(first)
         cluster.report("pod-a", loaded([first]))
         wait_until(lambda: cluster.status("iris").get("revision") == revision)
-        cluster.kubectl("wait", "--for=condition=Ready", "tm/iris", "--timeout=20s")
+        cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         listed = cluster.kubectl("get", "events")
-        described = cluster.kubectl("describe", "tm", "iris")
+        described = cluster.kubectl("describe", "tmodel", "iris")
     shown.info("kubectl get events:\n%s", listed)
     shown.info("kubectl describe tm:\n%s", described[described.index("Events:") :])
     assert f"Revision {revision} serves there on. pod-a: no such object" in listed
@@ -119,7 +119,7 @@ async def test_repeats_are_a_series_of_the_first_event(
 ) -> None:
     monkeypatch.setattr(eventbook, "SERIES_PAUSE_S", 0.5)
     cluster.apply(model("iris"))
-    uid = cluster.find("tm", "iris")["metadata"]["uid"]
+    uid = cluster.find("tmodel", "iris")["metadata"]["uid"]
     configuration = kubernetes_client.Configuration()
     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=str(cluster.control_plane.kubeconfig), client_configuration=configuration
@@ -143,7 +143,7 @@ async def test_repeats_are_a_series_of_the_first_event(
     [event] = events(cluster)
     assert event["series"]["count"] == 7
     assert "x7 over" in cluster.kubectl("get", "events", "-o", "wide") + cluster.kubectl(
-        "describe", "tm", "iris"
+        "describe", "tmodel", "iris"
     )
 
 

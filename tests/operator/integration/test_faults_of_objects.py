@@ -185,7 +185,7 @@ def test_a_namespace_deleted_while_busy_is_left_in_peace_and_delays_no_other(
         assert witness.lost == []
         for one in held[:5]:
             patch = json.dumps({"metadata": {"finalizers": None}})
-            doomed.kubectl("patch", "tm", one["metadata"]["name"], "--type=merge", "-p", patch)
+            doomed.kubectl("patch", "tmodel", one["metadata"]["name"], "--type=merge", "-p", patch)
         wait_until(lambda: scene.cluster.find("namespace", doomed.namespace) is None, 30)
         assert "fault of the operator" not in operator.log()
 

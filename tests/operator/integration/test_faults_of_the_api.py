@@ -64,7 +64,7 @@ def test_everything_fails_with_500_for_10_seconds(scene: FaultedScene) -> None:
             scene.proxy.cut_watches()
             scene.cluster.apply(*new)
             witness.may_leave("gone")
-            scene.cluster.kubectl("delete", "tm", "gone")
+            scene.cluster.kubectl("delete", "tmodel", "gone")
             scene.report_loaded(["pod-a"], [*kept, *new])
             time.sleep(10)
         scene.wait_for_truth([*kept, *new], timeout_s=40)

@@ -31,7 +31,7 @@ def test_a_cut_watch_goes_on_where_it_was(scene: FaultedScene) -> None:
         lists = lists_by_kopf(scene)
         with scene.proxy.refusing_connections():
             witness.may_leave("gone")
-            scene.cluster.kubectl("delete", "tm", "gone")
+            scene.cluster.kubectl("delete", "tmodel", "gone")
             scene.cluster.apply(model("new"))
         scene.wait_for_shards([model("kept"), model("new")])
         assert lists_by_kopf(scene) == lists, "the deletion came as an event"
@@ -46,7 +46,7 @@ def test_a_watch_that_fell_silent_is_found_and_replaced(scene: FaultedScene) -> 
         began = time.monotonic()
         assert scene.proxy.freeze_watches() == 2
         witness.may_leave("gone")
-        scene.cluster.kubectl("delete", "tm", "gone")
+        scene.cluster.kubectl("delete", "tmodel", "gone")
         scene.cluster.apply(model("new"))
         scene.wait_for_shards([model("kept"), model("new")], timeout_s=SILENCE_S + 15)
         assert time.monotonic() - began > 5, "the silence was there"
@@ -61,7 +61,7 @@ def test_what_was_deleted_in_a_gap_that_was_compacted_away_is_found(scene: Fault
         lists = lists_by_kopf(scene)
         with scene.proxy.refusing_connections():
             witness.may_leave("gone")
-            scene.cluster.kubectl("delete", "tm", "gone")
+            scene.cluster.kubectl("delete", "tmodel", "gone")
             scene.cluster.control_plane.compact()
             scene.cluster.control_plane.restart_api_server()
         scene.wait_for_shards([model("kept")], timeout_s=40)

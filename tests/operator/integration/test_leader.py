@@ -130,7 +130,9 @@ def test_o9_a_leader_that_was_frozen_and_thawed_writes_nothing_and_ends(
     wait_until(lambda: _all_told(cluster), SOON_S)
     standby.send(signal.SIGSTOP)  # so that whatever is written now is the other's
     time.sleep(0.5)
-    cluster.kubectl("delete", "tm", "m00")  # there is something to write, and a watch that tells it
+    cluster.kubectl(
+        "delete", "tmodel", "m00"
+    )  # there is something to write, and a watch that tells it
     mark, thawed_at = cluster.control_plane.audit_mark(), datetime.now(UTC)
     leader.send(signal.SIGCONT)
     assert leader.child.wait(SOON_S) == LOST

@@ -23,6 +23,7 @@ from kserve_kind import install_kind, remove_kind, serve
 from operator_on_cluster import Cluster, OperatorProcess, loaded, model, wait_until
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.errors import CommandFailed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -160,7 +161,7 @@ def test_with_the_shipped_roles_it_does_all_its_work_and_needs_each_of_them(
         wait_until(lambda: {"iris.json", "a.json"} <= set(cluster.data()))
         wait_until(lambda: nudged_to(cluster))
         cluster.report("pod-a", loaded([model("iris")]), configDigest=nudged_to(cluster))
-        cluster.kubectl("wait", "--for=condition=Ready", "tm/iris", "--timeout=20s")
+        cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         wait_until(lambda: cluster.status("iris").get("url") == f"{URL}/v2/models/iris")
         wait_until(lambda: [one["reason"] for one in events_of(cluster, "iris")] == ["Ready"])
         wait_until(lambda: [one["reason"] for one in events_of(cluster, "b")] == ["NameConflict"])
@@ -168,7 +169,7 @@ def test_with_the_shipped_roles_it_does_all_its_work_and_needs_each_of_them(
         wait_until(lambda: "wine.json" in cluster.data())
         cluster.kubectl("delete", "cm", "tabular-models-0")
         wait_until(lambda: "iris.json" in cluster.data())
-        cluster.kubectl("delete", "tm", "--all")
+        cluster.kubectl("delete", "tmodel", "--all")
         cluster.kubectl("delete", "pod", "pod-a", "--grace-period=0", "--force")
         wait_until(lambda: cluster.find("configmap", "tabular-models-0") is None)
     requests = cluster.control_plane.requests(
@@ -203,10 +204,12 @@ def test_what_is_not_its_business_is_refused(installed: Installed) -> None:
         ("delete", "pods"),
         ("update", "pods"),
         ("create", "pods/exec"),
+        ("deletecollection", "configmaps"),
+        ("update", "configmaps"),
         ("create", "trainedmodels.trainedmodel.dev"),
         ("patch", "trainedmodels.trainedmodel.dev"),
         ("delete", "trainedmodels.trainedmodel.dev"),
-        ("delete", "modelreports.trainedmodel.dev"),
+        ("patch", "modelreports.trainedmodel.dev"),
         ("patch", "inferenceservices.serving.kserve.io"),
         ("patch", "deployments.apps"),
         ("list", "events.events.k8s.io"),
@@ -233,7 +236,9 @@ def test_outside_of_its_namespace_it_may_do_nothing(installed: Installed) -> Non
     assert not installed.can_i("get", "leases/other", installed.mode.own_namespace)
 
 
-def test_of_a_pod_it_may_change_its_annotation_only(installed: Installed) -> None:
+def test_of_a_pod_it_may_change_its_annotation_and_nothing_that_does_harm(
+    installed: Installed,
+) -> None:
     cluster = installed.cluster
     cluster.run_pod("pod-b")
     account = installed.mode.own_namespace
@@ -243,8 +248,52 @@ def test_of_a_pod_it_may_change_its_annotation_only(installed: Installed) -> Non
 
     wait_until(lambda: tried({"metadata": {"annotations": {names.CONFIG_ANNOTATION: "a"}}}) == "")
     image = {"spec": {"containers": [{"name": "server", "image": "evil"}]}}
-    wait_until(lambda: "may not change a pod's spec" in tried(image))
-    assert "annotations" in tried({"metadata": {"annotations": {"a": "b"}}})
+    wait_until(lambda: "may not change the spec of pod pod-b" in tried(image))
+    owner = {"metadata": {"annotations": {names.SERVER_ANNOTATION: "none"}}}
+    assert "annotations" in tried(owner)
+
+
+REPORTS, MODELS = "modelreports.trainedmodel.dev", "trainedmodels.trainedmodel.dev"
+READ = {"get", "list", "watch"}
+WRITE = {"create", "update", "patch", "delete", "deletecollection"}
+
+
+def may(
+    control_plane: ControlPlane, user: str, namespace: str, resource: str, *more: str
+) -> set[str]:
+    """Return what a user may do with a kind in a namespace."""
+
+    def allowed(verb: str) -> bool:
+        words = ("auth", "can-i", verb, resource, *more, "-n", namespace, f"--as={user}")
+        try:
+            return control_plane.kubectl(*words).strip() == "yes"
+        except CommandFailed:
+            return False
+
+    return {verb for verb in READ | WRITE if allowed(verb)}
+
+
+@pytest.mark.parametrize(
+    ("role", "models"), [("view", READ), ("edit", READ | WRITE), ("admin", READ | WRITE)]
+)
+def test_who_views_edits_or_administers_a_namespace_does_so_with_its_models(
+    control_plane: ControlPlane, cluster: Cluster, role: str, models: set[str]
+) -> None:
+    """By Kubernetes' own roles, into which its controller aggregates what ships."""
+    user, here = f"a-{role}", cluster.namespace
+    control_plane.kubectl("apply", "-k", str(DEPLOY / "base"))
+    control_plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")
+    cluster.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}")
+    wait_until(lambda: may(control_plane, user, here, MODELS) == models)
+    assert may(control_plane, user, here, REPORTS) == READ
+    assert may(control_plane, user, here, MODELS, "--subresource=status") == READ
+    assert may(control_plane, user, "default", MODELS) == set()
+
+
+def test_who_is_not_bound_to_a_role_sees_no_model(
+    control_plane: ControlPlane, cluster: Cluster
+) -> None:
+    assert may(control_plane, "nobody", cluster.namespace, MODELS) == set()
 
 
 def test_the_overlay_of_one_namespace_gives_the_rules_of_the_cluster() -> None:

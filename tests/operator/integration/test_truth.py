@@ -59,10 +59,10 @@ def test_declared_memory_is_held_against_the_servers_limit(
         refused = ("False", "InsufficientMemory")
         wait_until(lambda: condition(cluster, "second", "Accepted") == refused)
         told = cluster.kubectl(
-            "get", "tm", "second", "-o", "jsonpath={.status.conditions[0].message}"
+            "get", "tmodel", "second", "-o", "jsonpath={.status.conditions[0].message}"
         )
         assert told == "needs 2.0 GiB, 1.0 of 4.0 GiB are declared free in the model server"
-        cluster.kubectl("delete", "tm", "first")
+        cluster.kubectl("delete", "tmodel", "first")
         wait_until(lambda: "second.json" in cluster.data())
         run_pod(cluster, "pod-b", "1Gi")
         cluster.apply(model("third", memory="1Mi"))
@@ -86,7 +86,7 @@ def test_a_pod_that_starts_turns_ready_off_for_nobody_and_a_liar_turns_nothing_o
         wait_until(lambda: condition(cluster, "iris", "Ready") == ("False", "ReportMissing"))
         cluster.kubectl("delete", "pod", "pod-z", "--force", "--grace-period=0")
         cluster.report("pod-a", loaded([iris]))
-        cluster.kubectl("wait", "--for=condition=Ready", "tm/iris", "--timeout=20s")
+        cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         run_pod(cluster, "pod-b", "4Gi")
         wait_until(lambda: cluster.status("iris")["copies"]["summary"] == "1/2")
         assert condition(cluster, "iris", "Ready") == ("True", "PodsStarting")
@@ -94,7 +94,7 @@ def test_a_pod_that_starts_turns_ready_off_for_nobody_and_a_liar_turns_nothing_o
         cluster.report("pod-b", {})
         cluster.apply(model("iris", version="2"))
         cluster.report("pod-a", loaded([model("iris", version="2")]))
-        cluster.kubectl("wait", "--for=condition=Ready", "tm/iris", "--timeout=20s")
+        cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         assert cluster.status("iris")["copies"]["summary"] == "1/2"
         has_come_up(cluster, "pod-b", ready=True)
         wait_until(lambda: condition(cluster, "iris", "Ready")[0] == "False")

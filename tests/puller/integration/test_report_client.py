@@ -17,7 +17,13 @@ from trainedmodel_contract import modelreport, names
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_puller.core.bounds import Budget, bound_models
-from trainedmodel_puller.kube import ApiUnavailable, ReportClient, ReportGone, ReportRefused
+from trainedmodel_puller.kube import (
+    ApiUnavailable,
+    ReportClient,
+    ReportConflict,
+    ReportGone,
+    ReportRefused,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -67,29 +73,67 @@ def settled(count: int, length: int = 20) -> dict[str, Any]:
     return {f"m{n:06d}".ljust(length, "x"): one for n in range(count)}
 
 
+def at(document: dict[str, Any], version: str, **content: Any) -> dict[str, Any]:
+    """Return a document as the next write of the report that has this version."""
+    metadata = {**document["metadata"], "resourceVersion": version}
+    return {**document, "metadata": metadata, **content}
+
+
 async def test_what_is_written_is_read_again_and_each_write_has_its_version(
     client: ReportClient,
 ) -> None:
     sent = document(settled(3))
     name = sent["metadata"]["name"]
     assert await client.read(name) is None
-    assert await client.read_version(name) is None
     first = await client.create(sent)
-    assert await client.read_version(name) == first
-    second = await client.patch(name, {"models": {"b": {"state": "Failed"}}})
+    models = {**settled(3), "b": {"state": "Failed"}}
+    second = await client.replace(at(sent, first, models=models))
     assert second != first
-    assert await client.read_version(name) == second
     stored = await client.read(name)
     assert stored is not None
-    assert stored["models"] == {**settled(3), "b": {"state": "Failed"}}
+    assert stored["metadata"]["resourceVersion"] == second
+    assert stored["models"] == models
+
+
+async def test_a_read_changes_nothing_and_shows_nothing_of_how_it_is_done(
+    client: ReportClient, control_plane: ControlPlane
+) -> None:
+    sent = document(settled(1))
+    sent["metadata"]["finalizers"] = ["example.com/kept"]
+    name = sent["metadata"]["name"]
+    await client.create(sent)
+
+    def stored() -> Any:
+        return json.loads(control_plane.kubectl("get", "modelreport", name, "-o", "json"))
+
+    before = stored()
+    read = await client.read(name)
+    assert read is not None
+    assert "deletionTimestamp" not in read["metadata"]
+    assert read["metadata"]["finalizers"] == ["example.com/kept"]
+    assert stored() == before
+    control_plane.kubectl("delete", "modelreport", name, "--wait=false")
+    control_plane.kubectl(
+        "patch", "modelreport", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+    )
+
+
+async def test_what_somebody_wrote_in_between_is_a_conflict(client: ReportClient) -> None:
+    sent = document({})
+    first = await client.create(sent)
+    with pytest.raises(ReportConflict):
+        await client.create(sent)
+    await client.replace(at(sent, first, models=settled(1)))
+    with pytest.raises(ReportConflict):
+        await client.replace(at(sent, first, models=settled(2)))
 
 
 async def test_no_field_is_recorded_a_second_time(client: ReportClient) -> None:
     sent = document({})
     name = sent["metadata"]["name"]
-    await client.create(sent)
+    version = await client.create(sent)
     for n in (500, 1000):
-        await client.patch(name, {"models": settled(n)})
+        version = await client.replace(at(sent, version, models=settled(n)))
     stored = await client.read(name)
     assert stored is not None
     assert "managedFields" not in stored["metadata"]
@@ -105,9 +149,9 @@ async def test_ten_thousand_failed_models_are_stored_in_less_than_a_megabyte(
     bounded = bound_models(models, Budget())
     sent = document({})
     name = sent["metadata"]["name"]
-    await client.create(sent)
+    version = await client.create(sent)
     told = {key: model.to_dict() for key, model in bounded.models.items()}
-    await client.patch(name, {"models": told})
+    await client.replace(at(sent, version, models=told))
     stored = await client.read(name)
     assert stored is not None
     assert stored["models"] == told
@@ -120,11 +164,10 @@ async def test_what_is_too_large_for_etcd_or_the_api_server_is_known_as_such(
     client: ReportClient, length: int
 ) -> None:
     sent = document({})
-    name = sent["metadata"]["name"]
-    await client.create(sent)
+    version = await client.create(sent)
     models = {key: {**model, "message": "<" * length} for key, model in settled(10_000).items()}
     with pytest.raises(ReportRefused) as refused:
-        await client.patch(name, {"models": models})
+        await client.replace(at(sent, version, models=models))
     assert refused.value.is_too_large
 
 
@@ -132,10 +175,9 @@ async def test_what_breaks_the_schema_is_refused_and_no_matter_of_size(
     client: ReportClient,
 ) -> None:
     sent = document({})
-    name = sent["metadata"]["name"]
-    await client.create(sent)
+    version = await client.create(sent)
     with pytest.raises(ReportRefused, match="Too long") as refused:
-        await client.patch(name, {"models": {"a": {"state": "x" * 40}}})
+        await client.replace(at(sent, version, models={"a": {"state": "x" * 40}}))
     assert not refused.value.is_too_large
 
 
@@ -143,12 +185,12 @@ async def test_a_report_that_is_gone_and_an_api_server_that_is_away_are_told_apa
     client: ReportClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(ReportGone):
-        await client.patch("nobody", {"models": {}})
+        await client.replace(at(document({}), "1"))
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
     away = ReportClient("default", tmp_path)
     try:
         with pytest.raises(ApiUnavailable):
-            await away.read_version("nobody")
+            await away.read("nobody")
     finally:
         await away.close()
         await asyncio.sleep(0)

@@ -93,5 +93,5 @@ SCENARIO: tuple[tuple[str, Step], ...] = (
 
 
 async def _print_table(stage: Stage, show: Show) -> None:
-    show.command(f"kubectl get trainedmodels -n {NAMESPACE}")
-    show.verbatim(await stage.kubectl("get", "trainedmodels"))
+    show.command(f"kubectl get tmodel -n {NAMESPACE}")
+    show.verbatim(await stage.kubectl("get", "tmodel"))
