@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def operator(control_plane: ControlPlane) -> Asker:
     return account(control_plane, SYSTEM, OPERATOR)
 
 
-def shard(parent: str, index: int = 0, **labels: str | None) -> Any:
+def shard(parent: str, index: int = 0, labels: Mapping[str, str | None] = {}) -> Any:
     said = {**OURS, names.PARENT_LABEL: parent, names.SHARD_LABEL: str(index), **labels}
     return {
         "apiVersion": "v1",
@@ -121,9 +121,9 @@ def test_nor_are_many_deleted_at_once_whatever_roles_are_added(
     "document",
     [
         pytest.param({**shard("a"), "metadata": {"name": "a-models-0"}}, id="no labels"),
-        pytest.param(shard("a", **{names.MANAGED_BY_LABEL: "Helm"}), id="another's"),
-        pytest.param(shard("a", **{names.PARENT_LABEL: "b"}), id="another service"),
-        pytest.param(shard("a", **{names.SHARD_LABEL: None}), id="no shard"),
+        pytest.param(shard("a", labels={names.MANAGED_BY_LABEL: "Helm"}), id="another's"),
+        pytest.param(shard("a", labels={names.PARENT_LABEL: "b"}), id="another service"),
+        pytest.param(shard("a", labels={names.SHARD_LABEL: None}), id="no shard"),
         pytest.param(shard("a", 4), id="a fifth shard"),
     ],
 )

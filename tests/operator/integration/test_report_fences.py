@@ -82,7 +82,7 @@ def b(tenants: tuple[Tenant, Tenant]) -> Tenant:
 
 COPY = {"op": "copy", "from": "/models", "path": "/metadata/labels"}
 COPY_ONE = {"op": "copy", "from": "/models/iris", "path": "/metadata/labels"}
-ODD = {"metadata": {"labels": {"a": {}}}}
+ODD: Any = {"metadata": {"labels": {"a": {}}}}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_pod_is_told_nothing_of_the_report_of_another_tenant(
 
 def test_nor_by_writing_it(a: Tenant, b: Tenant) -> None:
     version = a.stored()["metadata"]["resourceVersion"]
-    odd = {"labels": {"a": {}}}
+    odd: Any = {"labels": {"a": {}}}
     for metadata in ({}, {"resourceVersion": version}, {"resourceVersion": "1"}, odd):
         answer = b.ask("PUT", a.own, a.document(**metadata))
         assert answer.status >= 400, answer
