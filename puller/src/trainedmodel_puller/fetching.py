@@ -174,7 +174,7 @@ class Fetcher:
         """Write and fit a tree, and return it; None if it is an archive, which then is staged."""
         name, revision = work.name, work.entry.revision
         tree = self._volume.begin_light(name, revision)
-        before = write_tree(tree, content)
+        before = write_tree(tree, content, work.listing.folders)
         if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
             self._volume.stage_light(name, revision)
             return None

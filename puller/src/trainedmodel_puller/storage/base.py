@@ -55,15 +55,18 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The objects of a model, sorted by path.
+    """The objects of a model, sorted by path, and its empty folders.
 
     Attributes:
         objects: At least one.
         is_single: The URI names one object, not a folder.
+        folders: Folders with nothing in them, sorted. Servers may look for one: Triton takes an
+            empty `1/` for the version of an ensemble.
     """
 
     objects: tuple[SourceObject, ...]
     is_single: bool
+    folders: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -73,9 +76,9 @@ class Listing:
     def fingerprint(self) -> str:
         """Name the content as far as the store tells: equal fingerprint, same content.
 
-        It covers path, size and etag (last_modified where there is no etag), not the order of
-        listing. It is no digest of the bytes: a store that has neither hides a change that keeps
-        the size.
+        It covers path, size and etag (last_modified where there is no etag) of the objects, and the
+        empty folders, not the order of listing. It is no digest of the bytes: a store that has
+        neither hides a change that keeps the size.
         """
         digest = hashlib.sha256(b"single" if self.is_single else b"folder")
         for item in sorted(self.objects, key=lambda item: item.path):
@@ -83,6 +86,9 @@ class Listing:
             for field in (item.path, str(item.size), kind, value):
                 raw = field.encode()
                 digest.update(b"%d:%b" % (len(raw), raw))
+        for folder in sorted(self.folders):
+            raw = folder.encode()
+            digest.update(b"/%d:%b" % (len(raw), raw))
         return digest.hexdigest()
 
 

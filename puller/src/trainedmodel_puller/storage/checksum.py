@@ -166,6 +166,8 @@ def _proof(item: SourceObject) -> tuple[str, str] | None:
 def _has_exactly(folder: Path, listing: Listing, ignored: frozenset[str]) -> bool:
     sizes = {item.path: item.size for item in listing.objects}
     folders = {parent for path in sizes for parent in parent_folders(path)}
+    folders |= {parent for path in listing.folders for parent in parent_folders(f"{path}/")}
+    missing = set(listing.folders)
     seen = 0
     pending = [""]
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
@@ -177,13 +179,14 @@ def _has_exactly(folder: Path, listing: Listing, ignored: frozenset[str]) -> boo
                 path = prefix + entry.name
                 if path in folders and entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
+                    missing.discard(path)
                 elif path in sizes and entry.is_file(follow_symlinks=False):
                     if sizes[path] not in {UNKNOWN_SIZE, entry.stat(follow_symlinks=False).st_size}:
                         return False
                     seen += 1
                 elif path not in ignored or not entry.is_file(follow_symlinks=False):
                     return False
-    return seen == len(sizes)
+    return seen == len(sizes) and not missing
 
 
 def _hashed(path: Path, algorithm: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -223,9 +223,14 @@ def _as_volume_fault(call: Callable[[], T]) -> T:
 
 
 def write_tree(
-    folder: Path, content: Mapping[str, Sequence[Buffer]]
+    folder: Path, content: Mapping[str, Sequence[Buffer]], folders: Iterable[str] = ()
 ) -> dict[str, tuple[int, int, int]]:
     """Make the files of a new folder, with the folders that they need; nothing is synced.
+
+    Args:
+        folder: It is there, and empty.
+        content: Of each file, by path.
+        folders: To be made beside those that files lie in.
 
     Returns:
         Inode, modification time in ns and size of each file, by path (as `sharing.stat_files`).
@@ -249,4 +254,6 @@ def write_tree(
             finally:
                 os.close(fd)
             found[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        for path in folders:
+            os.makedirs(os.path.join(folder, path), exist_ok=True)
     return found

@@ -131,15 +131,19 @@ class FsspecStorage:
             return make_listing([item], is_single=True, where=uri)
         prefix = path.rstrip("/") + "/"
         count = ListingCount(uri, self._max_listing)
-        found = []
+        found, inner = [], []
         # folder by folder, not `find`: that holds all of them before anything can be counted
         for _, folders, files in system.walk(path, detail=True, on_error="raise"):
             for entry in (*folders.values(), *files.values()):
                 name = entry["name"]
                 count.add(name)
-                if entry["type"] != "directory" and name.startswith(prefix) and name[-1] != "/":
+                if not name.startswith(prefix):
+                    continue
+                if entry["type"] == "directory" or name[-1] == "/":
+                    inner.append(name.removeprefix(prefix).rstrip("/"))
+                else:
                     found.append(_source_object(name.removeprefix(prefix), name, entry))
-        return make_listing(found, is_single=False, where=uri)
+        return make_listing(found, is_single=False, where=uri, folders=inner)
 
     def _read(self, key: str, start: int, end: int) -> bytes:
         system = self._system if self._system is not None else self._fresh_system()

@@ -15,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import stat
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,11 +28,15 @@ from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.outside import OutsideThreads
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.listing import MAX_LISTING, ListingCount
-from trainedmodel_puller.storage.paths import make_listing
+from trainedmodel_puller.storage.local_listing import (
+    FolderListing,
+    etag_of,
+    local_fault,
+    outside,
+)
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 
 
 class LocalStorage:
@@ -99,7 +102,7 @@ class LocalStorage:
             try:
                 chunk = await self._threads.run(place, partial(handle.read, size, at))
             except OSError as error:
-                raise _source_fault(uri, error) from None
+                raise local_fault(uri, error, item.path) from None
             if not chunk:
                 return
             at += len(chunk)
@@ -110,42 +113,7 @@ class LocalStorage:
 
     def _list(self, uri: StorageUri, count: ListingCount) -> Listing:
         roots = self._roots(uri)
-        try:
-            top = self._resolve(roots, uri, self._path(roots, uri))
-            if not top.is_dir():
-                if uri.path.endswith("/"):
-                    raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder")
-                return make_listing([_entry(top, top.name)], is_single=True, where=uri)
-            found = list(self._walk(uri, top, "", (top,), count))
-        except OSError as error:
-            raise _source_fault(uri, error) from None
-        return make_listing(found, is_single=False, where=uri)
-
-    def _walk(
-        self,
-        uri: StorageUri,
-        folder: Path,
-        prefix: str,
-        above: tuple[Path, ...],
-        count: ListingCount,
-    ) -> Iterator[SourceObject]:
-        roots = self._roots(uri)
-        names = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                count.add(prefix + entry.name)
-                names.append(entry.name)
-        for name in sorted(names):
-            count.look()
-            path = self._resolve(roots, uri, folder / name)
-            if not path.is_dir():
-                yield _entry(path, prefix + name)
-            elif path in above:
-                raise SourceFault(
-                    Reason.UNSAFE_PATH, f"{uri}: the link {prefix + name!a} leads into a circle"
-                )
-            else:
-                yield from self._walk(uri, path, f"{prefix}{name}/", (*above, path), count)
+        return FolderListing(uri, roots, count).run(self._path(roots, uri))
 
     def _path(self, roots: Sequence[Path], uri: StorageUri) -> Path:
         if uri.scheme == "pvc":
@@ -167,19 +135,6 @@ class LocalStorage:
             raise SourceFault(Reason.INVALID_URI, f"{uri}: must be pvc://claim/path")
         return (self._pvc_root / uri.authority,)
 
-    def _resolve(self, roots: Sequence[Path], uri: StorageUri, path: Path) -> Path:
-        """Follow all links; the end must exist and lie under a root."""
-        # What lies outside is refused before it is looked for: its existence is no one's business.
-        written = Path(os.path.normpath(path))
-        if not any(
-            written.is_relative_to(base) for root in roots for base in (root, root.resolve())
-        ):
-            raise _outside(uri, self._flag(uri))
-        resolved = path.resolve(strict=True)
-        if not any(resolved.is_relative_to(root.resolve()) for root in roots):
-            raise _outside(uri, self._flag(uri))
-        return resolved
-
     def _open(self, roots: Sequence[Path], uri: StorageUri, item: SourceObject) -> _OpenFile:
         try:
             # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
@@ -187,21 +142,17 @@ class LocalStorage:
         except OSError as error:
             if error.errno in _MISSING:
                 raise _changed(uri, item) from None
-            raise _source_fault(uri, error) from None
+            raise local_fault(uri, error, item.path) from None
         handle = _OpenFile(fd, self._threads)
         try:
             opened = Path(os.readlink(f"/proc/self/fd/{fd}"))
             if not any(opened.is_relative_to(root.resolve()) for root in roots):
-                raise _outside(uri, self._flag(uri))
-            if _etag(os.fstat(fd)) != item.etag:
+                raise outside(uri, item.path)
+            if etag_of(os.fstat(fd)) != item.etag:
                 raise _changed(uri, item)
         except OSError as error:
-            raise _source_fault(uri, error) from None
+            raise local_fault(uri, error, item.path) from None
         return handle
-
-    @staticmethod
-    def _flag(uri: StorageUri) -> str:
-        return "--pvc-root" if uri.scheme == "pvc" else "--file-root"
 
 
 class _OpenFile:
@@ -227,31 +178,7 @@ def _place(uri: StorageUri) -> str:
     return f"pvc {uri.authority}" if uri.scheme == "pvc" else "file"
 
 
-def _entry(path: Path, name: str) -> SourceObject:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise SourceFault(Reason.UNSAFE_PATH, f"{name!a:.200} is neither a file nor a folder")
-    return SourceObject(name, found.st_size, _etag(found), key=str(path))
-
-
-def _etag(found: os.stat_result) -> str:
-    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
-
-
-def _outside(uri: StorageUri, flag: str) -> SourceFault:
-    return SourceFault(
-        Reason.ACCESS_DENIED, f"{uri}: lies outside the folders that {flag} allows to be read"
-    )
-
-
 def _changed(uri: StorageUri, item: SourceObject) -> SourceFault:
     return SourceFault(
         Reason.SOURCE_CHANGED, f"{uri}: {item.path!a:.200} has changed since it was listed"
     )
-
-
-def _source_fault(uri: StorageUri, error: OSError) -> SourceFault:
-    if error.errno in _MISSING:
-        return SourceFault(Reason.OBJECT_NOT_FOUND, f"{uri}: no such file or folder")
-    reason = Reason.ACCESS_DENIED if error.errno in _DENIED else Reason.SOURCE_ERROR
-    return SourceFault(reason, f"{uri}: {error.strerror}")

@@ -8,8 +8,8 @@ name ends like a file's is looked for as an object first. So it costs one reques
 models, and a store that has both gives the one that the name tells of. A folder is ended with a
 slash before it is searched, so `models/m1` never fetches `models/m10`, and a URI that ends with one
 is never an object. An empty object is the model only where there is nothing else: consoles make
-such to show a folder. Marker objects are dropped; the client hides the slash at their end, so an
-empty object that cannot be found under its listed name is taken for one.
+such to show a folder. A marker object becomes the folder that it stands for. The client hides the
+slash at its end, so an empty object that cannot be found under its listed name is taken for one.
 
 The client's limit on a whole request is set out of the way: only silence is a fault, not size.
 """
@@ -21,7 +21,7 @@ import builtins
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,9 +137,10 @@ class ObjectStorage:
 
     async def _find_below(self, source: _Source, uri: StorageUri) -> Listing | None:
         below = await self._list_below(source, uri)
-        if not below:
+        objects, folders = await self._without_markers(source, uri, below)
+        if not objects:
             return None
-        make = partial(make_listing, below, is_single=False, where=uri)
+        make = partial(make_listing, objects, is_single=False, where=uri, folders=folders)
         # checking the names of a long listing takes longer than the event loop can be held
         return make() if len(below) <= _LIST_PAGE else await asyncio.to_thread(make)
 
@@ -264,7 +265,7 @@ class ObjectStorage:
                 return fault
         return source_fault(error, what, is_anonymous=source.is_anonymous)
 
-    async def _list_below(self, source: _Source, uri: StorageUri) -> Sequence[SourceObject]:
+    async def _list_below(self, source: _Source, uri: StorageUri) -> builtins.list[SourceObject]:
         prefix = f"{uri.key}/" if uri.key else ""
         count = ListingCount(uri, self._settings.max_listing)
         found: builtins.list[SourceObject] = []
@@ -287,13 +288,14 @@ class ObjectStorage:
             raise _silent(uri) from None
         except Exception as error:
             raise await self._fault(source, uri, str(uri), error) from None
-        return await self._without_markers(source, uri, found)
+        return found
 
     async def _without_markers(
         self, source: _Source, uri: StorageUri, found: builtins.list[SourceObject]
-    ) -> builtins.list[SourceObject]:
+    ) -> tuple[builtins.list[SourceObject], Collection[str]]:
+        """Tell objects from markers; the second are the folders that nothing else tells of."""
         if all(item.size for item in found):
-            return found
+            return found, ()
         folders = {folder for item in found for folder in parent_folders(item.path)}
         kept = [item for item in found if item.size or item.path not in folders]
         doubtful = iter([item for item in kept if not item.size])
@@ -307,7 +309,7 @@ class ObjectStorage:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_MARKER_CHECKS, sum(not item.size for item in kept))):
                 group.create_task(check())
-        return [item for item in kept if item.path not in markers]
+        return [item for item in kept if item.path not in markers], markers
 
     async def _is_marker(self, source: _Source, uri: StorageUri, item: SourceObject) -> bool:
         try:

@@ -22,8 +22,20 @@ _CONTROL: Final = frozenset({"Cc", "Cs"})
 _MAX_SEGMENT_BYTES: Final = 255
 
 
-def make_listing(found: Iterable[SourceObject], *, is_single: bool, where: object) -> Listing:
+def make_listing(
+    found: Iterable[SourceObject],
+    *,
+    is_single: bool,
+    where: object,
+    folders: Iterable[str] = (),
+) -> Listing:
     """Check and sort what a store listed.
+
+    Args:
+        found: The objects.
+        is_single: The URI names one object.
+        where: What was listed, for people.
+        folders: Folders that the store knows as such; those that hold something are left out.
 
     Raises:
         SourceFault: nothing is left to fetch (ObjectNotFound), or a name is unusable (UnsafePath).
@@ -40,14 +52,15 @@ def make_listing(found: Iterable[SourceObject], *, is_single: bool, where: objec
         if item.path in names:
             raise SourceFault(Reason.UNSAFE_PATH, f"object name {item.path!a:.200} is listed twice")
         names.add(item.path)
-    for item in objects:
-        for folder in parent_folders(item.path):
-            if folder in names:
-                raise SourceFault(
-                    Reason.UNSAFE_PATH,
-                    f"{folder!a:.200} is an object and also a folder with objects in it",
-                )
-    return Listing(tuple(objects), is_single)
+    parents = {folder for item in objects for folder in parent_folders(item.path)}
+    known = {folder for folder in folders if folder not in {"", RESERVED_NAME}}
+    for folder in known:
+        if fault := path_fault(folder):
+            raise SourceFault(Reason.UNSAFE_PATH, f"folder name {folder!a:.200} {fault}")
+    above = {outer for folder in known for outer in parent_folders(folder)}
+    for both in sorted(names & (parents | known | above)):
+        raise SourceFault(Reason.UNSAFE_PATH, f"{both!a:.200} is an object and also a folder")
+    return Listing(tuple(objects), is_single, tuple(sorted(known - parents - above)))
 
 
 def path_fault(path: str) -> str | None:

@@ -72,7 +72,8 @@ def sync_files(folder: Path, paths: Collection[str]) -> None:
 
 
 def _folders(listing: Listing) -> set[str]:
-    return {parent for item in listing.objects for parent in parent_folders(item.path)}
+    paths = [*(item.path for item in listing.objects), *(f"{path}/" for path in listing.folders)]
+    return {parent for path in paths for parent in parent_folders(path)}
 
 
 def _kept(
