@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import fsspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from puller.storage.test_archives import file, folder, pack, unpacked
 from puller.storage.test_download import tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_devkit.stores import S3Store
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.archives import ArchiveKind
 from trainedmodel_puller.storage.base import Listing, SourceObject
 from trainedmodel_puller.storage.checksum import matches_listing
 from trainedmodel_puller.storage.digest import tree_digest
@@ -163,3 +166,11 @@ def test_p9_a_folder_that_could_leave_the_model_is_refused(folder: str) -> None:
     with pytest.raises(SourceFault) as caught:
         make_listing([SourceObject("m", 1)], is_single=False, where="x", folders=[folder])
     assert caught.value.reason is Reason.UNSAFE_PATH
+
+
+@pytest.mark.parametrize("kind", list(ArchiveKind))
+async def test_an_empty_folder_of_an_archive_arrives(tmp_path: Path, kind: ArchiveKind) -> None:
+    members = [folder("1"), file("config.pbtxt"), folder("a/b")]
+    packed = await asyncio.to_thread(pack, kind, members)
+    await unpacked(tmp_path, kind, packed)
+    assert folders_of(tmp_path / "to") == {"1", "a", "a/b"}

@@ -7,7 +7,8 @@ hexadecimal, a newline, all in UTF-8. With coreutils, in the folder:
     find . -type f -printf '%P\n' | LC_ALL=C sort |
       while read -r f; do printf '%s\n' "$f"; sha256sum < "$f" | cut -d' ' -f1; done | sha256sum
 
-Files are hashed as written to the volume, not as received: that is what will be served.
+Folders with nothing in them are not part of it. Files are hashed as written to the volume, not as
+received: that is what will be served.
 """
 
 from __future__ import annotations
