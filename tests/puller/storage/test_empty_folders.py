@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import botocore.config
-import botocore.session
+import botocore.config  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
 import fsspec
 import pytest
 from hypothesis import example, given
