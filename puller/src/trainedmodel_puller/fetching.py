@@ -5,7 +5,9 @@
 
 Nothing is fetched twice: what an earlier try left is resumed, what another model has of the very
 same source is linked (a *twin*: equal URI, credentials and fingerprint), and what KServe's agent
-left in the served folder is taken over if it is proven equal to the source.
+left in the served folder is taken over if it is proven equal to the source. A layout that the
+server cannot load is refused by the listing's names, before the first byte; what only the content
+tells is remembered until the source or the entry changes (`refusals`).
 
 Each step may be killed, refused or cancelled; the next try starts from what is on disk (see
 `volume`). Faults are raised, and counted by the executor.
@@ -23,17 +25,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.room import available_bytes, readable
+from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
-from trainedmodel_puller.durable import sync_path
-from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
+from trainedmodel_puller.durable import sync_path, told_as_fault
+from trainedmodel_puller.errors import ModelFault, ServerFault, SourceFault, VolumeFault
+from trainedmodel_puller.refusals import Refusals, question_of
 from trainedmodel_puller.sharing import FileStats, note_changes, stat_files
 from trainedmodel_puller.staged import Begun
 from trainedmodel_puller.state import LiveState
@@ -90,6 +95,7 @@ class Fetcher:
         limits: Limits,
     ) -> None:
         self._twins = Twins(state, disk.volume, downloader)
+        self._refusals = Refusals(disk.volume)
         self._state = state
         self._disk = disk
         self._volume = disk.volume
@@ -113,24 +119,51 @@ class Fetcher:
         listing = await self._downloader.list(uri, credentials=entry.credentials)
         fingerprint = await fingerprint_of(listing)
         self._state.sources[key] = fingerprint
+        question = question_of(fingerprint, self._server.kind, entry)
+        if self._state.disk.get(name, NOTHING).is_staged:
+            await self._disk.run_unseen(name, self._refusals.check, name, entry.revision, question)
         begun = await self._begin(name, entry.revision, fingerprint)
         if begun.is_sealed:
             return Fetched(listing.total_bytes, "unchanged")
         self._state.free_bytes = begun.free_bytes
+        await self._check_layout(listing, entry)
         self._admit(name, max(listing.total_bytes - begun.staged_bytes, 0))
         self._note(name, entry.revision, total=listing.total_bytes)
         work = Work(action, uri, listing, fingerprint, begun.folder)
+        try:
+            await self._bring(work, begun)
+        except ServerFault as fault:  # of the driver, about what was fetched
+            keep = partial(self._refusals.keep, name, entry.revision, question, fault.message)
+            await self._disk.run(name, keep)
+            raise
+        return Fetched(listing.total_bytes, work.how)
+
+    async def _check_layout(self, listing: Listing, entry: Entry) -> None:
+        """Refuse by names alone what the server cannot load; what one file is, its name hides."""
+        if listing.is_single:
+            return
+
+        def look() -> str | None:
+            shape = Shape(item.path for item in listing.objects)
+            return self._server.check_layout(shape, entry)
+
+        is_long = len(listing.objects) > _LISTED_FILES
+        why = await asyncio.to_thread(look) if is_long else look()
+        if why is not None:
+            raise ServerFault(Reason.INVALID_LAYOUT, why)
+
+    async def _bring(self, work: Work, begun: Begun) -> None:
+        """Fill, unpack, fit and seal, from where an earlier try has left off."""
         if begun.is_whole:
             # it may have been fitted before a kill: what was changed then is not known any more
             work.how, work.may_share = "resumed", False
         elif begun.staged_bytes == 0 and self._is_light(work):
             if await self._fetch_light(work):
-                return Fetched(listing.total_bytes, work.how)
+                return
             await self._unpack(work)
         else:
             await self._fill_or_give_back(work)
-        await self._disk.run(name, self._finish, work)
-        return Fetched(listing.total_bytes, work.how)
+        await self._disk.run(work.name, self._finish, work)
 
     async def _begin(self, name: str, revision: str, fingerprint: str) -> Begun:
         disk, free = self._state.disk.get(name, NOTHING), self._state.free_bytes
@@ -281,7 +314,9 @@ class Fetcher:
         self._volume.seal(work.name, revision, identity, is_synced=is_synced)
 
     def _fit(self, work: Work, tree: Path, before: FileStats) -> FileStats:
-        return stat_files(tree) if self._server.prepare(tree, work.entry) else before
+        with told_as_fault():  # users' files are the driver's to judge: this is the volume
+            is_changed = self._server.prepare(tree, work.entry)
+        return stat_files(tree) if is_changed else before
 
     def _identity(self, work: Work, before: FileStats, after: FileStats) -> dict[str, Any]:
         """Say what a tree is, where it came from and what fitting it has done."""
