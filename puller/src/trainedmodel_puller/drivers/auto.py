@@ -15,13 +15,14 @@ Only GETs are sent, to paths that these servers have; to the others they are one
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
 import structlog
+
+from trainedmodel_puller.drivers.client import parsed
 
 log: Final = structlog.get_logger()
 
@@ -131,7 +132,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> _Answer | None:
 
 def _read(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return parsed(body)
     except ValueError:
         return None
 
@@ -140,7 +141,7 @@ def _read(body: bytes) -> Any:
 
 
 def _is_named_v2(answer: _Answer) -> bool:
-    return answer.status == 200 and answer.get("name") in {"triton", "mlserver", "kserve"}
+    return answer.status == 200 and str(answer.get("name")) in {"triton", "mlserver", "kserve"}
 
 
 def _is_v2(name: str) -> Callable[[_Answers], bool]:

@@ -14,9 +14,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection
 from typing import Final
+
+from trainedmodel_contract.names import is_model_name
 
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
@@ -25,7 +26,7 @@ from trainedmodel_puller.drivers.base import (
     ServerSettings,
     Sight,
 )
-from trainedmodel_puller.drivers.client import words
+from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
 from trainedmodel_puller.drivers.v2 import RepositoryServer
 
 #: How many models are asked for their readiness at once.
@@ -61,15 +62,15 @@ class KServe(RepositoryServer):
 
     def _read_models(self, body: bytes) -> list[str]:
         try:
-            document = json.loads(body)
+            document = parsed(body)
             listed = document["models"]
             if not isinstance(listed, list):
                 raise TypeError("not a list")
-        except (ValueError, TypeError, KeyError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(
                 f"{self.kind} answers with a list of models that makes no sense"
             ) from error
-        return [str(name) for name in listed]
+        return [name for name in listed if isinstance(name, str) and is_model_name(name)]
 
     async def _ready_ones(self, names: list[str]) -> list[str]:
         ready: list[str] = []

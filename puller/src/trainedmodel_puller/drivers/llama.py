@@ -29,7 +29,6 @@ It must run with `--models-dir` on the served folder and without `-m`; best with
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
 from trainedmodel_puller.drivers.userfiles import refused, shape_of
 from trainedmodel_puller.errors import ServerFault
 
@@ -156,9 +155,9 @@ class Llama:
         if status != 200:
             raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
         try:
-            rows = json.loads(body)["data"]
+            rows = parsed(body)["data"]
             return {str(row["id"]): _read_status(row["status"]) for row in rows}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(
                 f"{self.kind} answers with a list of models that makes no sense "
                 "(it must run in router mode: --models-dir, and no -m)"
@@ -245,8 +244,8 @@ class Llama:
     async def _limit(self) -> int | None:
         status, body = await self._client.call("GET", "/props", OBSERVE_TIMEOUT_S)
         try:
-            limit = int(json.loads(body)["max_instances"]) if status == 200 else 0
-        except (ValueError, TypeError, KeyError):
+            limit = int(parsed(body)["max_instances"]) if status == 200 else 0
+        except NONSENSE:
             limit = 0  # releases that do not tell it
         return limit or None
 

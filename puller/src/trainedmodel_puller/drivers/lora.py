@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
 from trainedmodel_puller.drivers.userfiles import read_user_json, refused, shape_of
 from trainedmodel_puller.errors import ServerFault
 
@@ -149,10 +148,10 @@ class AdapterServer:
         if status != 200:
             raise ServerInDoubt(f"{self.kind} answers {status} on /v1/models: {words(body)}")
         try:
-            rows = json.loads(body)["data"]
+            rows = parsed(body)["data"]
             adapters = {str(row["id"]): str(row["root"]) for row in rows if row.get("parent")}
             bases = frozenset(str(row["id"]) for row in rows if not row.get("parent"))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(
                 f"{self.kind} answers with a list of models that makes no sense"
             ) from error

@@ -29,7 +29,6 @@ Measured on both (MMS 1.1.11, TorchServe 0.12), and so handled here:
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.names import is_model_name
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.shape import Shape
@@ -50,7 +50,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
 from trainedmodel_puller.drivers.manifest import check_manifest, fit_manifest
 from trainedmodel_puller.errors import ServerFault
 
@@ -70,6 +70,7 @@ _ASK_AT_ONCE: Final = 8
 #: How many of the models known to be ready are asked again at each look.
 _ASK_AGAIN: Final = 16
 _PAGE: Final = 100
+_MOST_PAGES: Final = 1000
 #: An entry's parameters never change what is registered under which name.
 _RESERVED: Final = frozenset({"url", "model_name", "synchronous"})
 
@@ -185,7 +186,7 @@ class ManagementServer:
         listed: dict[str, str] = {}
         params = {"limit": str(_PAGE)}
         is_paged = False
-        while True:
+        for _ in range(_MOST_PAGES):
             status, body = await self._client.call(
                 "GET", "/models", 2 * OBSERVE_TIMEOUT_S, params=params
             )
@@ -197,14 +198,17 @@ class ManagementServer:
                 break
             params["next_page_token"] = token
             is_paged = True
-        return {name: url for name, url in listed.items() if not name.endswith(PROBE)}, is_paged
+        else:
+            raise ServerInDoubt(f"{self.kind} lists its models in more than {_MOST_PAGES} pages")
+        # what is registered under a name that no model of ours has is nobody's business here
+        return {name: url for name, url in listed.items() if is_model_name(name)}, is_paged
 
     def _read_page(self, body: bytes) -> tuple[dict[str, str], str | None]:
         try:
-            document = json.loads(body)
+            document = parsed(body)
             page = {str(row["modelName"]): str(row["modelUrl"]) for row in document["models"]}
             token = document.get("nextPageToken")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(f"{self.kind} answers with a list that makes no sense") from error
         return page, None if token is None else str(token)
 
@@ -227,11 +231,11 @@ class ManagementServer:
         if status != 200:
             raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
         try:
-            document = json.loads(body)
+            document = parsed(body)
             rows = document if isinstance(document, list) else [document]
-            if not all(isinstance(workers_of(row), list) and row["modelUrl"] for row in rows):
+            if not all(map(_is_description, rows)):
                 raise TypeError("no workers")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(f"{self.kind} tells of {name!r} what makes no sense") from error
         return rows
 
@@ -345,6 +349,12 @@ class ManagementServer:
             raise ServerFault(
                 Reason.UNLOAD_FAILED, f"{self.kind} refused the unload ({status}): {words(body)}"
             )
+
+
+def _is_description(row: Json) -> bool:
+    workers: object = row["workers"]
+    is_list = isinstance(workers, list) and all(isinstance(worker, dict) for worker in workers)
+    return is_list and isinstance(row["modelUrl"], str) and bool(row["modelUrl"])
 
 
 def workers_of(seen: Json) -> list[Any]:

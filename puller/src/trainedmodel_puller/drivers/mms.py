@@ -104,9 +104,9 @@ class MultiModelServer(ManagementServer):
     async def _bring_back(self, name: str, old: Json, fault: ServerFault) -> None:
         deadline = time.monotonic() + self._action_timeout_s
         parameters = {
-            "initial_workers": str(max(1, int(old.get("minWorkers", 1)))),
-            "batch_size": str(old.get("batchSize", 1)),
-            "max_batch_delay": str(old.get("maxBatchDelay", 100)),
+            "initial_workers": str(max(1, _count_in(old, "minWorkers", 1))),
+            "batch_size": str(_count_in(old, "batchSize", 1)),
+            "max_batch_delay": str(_count_in(old, "maxBatchDelay", 100)),
         }
         await self._unregister(name)
         try:
@@ -129,3 +129,8 @@ class MultiModelServer(ManagementServer):
         self._brought_up.pop(name, None)
         await self._unregister(name + PROBE)
         await self._unregister(name)
+
+
+def _count_in(seen: Json, field: str, usual: int) -> int:
+    count = seen.get(field)
+    return count if isinstance(count, int) and 0 <= count < 2**31 else usual

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -39,7 +38,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.client import ServerClient, parsed, telling, words
 from trainedmodel_puller.drivers.config_format import ConfigFormat, Row
 from trainedmodel_puller.drivers.version_status import (
     Statuses,
@@ -318,7 +317,7 @@ class ConfigServer:
             if status is not None and status.has_failed and is_new:
                 why = status.message or status.error_code
                 raise ServerFault(
-                    Reason.LOAD_FAILED, f"{self.kind} could not load it: {words(why.encode())}"
+                    Reason.LOAD_FAILED, f"{self.kind} could not load it: {telling(why)}"
                 )
             if complaint is not None and status is None:
                 raise ServerFault(Reason.LOAD_FAILED, complaint)
@@ -358,6 +357,6 @@ class ConfigServer:
 
 def _json(kind: str, body: bytes) -> object:
     try:
-        return json.loads(body)
+        return parsed(body)
     except ValueError as error:
         raise ServerInDoubt(f"{kind} answers with what is no JSON") from error

@@ -27,7 +27,7 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_puller.core.layouts import refuse_versioned
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S, ServerInDoubt
-from trainedmodel_puller.drivers.client import words
+from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
 from trainedmodel_puller.drivers.config_format import ConfigError, Row
 from trainedmodel_puller.drivers.model_config import ConfigServer
 from trainedmodel_puller.drivers.version_folder import lift_version
@@ -88,9 +88,9 @@ class OpenVinoModelServer(ConfigServer):
         if status != 200:
             raise ServerInDoubt(f"ovms answers {status} on /v1/config: {words(body)}")
         try:
-            told = json.loads(body)
+            told = parsed(body)
             return {name: read_statuses(self.kind, told[name]) for name in names if name in told}
-        except (ValueError, TypeError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt("ovms answers /v1/config with what makes no sense") from error
 
     async def _apply(self) -> str | None:
@@ -102,7 +102,7 @@ class OpenVinoModelServer(ConfigServer):
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
+        document = parsed(text)
     except ValueError as error:
         raise ConfigError(f"it is no JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get(_LIST), list):

@@ -19,12 +19,10 @@ them both are taken from the adapters given at start.
 
 from __future__ import annotations
 
-import json
-
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S, ServerInDoubt
-from trainedmodel_puller.drivers.client import words
+from trainedmodel_puller.drivers.client import NONSENSE, parsed, telling, words
 from trainedmodel_puller.drivers.lora import AdapterServer, Registered
 from trainedmodel_puller.errors import ServerFault
 
@@ -59,9 +57,9 @@ class SGLang(AdapterServer):
             status, body = await self._client.call("GET", path, 2 * OBSERVE_TIMEOUT_S)
             if status == 200:
                 try:
-                    limit = json.loads(body).get("max_loaded_loras")
+                    limit = parsed(body).get("max_loaded_loras")
                     return None if limit is None else int(limit)
-                except (ValueError, TypeError, AttributeError) as error:
+                except NONSENSE as error:
                     raise ServerInDoubt(
                         f"sglang answers {path} with what makes no sense"
                     ) from error
@@ -70,8 +68,8 @@ class SGLang(AdapterServer):
 
 def _error_message(body: bytes) -> str:
     try:
-        document = json.loads(body)
+        document = parsed(body)
         message = document["error_message"] if isinstance(document, dict) else None
-    except (ValueError, KeyError):
+    except NONSENSE:
         message = None
-    return words(str(message).encode()) if message else words(body)
+    return telling(str(message)) if message else words(body)

@@ -17,7 +17,6 @@ Measured on the first two, and so handled here:
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, words
+from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
 from trainedmodel_puller.errors import ServerFault
 
 _POLL_S: Final = 0.1
@@ -116,11 +115,11 @@ class RepositoryServer:
 
     def _parse_index(self, body: bytes) -> dict[str, ServerState | None]:
         try:
-            rows = json.loads(body)
+            rows = parsed(body)
             if not isinstance(rows, list):
                 raise TypeError("not a list")
             pairs = [(str(row["name"]), self._state(row)) for row in rows]
-        except (ValueError, TypeError, KeyError) as error:
+        except NONSENSE as error:
             raise ServerInDoubt(f"{self.kind} answers with an index that makes no sense") from error
         states: dict[str, ServerState | None] = {}
         for name, state in pairs:  # a row for each version: the best one serves

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import ServerInDoubt
+from trainedmodel_puller.drivers.client import NONSENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def read_statuses(kind: str, document: object) -> Statuses:
             )
             for row in listed
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except NONSENSE as error:
         raise ServerInDoubt(f"{kind} answers with a status that makes no sense") from error
 
 

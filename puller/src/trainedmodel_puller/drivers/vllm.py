@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from math import isfinite
 from typing import Final
 
 from trainedmodel_contract.reasons import Reason
@@ -75,6 +76,14 @@ class VLLM(AdapterServer):
         return names_in_use(body.decode("utf-8", "replace")) if status == 200 else frozenset()
 
 
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if isfinite(number) else 0.0
+
+
 def names_in_use(metrics: str) -> frozenset[str]:
     """Return the adapter names in the newest of the series that tell of requests.
 
@@ -83,6 +92,6 @@ def names_in_use(metrics: str) -> frozenset[str]:
     series = list(_INFO.finditer(metrics))
     if not series:
         return frozenset()
-    newest = max(series, key=lambda match: float(match["at"]))
+    newest = max(series, key=lambda match: _number(match["at"]))
     lists = _NAMES.findall(newest["labels"])
     return frozenset(name for listed in lists for name in listed.split(",") if name)
