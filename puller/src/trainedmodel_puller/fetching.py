@@ -50,8 +50,7 @@ from trainedmodel_puller.storage.archives import (
     recognise,
     unpack,
 )
-from trainedmodel_puller.storage.base import fingerprint_of
-from trainedmodel_puller.storage.base import Listing
+from trainedmodel_puller.storage.base import Listing, fingerprint_of
 from trainedmodel_puller.storage.checksum import verify_checksums
 from trainedmodel_puller.storage.digest import verify
 from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
