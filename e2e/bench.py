@@ -103,18 +103,18 @@ class Bench:
 
     def status(self, name: str) -> Json:
         """Return a TrainedModel's status."""
-        return dict(self.get("trainedmodel", name).get("status") or {})
+        return dict(self.get("tmodel", name).get("status") or {})
 
     def is_ready(self, name: str) -> bool:
         """Say whether a TrainedModel is Ready in its present generation."""
-        found = self.get("trainedmodel", name)
+        found = self.get("tmodel", name)
         return bool(found) and _is_ready(found)
 
     def wait_ready(self, *wanted: str, timeout_s: float = 60) -> None:
         """Wait until TrainedModels are Ready, all of the namespace that are named."""
 
         def all_ready() -> bool:
-            items = self.list_all("trainedmodels")
+            items = self.list_all("tmodel")
             ready = {one["metadata"]["name"] for one in items if _is_ready(one)}
             return ready >= set(wanted)
 

@@ -160,7 +160,7 @@ def pytest_runtest_makereport(
 def _said(bench: object, provider: object) -> Iterator[tuple[str, str]]:
     if isinstance(bench, Bench):
         for words in (
-            ("get", "trainedmodels,pods,modelreports", "-o", "wide"),
+            ("get", "tmodel,pods,modelreports", "-o", "wide"),
             ("get", "events", "--sort-by=.lastTimestamp"),
             ("logs", "--tail=30", "--prefix", "--all-containers", "-l", "trainedmodel.dev/inject"),
         ):

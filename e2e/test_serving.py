@@ -37,7 +37,7 @@ def test_fifty_models_become_ready_and_answer(bench: Bench, pod: str) -> None:
     bench.apply(*(bench.model(name, SERVICE, uri) for name, uri in models.items()))
     bench.wait_ready(*models, timeout_s=120)
     assert [bench.predict(pod, f"many-{k}") for k in (0, 1, 25, 49)] == [0.0, 1.0, 25.0, 49.0]
-    bench.kubectl("delete", "trainedmodels", *models, "--wait=false")
+    bench.kubectl("delete", "tmodel", *models, "--wait=false")
     wait_until(lambda: not bench.is_served(pod, "many-49"), 60, what="deleted models are gone")
 
 
@@ -85,7 +85,7 @@ def test_a_broken_update_leaves_the_old_model_serving(bench: Bench, pod: str) ->
 def test_a_deleted_model_is_unloaded(bench: Bench, pod: str) -> None:
     bench.apply(bench.model("passing", SERVICE, bench.publish("passing", 2)))
     bench.wait_ready("passing")
-    bench.kubectl("delete", "trainedmodel", "passing")
+    bench.kubectl("delete", "tmodel", "passing")
     wait_until(lambda: not bench.is_served(pod, "passing"), 30, what="unloaded")
     with pytest.raises(urllib.error.HTTPError) as refusal:
         bench.predict(pod, "passing")

@@ -77,7 +77,7 @@ def test_after_it_is_uninstalled_crds_and_models_stay_and_are_served(
     wait_until(
         lambda: not kubectl.get("deployment", OPERATOR, "-n", SYSTEM), 60, what="the operator goes"
     )
-    names = {one["metadata"]["name"] for one in bench.list_all("trainedmodels")}
+    names = {one["metadata"]["name"] for one in bench.list_all("tmodel")}
     assert names == {"lasting", "by-helm"}
     bench.provider.kill_container(bench.namespace, pod, "trainedmodel-puller")
     wait_until(lambda: bench.predict(pod, "by-helm") == 4.0, 30, what="it is served on")

@@ -1,4 +1,4 @@
-"""KServe's kind, as little of it as we read: for tests without KServe."""
+"""KServe's kinds, as little of them as we meet: for tests without KServe."""
 
 from __future__ import annotations
 
@@ -35,6 +35,34 @@ CRD: dict[str, Any] = {
                     }
                 },
                 "subresources": {"status": {}},
+            }
+        ],
+    },
+}
+
+#: Its TrainedModel, with the names that KServe's own manifest gives it.
+TRAINED_MODEL_CRD: dict[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "trainedmodels.serving.kserve.io"},
+    "spec": {
+        "group": "serving.kserve.io",
+        "names": {
+            "kind": "TrainedModel",
+            "listKind": "TrainedModelList",
+            "plural": "trainedmodels",
+            "singular": "trainedmodel",
+            "shortNames": ["tm"],
+        },
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "properties": {"spec": _ANYTHING}}
+                },
             }
         ],
     },

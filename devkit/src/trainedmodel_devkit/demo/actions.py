@@ -107,7 +107,7 @@ async def update_iris(stage: Stage) -> Update:
         await asyncio.sleep(_BEFORE_UPDATE_S)
         began = time.monotonic()
         patch = update_patch(IRIS_UPDATED_URI)
-        await stage.kubectl("patch", "trainedmodel", IRIS.name, "--type=merge", "-p", patch)
+        await stage.kubectl("patch", "tmodel", IRIS.name, "--type=merge", "-p", patch)
         await stage.board.until(
             _ready_after(before),
             "iris to become Ready at its new revision",

@@ -95,7 +95,7 @@ class _Performance:
             lines.append(f'export PATH="{control_plane_binaries().kubectl.parent}:$PATH"')
         lines += [
             f"kubectl apply -n {NAMESPACE} -f {WINE.sample}",
-            f"kubectl patch -n {NAMESPACE} trainedmodel {IRIS.name} --type=merge "
+            f"kubectl patch -n {NAMESPACE} tmodel {IRIS.name} --type=merge "
             f"-p '{actions.update_patch(IRIS_FIRST_URI)}'",
             f"kubectl get -n {NAMESPACE} modelreports -o yaml",
         ]

@@ -42,7 +42,7 @@ async def ask_every_pod(stage: Stage, show: Show) -> None:
 async def update_iris(stage: Stage, show: Show) -> None:
     """Update a model while both pods are asked for it."""
     patch = actions.update_patch(IRIS_UPDATED_URI)
-    show.command(f"kubectl patch -n {NAMESPACE} trainedmodel {IRIS.name} --type=merge -p '{patch}'")
+    show.command(f"kubectl patch -n {NAMESPACE} tmodel {IRIS.name} --type=merge -p '{patch}'")
     update = await actions.update_iris(stage)
     show.say(f"revision {update.revisions[0]} -> {update.revisions[1]}")
     show.say(f"Ready at the new revision {update.ready_s:.1f} s after the command began")
