@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
 from operator_on_cluster import Cluster, OperatorProcess, model, wait_until
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.ports import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -64,20 +65,25 @@ def cluster(control_plane: ControlPlane) -> Cluster:
 
 @contextlib.contextmanager
 def operator_of_the_release(
-    control_plane: ControlPlane, helm: Helm, folder: Path, *flags: str
+    control_plane: ControlPlane,
+    helm: Helm,
+    folder: Path,
+    *flags: str,
+    more: Sequence[str] = (),
 ) -> Iterator[OperatorProcess]:
-    """Run what the chart's Deployment says, as its account, without ports."""
+    """Run what the chart's Deployment says, as its account, with no port but what `more` says."""
     account = control_plane.kubeconfig_for_service_account(SYSTEM, "trainedmodel-operator")
     container = container_of(helm.render(*flags))
     said = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     arguments = [one for one in container["args"] if "-port=" not in one]
     arguments += ["--metrics-port=0", "--health-port=0"]
     arguments += ["--leader-elect", f"--lease-namespace={SYSTEM}"]  # as by itself in a pod
+    arguments += more
     log = folder / "operator.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "trainedmodel_operator", *arguments],
-            env={**os.environ, **said, "KUBECONFIG": str(account)},
+            env={**os.environ, **said, "POD_NAMESPACE": SYSTEM, "KUBECONFIG": str(account)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -174,6 +180,53 @@ def test_upgrade_rollback_and_removal_leave_models_and_shards_alone(
     with operator_of_the_release(control_plane, installed, tmp_path):
         cluster.apply(model("added"))
         wait_until(lambda: {"added.json", "iris.json", "wine.json"} <= set(cluster.data()), 60)
+
+
+def left(control_plane: ControlPlane) -> set[str]:
+    """Return the objects in the operator's namespace but for what Kubernetes puts into each."""
+    listing = control_plane.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name")
+    kinds = [one for one in listing.split() if not one.startswith("events")]
+    names = control_plane.kubectl("-n", SYSTEM, "get", ",".join(kinds), "-o", "name").split()
+    return set(names) - {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+
+LEFT = {"lease.coordination.k8s.io/trainedmodel-operator", "secret/trainedmodel-webhook"}
+
+
+def test_what_a_removal_leaves_is_named_where_people_look_and_how_to_take_it_away(
+    release: Helm, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    notes = release("install", *RELEASE, "--create-namespace")
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    port = f"--webhook-port={free_port()}"
+    with operator_of_the_release(control_plane, release, tmp_path, more=[port]):
+        wait_until(lambda: left(control_plane) >= LEFT, 60)
+    release("uninstall", "trainedmodel", "-n", SYSTEM)
+    wait_until(lambda: left(control_plane) == LEFT, 60)
+    command = f"kubectl -n {SYSTEM} delete lease/trainedmodel-operator secret/trainedmodel-webhook"
+    pages = [ROOT / "docs" / "operations.md", CHART / "README.md"]
+    for text in (notes, *(page.read_text() for page in pages)):
+        assert command in text
+    control_plane.kubectl(*command.split()[1:])
+    assert left(control_plane) == set()
+
+
+def test_with_cert_manager_its_secrets_are_named(helm: Helm) -> None:
+    flags = ("--set", "webhook.certificates.by=cert-manager")
+    notes = helm("install", *RELEASE, "--dry-run=client", *flags)
+    named = {
+        one["spec"]["secretName"] for one in helm.render(*flags) if one["kind"] == "Certificate"
+    }
+    for secret in named:
+        assert f"secret/{secret}" in notes
+        assert f"secret/{secret}" in (CHART / "README.md").read_text()
+    assert "secret/trainedmodel-webhook-ca" not in helm(
+        "install",
+        *RELEASE,
+        "--dry-run=client",
+        *flags,
+        *("--set", "webhook.certificates.certManager.issuerRef.name=mine"),
+    )
 
 
 def test_the_webhooks_authority_outlives_upgrade_and_rollback(
@@ -274,6 +327,19 @@ def test_what_comes_after_an_installation_is_told(release: Helm) -> None:
         pytest.param(["--set", "watch.namespaces={a,b}", "--set", "log.level=debug"], id="two"),
         pytest.param(["--set", "serviceAccount.name=robot,replicas=1"], id="account"),
         pytest.param(["--set", "podDisruptionBudget.maxUnavailable=50%"], id="budget"),
+        pytest.param(["--set", "podDisruptionBudget.minAvailable=1"], id="least"),
+        pytest.param(["--set", "hostNetwork=true,ports.metrics=19190"], id="node"),
+        pytest.param(
+            [
+                "--set",
+                "extraVolumes[0].name=a,extraVolumes[0].configMap.name=a",
+                "--set",
+                "extraVolumeMounts[0].name=a,extraVolumeMounts[0].mountPath=/a",
+                "--set",
+                "terminationGracePeriodSeconds=60,policies.otherPodChanges=Deny",
+            ],
+            id="volumes",
+        ),
         pytest.param(
             ["--set", "extraEnv[0].name=A,extraEnv[0].value=b,extraEnvFrom[0].secretRef.name=c"],
             id="variables",
