@@ -288,7 +288,6 @@ async def test_nothing_ambient_is_sent_and_a_query_is_never_shown(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with RawServer(_answers(403, Set_Cookie="a=b")) as server:
         for _ in range(2):
             with pytest.raises(SourceFault) as caught:

@@ -36,11 +36,19 @@ class AddressRule:
         self._denied = tuple(ipaddress.ip_network(network) for network in denied_networks)
 
     def check_host(self, host: str) -> None:
-        """Check a host that may be an address; a name passes, the resolver checks it later."""
+        """Check a host that may be an address; a name passes, the resolver checks it later.
+
+        An address may be spelt in ways that only the system's resolver or a proxy understands:
+        `2852039166`, `0xa9fea9fe` and `169.254.43518` are all 169.254.169.254.
+        """
+        text = host.strip("[]").split("%", 1)[0].rstrip(".")
         try:
-            address = ipaddress.ip_address(host.strip("[]").split("%", 1)[0])
+            address: IPAddress = ipaddress.ip_address(text)
         except ValueError:
-            return
+            try:
+                address = ipaddress.IPv4Address(socket.inet_aton(text))
+            except (OSError, ValueError):
+                return
         self.check(address)
 
     def check(self, address: IPAddress) -> None:

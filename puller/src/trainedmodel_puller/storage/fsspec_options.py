@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.proxies import TRUST_VARIABLES, proxy_for
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.credentials import can_sign
 from trainedmodel_puller.storage.object_clients import PROVIDERS
@@ -18,6 +20,7 @@ from trainedmodel_puller.storage.variables import S3_ENDPOINTS
 
 #: Schemes that take a credential profile.
 PROFILE_SCHEMES: Final = frozenset(PROVIDERS)
+_S3_TRUST: Final = ("AWS_CA_BUNDLE", *TRUST_VARIABLES)
 _AZURE: Final = {
     "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
     "AZURE_STORAGE_ACCOUNT_KEY": "account_key",
@@ -80,10 +83,18 @@ def _s3(values: Mapping[str, str], *, is_profile: bool, is_anonymous: bool) -> d
         client["region_name"] = region
     if values.get("S3_VERIFY_SSL") == "0":
         client["verify"] = False
-    elif values.get("AWS_CA_BUNDLE"):
-        client["verify"] = values["AWS_CA_BUNDLE"]
+    elif trusted := next((values[n] for n in _S3_TRUST if values.get(n)), None):
+        if "\n" in trusted:
+            raise SourceFault(Reason.SOURCE_ERROR, "s3fs needs a file of certificates, by its path")
+        client["verify"] = trusted
+    config: dict[str, Any] = {}
     if values.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true":
-        options["config_kwargs"] = {"s3": {"addressing_style": "virtual"}}
+        config["s3"] = {"addressing_style": "virtual"}
+    url = urlsplit(endpoint or "https://s3.amazonaws.com")
+    if proxy := proxy_for(url.scheme, url.hostname or "", url.port, values):
+        config["proxies"] = {url.scheme: proxy}
+    if config:
+        options["config_kwargs"] = config
     if is_profile and not is_anonymous:
         if not values.get("AWS_SECRET_ACCESS_KEY"):
             raise SourceFault(

@@ -1,8 +1,8 @@
 """One object at an `http(s)://` address, through aiohttp.
 
 Redirects are followed by hand, because each hop is a new address to check and a query to keep out
-of sight. Nothing ambient goes along: no cookies, no netrc, no proxy variables. Credentials are
-those of a named profile, and go to the URI's own origin only.
+of sight. Nothing ambient goes along: no cookies, no netrc. Credentials are those of a named
+profile, and go to the URI's own origin only. Proxies and private authorities: see `outbound`.
 
 Servers differ in what they tell. Size and etag come from a HEAD, and from a GET of one byte where
 a HEAD is refused (links signed for GET) or silent on ranges. Without ranges the object is one
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Final
@@ -27,19 +29,25 @@ from trainedmodel_contract.uri import StorageUri
 from typing_extensions import Buffer
 from yarl import URL
 
+from trainedmodel_puller.core.proxies import TRUST_VARIABLES, WAY_VARIABLES
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.addresses import AddressRule, CheckedResolver, DeniedAddressError
+from trainedmodel_puller.storage.addresses import AddressRule, DeniedAddressError
 from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.checksum import header_checksum
 from trainedmodel_puller.storage.http_login import HttpLogin, http_login
+from trainedmodel_puller.storage.outbound import WayOut
 from trainedmodel_puller.storage.paths import make_listing, path_fault
+from trainedmodel_puller.storage.receive import stalled
 from trainedmodel_puller.storage.settings import StorageSettings
-from trainedmodel_puller.storage.variables import read_profile
+from trainedmodel_puller.storage.variables import read_profile, translated, with_places
 
 _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_BUFFER_BYTES: Final = 256 * 1024
+#: Files of certificates are read again so often, in seconds, for they are rotated.
+_TRUST_S: Final = 30.0
+#: A variable of proxies that is named like those of logins.
+_PROXY: Final = "HTTP_PROXY"
 _CONTENT_RANGE: Final = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
 _REASONS: Final = {
     401: Reason.ACCESS_DENIED,
@@ -74,8 +82,11 @@ class HttpStorage:
         self._profile = profile
         self._login: HttpLogin | None = None
         self._allowed = allowed or UriRule(settings.allowed_uris)
-        self._rule = AddressRule(settings.denied_networks)
-        self._session: aiohttp.ClientSession | None = None
+        self._way = WayOut(settings, AddressRule(settings.denied_networks))
+        self._ambient = translated(os.environ)  # a process's own does not change
+        self._looking = asyncio.Lock()
+        self._found: Mapping[str, str] | None = None
+        self._read_again_at = 0.0
 
     async def list(self, uri: StorageUri) -> Listing:
         """Learn size and etag of the object; its name is the last segment of the URI's path."""
@@ -102,7 +113,7 @@ class HttpStorage:
         headers = _conditions(item)
         if not is_whole:
             headers["Range"] = f"bytes={start}-{end - 1}"
-        if self._login is None:  # its listing was another instance's
+        if self._found is None:  # its listing was another instance's
             await self._look_up_login()
         async with self._follow("GET", uri, headers) as answer:
             self.check_answer(uri, answer, frozenset({200, 206}))
@@ -116,19 +127,16 @@ class HttpStorage:
                         yield chunk[begin : len(chunk) - (at - end)]
                         return
                     yield chunk[begin:]
-            except aiohttp.ClientPayloadError:
+            except TimeoutError:
+                raise stalled(uri, item, self._settings.answer_timeout_s) from None
+            except (aiohttp.ClientError, OSError):
                 raise SourceFault(
                     Reason.SOURCE_UNREACHABLE, f"{uri}: the connection broke"
                 ) from None
-            except TimeoutError:
-                raise SourceFault(Reason.SOURCE_STALLED, f"{uri}: stopped sending") from None
-            except (aiohttp.ClientError, OSError) as error:
-                raise network_fault(uri, error) from None
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._way.close()
 
     def check_answer(
         self, uri: StorageUri, answer: aiohttp.ClientResponse, wanted: Collection[int]
@@ -144,9 +152,27 @@ class HttpStorage:
 
     async def _look_up_login(self) -> None:
         """Read the profile; a rotated Secret counts from the next listing on."""
-        if self._profile is not None:
-            profile = await asyncio.to_thread(read_profile, self._profile)
+        if self._profile is None:
+            await self._look_up_way(self._ambient)
+            return
+        profile = await asyncio.to_thread(read_profile, self._profile)
+        has_login = any(name.startswith("HTTP_") for name in profile.values if name != _PROXY)
+        if has_login or not WAY_VARIABLES & profile.values.keys():
             self._login = http_login(profile.values)
+        await self._look_up_way(with_places(profile, self._ambient).values)
+
+    async def _look_up_way(self, values: Mapping[str, str]) -> None:
+        """Take proxies and authorities; files of certificates are read again now and then."""
+        found = {name: values[name] for name in WAY_VARIABLES if values.get(name)}
+        async with self._looking:  # one after the other: each new trust has connections of its own
+            now = time.monotonic()
+            if found == self._found and now < self._read_again_at:
+                return
+            if any(name in found for name in TRUST_VARIABLES):
+                await asyncio.to_thread(self._way.read, found)
+            else:
+                self._way.read(found)  # no file is read
+            self._found, self._read_again_at = found, now + _TRUST_S
 
     async def _head(self, uri: StorageUri, name: str) -> SourceObject | None:
         async with self._follow("HEAD", uri, {}) as answer:
@@ -202,31 +228,9 @@ class HttpStorage:
         self, method: str, uri: StorageUri, url: URL, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         try:
-            self._rule.check_host(url.raw_host or "")
-            return await self._client().request(method, url, headers=headers, allow_redirects=False)
+            return await self._way.request(method, url, headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise network_fault(uri, error) from None
-
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            limits = self._settings
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=CheckedResolver(self._rule), use_dns_cache=False, limit=0
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=limits.answer_timeout_s,  # DNS and a proxy's answer included
-                    sock_connect=limits.connect_timeout_s,
-                    sock_read=limits.answer_timeout_s,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # sizes and etags are of the bytes as stored
-                headers={"Accept-Encoding": "identity", "User-Agent": "trainedmodel-puller"},
-                read_bufsize=_BUFFER_BYTES,
-                trust_env=False,
-            )
-        return self._session
 
 
 def _url(uri: StorageUri, text: str) -> URL:
@@ -316,6 +320,12 @@ def network_fault(uri: StorageUri, error: Exception) -> SourceFault:
         return SourceFault(Reason.INVALID_URI, f"{uri}: is, or leads to, no usable address")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         words = "its name does not resolve"
+    elif isinstance(error, aiohttp.ClientHttpProxyError):
+        reason = Reason.ACCESS_DENIED if error.status == 407 else Reason.SOURCE_UNREACHABLE
+        return SourceFault(reason, f"{uri}: the proxy answered {error.status}")
+    elif isinstance(error, aiohttp.ClientProxyConnectionError):
+        told = cause.strerror if isinstance(cause, OSError) else None
+        words = f"no connection to the proxy: {told or 'it does not answer'}"
     elif isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch):
         words = "its TLS certificate was not accepted"
     elif isinstance(error, asyncio.TimeoutError):

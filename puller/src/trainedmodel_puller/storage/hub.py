@@ -133,6 +133,7 @@ class HubStorage(HttpStorage):
         if self._profile is not None and not token:
             raise SourceFault(Reason.ACCESS_DENIED, "the credential profile has no HF_TOKEN")
         self._login = hub_login(self._hub, token) if token else None
+        await self._look_up_way(values)
 
     async def _commit(self, uri: StorageUri, place: HubPlace) -> str:
         """Return the commit that the revision points to now."""

@@ -10,14 +10,16 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
+from trainedmodel_puller.core.proxies import NODE_NETWORKS, proxy_for
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.outbound import certificates
 from trainedmodel_puller.storage.settings import StorageSettings
 from trainedmodel_puller.storage.variables import S3_ENDPOINTS, Credentials, translated
 
@@ -227,19 +229,28 @@ def _client_options(
         options["allow_http"] = True  # whoever configured it has asked for it
     if provider == "s3" and variables.get("S3_VERIFY_SSL") == "0":
         options["allow_invalid_certificates"] = True
-    if provider == "s3" and variables.get("AWS_CA_BUNDLE"):
-        options["root_certificate"] = _certificates(Path(variables["AWS_CA_BUNDLE"]))
+    trusted = certificates(variables, *(("AWS_CA_BUNDLE",) if provider == "s3" else ()))
+    if trusted:
+        options["root_certificate"] = trusted
+    _choose_proxy(options, endpoint, variables)
     return options
 
 
-def _certificates(path: Path) -> bytes:
+def _choose_proxy(options: ClientConfig, endpoint: str, variables: Mapping[str, str]) -> None:
+    """Say which proxy the client uses: by itself it reads the environment in its own way."""
+    url = urlsplit(endpoint or "https://store.invalid")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SourceFault(
-            Reason.SOURCE_ERROR,
-            f"AWS_CA_BUNDLE names {path.name!a}, which is not readable: {error.strerror}",
-        ) from None
+        everything = {**variables, "NO_PROXY": ""}
+        proxy = proxy_for(url.scheme, url.hostname or "", url.port, everything)
+        if proxy is None:
+            return
+        options["proxy_url"] = proxy
+        excluded = [NODE_NETWORKS, variables.get("NO_PROXY", "")]
+        if endpoint and proxy_for(url.scheme, url.hostname or "", url.port, variables) is None:
+            excluded.append(url.hostname or "")  # the client knows no ports in its list
+        options["proxy_excludes"] = ",".join(entry for entry in excluded if entry)
+    except ValueError as error:
+        raise SourceFault(Reason.SOURCE_ERROR, str(error)) from None
 
 
 def _retry(settings: StorageSettings) -> RetryConfig:

@@ -15,6 +15,9 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.addresses import AddressRule
+from trainedmodel_puller.storage.outbound import WayOut
 from trainedmodel_puller.storage.settings import StorageSettings
 from trainedmodel_puller.storage.variables import S3_ENDPOINTS
 
@@ -26,14 +29,16 @@ async def bucket_region(bucket: str, values: Mapping[str, str], settings: Storag
     """Return a bucket's region; "" if its store does not say."""
     endpoint = next((values[name] for name in S3_ENDPOINTS if values.get(name)), "")
     region = values.get("AWS_REGION") or values.get("AWS_DEFAULT_REGION") or "us-east-1"
-    url = URL(endpoint or f"https://s3.{region}.amazonaws.com") / bucket
+    way = WayOut(settings, AddressRule(()))  # the endpoint is its owner's to name, not a model's
     try:
-        async with (
-            asyncio.timeout(settings.connect_timeout_s),
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-            session.head(url, allow_redirects=False) as answer,
-        ):
+        url = URL(endpoint or f"https://s3.{region}.amazonaws.com") / bucket
+        await asyncio.to_thread(way.read, values)
+        async with asyncio.timeout(settings.connect_timeout_s):
+            answer = await way.request("HEAD", url, {})
+            answer.close()
             found = answer.headers.get(_HEADER, "")
-    except (aiohttp.ClientError, OSError, ValueError):
+    except (aiohttp.ClientError, OSError, ValueError, SourceFault):
         return ""  # a TimeoutError is an OSError
+    finally:
+        await way.close()
     return found if _REGION.fullmatch(found) else ""

@@ -101,12 +101,13 @@ async def receive(  # noqa: PLR0917 - a request has so many parts
             finally:
                 silence.end()
     except TimeoutError:
-        raise _stalled(uri, item, stall_timeout_s) from None
+        raise stalled(uri, item, stall_timeout_s) from None
     if wanted is not None and received < wanted:
         raise _mismatch(uri, item, "fewer")
 
 
-def _stalled(uri: StorageUri, item: SourceObject, stall_timeout_s: float) -> SourceFault:
+def stalled(uri: StorageUri, item: SourceObject, stall_timeout_s: float) -> SourceFault:
+    """Return the fault of a store that fell silent within an object."""
     return SourceFault(
         Reason.SOURCE_STALLED,
         f"{uri}: the store has sent nothing of {item.path!a:.200} for {stall_timeout_s:g} s",

@@ -16,9 +16,11 @@ from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
+from trainedmodel_puller.core.proxies import PROXY_VARIABLES, WAY_VARIABLES
 from trainedmodel_puller.errors import SourceFault
 
-_MAX_VALUE_BYTES: Final = 65_536
+#: A Secret has no more.
+_MAX_VALUE_BYTES: Final = 1024 * 1024
 _GOOGLE_FILES: Final = ("gcloud-application-credentials.json", "service-account.json", "key.json")
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
@@ -41,6 +43,7 @@ PLACES: Final = frozenset(
         "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
         "AWS_CA_BUNDLE",
         "S3_VERIFY_SSL",
+        *WAY_VARIABLES,
         "GOOGLE_BASE_URL",
         "AZURE_STORAGE_ENDPOINT",
         "AZURE_ENDPOINT",
@@ -121,10 +124,14 @@ def translated(variables: Mapping[str, str]) -> dict[str, str]:
 
     `S3_ENDPOINT` with `S3_USE_HTTPS` becomes `AWS_ENDPOINT_URL` unless that is set,
     `awsAnonymousCredential` becomes `AWS_SKIP_SIGNATURE`, `S3_USE_VIRTUAL_BUCKET` becomes
-    `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`, `AZ_...` becomes `AZURE_...`. `S3_VERIFY_SSL` is kept as
+    `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`, `AZ_...` becomes `AZURE_...`, `https_proxy` and the like
+    go before `HTTPS_PROXY`. `S3_VERIFY_SSL` is kept as
     `0` if it is off, and `AWS_CA_BUNDLE` as it is.
     """
     found = {name: text for name, text in variables.items() if text and name not in _SPELLINGS}
+    for name in PROXY_VARIABLES:
+        if variables.get(name.lower()):
+            found[name] = variables[name.lower()]  # goes first, as with curl
     for old, new in _AZURE_ALIASES.items():
         if variables.get(old):
             found.setdefault(new, variables[old])
@@ -147,6 +154,7 @@ _SPELLINGS: Final = frozenset(
     {
         *("S3_ENDPOINT", "S3_USE_HTTPS", "S3_VERIFY_SSL", "S3_USE_VIRTUAL_BUCKET"),
         *("awsAnonymousCredential", *_AZURE_ALIASES),
+        *(name.lower() for name in PROXY_VARIABLES),
     }
 )
 
