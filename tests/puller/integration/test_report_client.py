@@ -79,6 +79,15 @@ def at(document: dict[str, Any], version: str, **content: Any) -> dict[str, Any]
     return {**document, "metadata": metadata, **content}
 
 
+async def test_the_proxies_of_stores_are_not_for_the_api_server(
+    client: ReportClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    await client.create(document(settled(1)))
+
+
 async def test_what_is_written_is_read_again_and_each_write_has_its_version(
     client: ReportClient,
 ) -> None:
