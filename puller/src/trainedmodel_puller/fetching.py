@@ -144,7 +144,8 @@ class Fetcher:
             return
 
         def look() -> str | None:
-            shape = Shape(item.path for item in listing.objects)
+            files = (item.path for item in listing.objects)
+            shape = Shape((*files, *(f"{folder}/" for folder in listing.folders)))
             return self._server.check_layout(shape, entry)
 
         is_long = len(listing.objects) > _LISTED_FILES

@@ -13,9 +13,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
-from typing import Final
 
 from trainedmodel_contract.names import is_model_name
 
@@ -28,9 +26,6 @@ from trainedmodel_puller.drivers.base import (
 )
 from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
 from trainedmodel_puller.drivers.v2 import RepositoryServer
-
-#: How many models are asked for their readiness at once.
-_ASK_AT_ONCE: Final = 8
 
 
 class KServe(RepositoryServer):
@@ -71,14 +66,6 @@ class KServe(RepositoryServer):
                 f"{self.kind} answers with a list of models that makes no sense"
             ) from error
         return [name for name in listed if isinstance(name, str) and is_model_name(name)]
-
-    async def _ready_ones(self, names: list[str]) -> list[str]:
-        ready: list[str] = []
-        for start in range(0, len(names), _ASK_AT_ONCE):
-            some = names[start : start + _ASK_AT_ONCE]
-            answers = await asyncio.gather(*(self._is_ready(name) for name in some))
-            ready += [name for name, is_ready in zip(some, answers, strict=True) if is_ready]
-        return ready
 
     async def _is_ready(self, name: str) -> bool:
         status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)

@@ -42,6 +42,8 @@ from trainedmodel_puller.errors import ServerFault
 _POLL_S: Final = 0.1
 #: One load call is waited for at most this long; then readiness is polled instead.
 _CALL_TIMEOUT_S: Final = 120.0
+#: How many models are asked for their readiness at once.
+_ASK_AT_ONCE: Final = 8
 
 
 class RepositoryServer:
@@ -102,9 +104,7 @@ class RepositoryServer:
         states = self._read_index(body)
         # in the index without a state, or not there at all: the files say nothing of the memory
         unsure = [name for name in names if states.get(name) is None]
-        for name in unsure:
-            if await self._is_ready(name):
-                states[name] = ServerState.READY
+        states.update(dict.fromkeys(await self._ready_ones(unsure), ServerState.READY))
         return Sight({name: state for name, state in states.items() if state is not None})
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
@@ -129,6 +129,21 @@ class RepositoryServer:
 
     def _state(self, row: Mapping[str, Any]) -> ServerState | None:
         return _INDEX_STATES.get(str(row.get("state", "")).upper())
+
+    async def _ready_ones(self, names: list[str]) -> list[str]:
+        """Ask some names at a time: after a restart all of them are unsure, and all wait for it."""
+        ready: list[str] = []
+        for start in range(0, len(names), _ASK_AT_ONCE):
+            some = names[start : start + _ASK_AT_ONCE]
+            asked = (self._is_ready(name) for name in some)
+            for name, answer in zip(
+                some, await asyncio.gather(*asked, return_exceptions=True), strict=True
+            ):
+                if isinstance(answer, BaseException):
+                    raise answer
+                if answer:
+                    ready.append(name)
+        return ready
 
     async def _is_ready(self, name: str) -> bool:
         status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
