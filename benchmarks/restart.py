@@ -83,21 +83,25 @@ def with_puller(server: RunningServer, puller: Puller, names: list[str]) -> tupl
     return up - killed, time.monotonic() - killed
 
 
+def write_model(kind: str, folder: Path) -> None:
+    if kind == "sklearn":
+        write_iris(folder)
+    elif kind == "triton":
+        write_scale_triton(folder, 2)
+    else:
+        write_scale_mlserver(folder, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--server", choices=["mlserver", "triton", "sklearn"], default="mlserver")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    writers = {
-        "mlserver": lambda folder: write_scale_mlserver(folder, 2),
-        "triton": lambda folder: write_scale_triton(folder, 2),
-        "sklearn": write_iris,
-    }
     launcher = Triton() if options.server == "triton" else MLServer()
     with tempfile.TemporaryDirectory(prefix="trainedmodel-restart-") as folder:
         root = Path(folder)
-        writers[options.server](root / "source" / "m")
+        write_model(options.server, root / "source" / "m")
         models = root / "volume" / "models"
         models.mkdir(parents=True)
         names = [f"m{number}" for number in range(options.models)]

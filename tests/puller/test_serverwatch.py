@@ -92,3 +92,37 @@ async def test_after_one_slow_look_a_model_that_has_gone_is_noticed_within_secon
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.looptime
+async def test_slow_looks_do_not_get_in_the_way_of_our_own_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that reads a file a model to answer has less time to load; then it is looked at."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(
+        serverwatch, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
+    )
+
+    class Busy(OnceSlow):
+        async def observe(self, names: Collection[str]) -> Sight:
+            self.looks += 1
+            await asyncio.sleep(2.0)
+            return Sight({"m": ServerState.READY})
+
+    state = LiveState(chance=lambda: 0.0)
+    server = Busy(tmp_path)
+    task = asyncio.create_task(ServerWatch(server, state, 1.0).run())
+    await asyncio.sleep(10)
+    state.server_actions["other"] = Stage.LOAD
+    before = server.looks
+    await asyncio.sleep(60)
+    meanwhile = server.looks - before
+    state.server_actions.clear()
+    before = server.looks
+    await asyncio.sleep(60)
+    assert meanwhile <= 5
+    assert server.looks - before >= 9
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

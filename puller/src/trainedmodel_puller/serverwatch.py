@@ -64,10 +64,12 @@ class ServerWatch:
 
     async def run(self) -> None:
         """Look for ever."""
-        next_index = 0.0
+        looked_at = float("-inf")
         was_same = False
         while True:
-            is_index_due = not self._state.server.is_known or time.monotonic() >= next_index
+            is_index_due = (
+                not self._state.server.is_known or time.monotonic() >= looked_at + self._rest_s()
+            )
             if not is_index_due:
                 is_same = await self.ping()
                 # a server that never keeps connections says nothing by another one
@@ -77,7 +79,7 @@ class ServerWatch:
                 was_same = is_same
             if is_index_due:
                 self._looks_s.append(await self.look())
-                next_index = time.monotonic() + self._rest_s()
+                looked_at = time.monotonic()
             wait_s = self._period_s
             if not self._state.server.is_known:
                 wait_s = _DOWN_PERIOD_S if self._doubts == 0 else min(self._period_s, 1.0)
@@ -87,7 +89,8 @@ class ServerWatch:
         if self._is_moving():
             return _MOVING_PERIOD_S
         models = max(len(self._state.disk), len(self._state.server_models))
-        return pause_s(tuple(self._looks_s), models)
+        is_acting = bool(self._state.server_actions)
+        return pause_s(tuple(self._looks_s), models, is_acting=is_acting)
 
     def _is_moving(self) -> bool:
         """Tell whether the server loads or unloads anything that nobody here waits for."""

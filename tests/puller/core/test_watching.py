@@ -55,3 +55,9 @@ def test_looks_of_a_server_that_reads_a_file_a_model_cost_two_percent(
 def test_more_models_never_shorten_the_longest_pause(one: int, other: int) -> None:
     fewer, more = sorted((one, other))
     assert longest_pause_s(fewer) <= longest_pause_s(more)
+
+
+@given(looks, models)
+def test_while_we_load_looks_are_never_more_frequent(looks_s: list[float], count: int) -> None:
+    acting = pause_s(looks_s, count, is_acting=True)
+    assert pause_s(looks_s, count) <= acting <= min(5 * longest_pause_s(count), 60.0)

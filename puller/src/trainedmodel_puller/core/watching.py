@@ -3,8 +3,9 @@
 A look takes some of the server's time, so looks are spaced out until they cost a small share of it.
 The measure is what a look costs now. A look that was slow because the server was busy with a load
 says nothing about the next one, so the cheapest of the last few looks counts. The pause also has an
-upper limit, which grows with the number of models alone: what a server says of a handful of models
-is never older than seconds.
+upper limit, which grows with the number of models: what a server says of a handful of models is
+never older than seconds. While the server does what we asked it for, the limit is wider, because a
+look then waits behind loads and makes loads wait.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ RECENT: Final = 3
 #: MLServer reads a file for each model (1.2 ms), which is 0.06 s of pause at a share of 2 %.
 _BASE_S: Final = 3.0
 _MODEL_S: Final = 0.06
+#: So many times longer may a pause be while a load or an unload of ours is under way.
+_ACTING: Final = 5
 #: The longest pause of all, in seconds.
 _LONGEST_S: Final = 60.0
 
 
-def longest_pause_s(models: int) -> float:
+def longest_pause_s(models: int, *, is_acting: bool = False) -> float:
     """Return the longest pause between two looks at a server with so many models, in seconds."""
-    return min(_BASE_S + _MODEL_S * models, _LONGEST_S)
+    usual = _BASE_S + _MODEL_S * models
+    return min(usual * _ACTING if is_acting else usual, _LONGEST_S)
 
 
-def pause_s(looks_s: Sequence[float], models: int) -> float:
+def pause_s(looks_s: Sequence[float], models: int, *, is_acting: bool = False) -> float:
     """Return the seconds to wait before the next look.
 
     Args:
         looks_s: How long the last looks took, in seconds, the latest one last.
         models: How many models the server has, or should have.
+        is_acting: A load or an unload of ours is under way.
     """
     recent = looks_s[-RECENT:]
     if not recent:
         return 0.0
-    return min(min(recent) / SHARE, longest_pause_s(models))
+    return min(min(recent) / SHARE, longest_pause_s(models, is_acting=is_acting))
