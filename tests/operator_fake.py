@@ -16,6 +16,7 @@ from typing import Any
 from operator_builders import NOW
 from trainedmodel_contract import names
 from trainedmodel_operator.core.fingerprint import part_of
+from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, NotFound
@@ -237,8 +238,16 @@ class Operator:
         def clock() -> Any:
             return NOW + timedelta(seconds=asyncio.get_running_loop().time())
 
-        self.reconciler = Reconciler(kube, self.reports, self.statuses, clock)
+        self.reconciler = Reconciler(
+            kube,
+            self.reports,
+            self.statuses,
+            clock,
+            metrics=self.metrics,
+            jitter=lambda: 1.0,
+        )
         self.queue = WorkQueue(self.reconciler.reconcile, self.metrics, jitter=lambda: 1.0)
+        self.reconciler.rings(lambda key: self.queue.ring(key, Bell.RESYNC))
         self.statuses.yields_to = lambda: self.queue.is_full
         self.survey = Survey(kube, self.reports)
         self.bells = Bells(self.queue.ring, self.reports, is_surveyed=self.survey.has_seen)
@@ -269,6 +278,7 @@ class Operator:
             tasks = [
                 group.create_task(self.queue.run()),
                 group.create_task(self.statuses.run()),
+                group.create_task(self.reconciler.run()),
             ]
             if resync:
                 tasks.append(group.create_task(self.resync.run()))

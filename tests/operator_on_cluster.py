@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,16 @@ class Cluster:
         items = json.loads(self.kubectl("get", "trainedmodels", "-o", "json"))["items"]
         return {one["metadata"]["name"]: one.get("status") or {} for one in items}
 
-    def run_pod(self, name: str, parent: str = "tabular") -> None:
-        labels = {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: parent}
+    def run_pod(
+        self, name: str, parent: str = "tabular", *, labels: Mapping[str, str] | None = None
+    ) -> None:
+        ours = {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: parent}
         container = {"name": "server", "image": "server"}
         self.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "labels": labels},
+                "metadata": {"name": name, "labels": {**ours, **(labels or {})}},
                 "spec": {"containers": [container]},
             }
         )

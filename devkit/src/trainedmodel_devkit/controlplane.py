@@ -38,6 +38,7 @@ _CONTROLLERS = (
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
     "clusterrole-aggregation-controller",
+    "resourcequota-controller",
 )
 _START_TIMEOUT_S = 60
 

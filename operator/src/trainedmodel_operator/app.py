@@ -8,6 +8,7 @@
     ├── Leadership.run          waits for the Lease, then renews it beside
     │   └── services            one task group; if any of them fails, the process ends
     │       ├── WorkQueue.run       the workers of the parents
+    │       ├── Reconciler.run      shard writes and nudges, each by itself
     │       ├── StatusWriter.run    the status writes
     │       ├── Resync.run          the look at everything
     │       └── EventRecorder.run   the Events
@@ -44,6 +45,7 @@ from kubernetes.aio import client as kubernetes_client
 
 from trainedmodel_operator.connection import kopf_login, load_configuration
 from trainedmodel_operator.core.health import Vitals
+from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import Document, ParentKey
 from trainedmodel_operator.election import make_leadership
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
@@ -88,8 +90,10 @@ class Services:
             _utc_now,
             services=InferenceServices(client),
             observed=self.observer.pass_made,
+            metrics=metrics,
         )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics)
+        self.reconciler.rings(lambda key: self.queue.ring(key, Bell.RESYNC))
         self.statuses.yields_to = lambda: self.queue.is_full
         self.survey = Survey(client, self.reports, namespaces=settings.namespaces)
         self.resync = Resync(
@@ -104,6 +108,7 @@ class Services:
         """Run until cancelled, or until a part fails."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run(), name="work queue")
+            group.create_task(self.reconciler.run(), name="late writes and nudges")
             group.create_task(self.statuses.run(), name="status writer")
             group.create_task(self.resync.run(), name="resync")
             group.create_task(self.events.run(), name="events")

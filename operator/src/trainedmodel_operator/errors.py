@@ -16,9 +16,9 @@
             ├── NotFound        404: the object (or its kind) is not there
             └── Refused         any other 4xx: not allowed, or not valid
 
-A pass that meets either kind is made again from fresh reads, with back-off: what makes a request
-terminal may change (a role is granted, a CRD installed). The split says what a *single* write is
-worth: a status write that is refused is dropped until its model changes again.
+A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
+terminal may change (a role is granted, a CRD installed). A *write* that fails is put off by itself
+(`core.putoff`); the split says for how long, and whether it is told at once.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class CertificateError(OperatorError):
 class ApiError(OperatorError):
     """A request to the Kubernetes API did not succeed.
 
-    `cause` is the word that metrics count it under; `status` is 0 where there was no answer.
+    `cause` is the word that metrics count it under; `status` is 0 where there was no answer;
+    `said` is what the API server said, without the request that it was said about.
     """
 
     cause = "unknown"
+    said = ""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)

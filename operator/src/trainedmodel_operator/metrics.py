@@ -6,6 +6,7 @@ has the name of a model or a service: the number of series is bounded by the num
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import socket
@@ -62,6 +63,19 @@ class Metrics:
             "trainedmodel_operator_throttled_seconds",
             "Seconds that requests waited for their turn, by lane.",
             ["lane"],
+            registry=self.registry,
+        )
+        self._put_off_counts: Counts[tuple[str, str]] = Counts()
+        self._put_off = Gauge(
+            "trainedmodel_operator_writes_put_off",
+            "Writes that failed and are tried again later, by namespace and kind.",
+            ["namespace", "kind"],
+            registry=self.registry,
+        )
+        self._readable = Gauge(
+            "trainedmodel_operator_namespace_readable",
+            "Whether a namespace that is to be served can be read: 1, or 0 while it is left out.",
+            ["namespace"],
             registry=self.registry,
         )
         self._watch_restarts = Counter(
@@ -138,6 +152,20 @@ class Metrics:
             self._models.labels(namespace, state).set(count)
         else:
             self._models.remove(namespace, state)
+
+    def count_put_off(self, namespace: str, kind: str, change: int) -> None:
+        """Note that so many more writes of a kind are put off; the series ends with the last."""
+        key = (namespace, kind)
+        self._put_off_counts[key] += change
+        if self._put_off_counts[key] > 0:
+            self._put_off.labels(*key).set(self._put_off_counts[key])
+        elif change:
+            del self._put_off_counts[key]
+            self._put_off.remove(*key)
+
+    def set_readable(self, namespace: str, is_readable: bool) -> None:
+        """Note whether a namespace that is to be served can be read."""
+        self._readable.labels(namespace).set(is_readable)
 
     def count_event(self, outcome: str, count: int = 1) -> None:
         """Count Kubernetes Events that were written, failed or dropped."""

@@ -1,9 +1,12 @@
 """One pass over one parent: gather, plan, act.
 
 The order of the acts is the design: shards first, because pods wait for them; then annotations,
-which make the pods look; statuses last, and only *handed over*, because there may be thousands and
+which make the pods look, and statuses. Both are only *handed over*: there may be thousands, and
 none of them is worth a late shard. A pass that cannot gather everything does nothing (O1); one that
 is stopped between any two acts is simply made again, from what is there then.
+
+Each write is carried out by itself (O11). After one has failed the pass plans again, now knowing
+that, and goes on: what is told and what pods are nudged for is then what the other writes made.
 
 Besides the API this module knows only a little memory for each parent (when a pod was nudged, since
 when an entry lies in two shards). Losing it costs a delay.
@@ -12,41 +15,44 @@ when an entry lies in two shards). Losing it costs a delay.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import random
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from typing import Any, Final
 
 import structlog
+from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import ModelReport
 
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
-from trainedmodel_operator.core.plan import Nudge, Plan, plan
-from trainedmodel_operator.core.shards import ShardWrite, WriteKind, rebase
+from trainedmodel_operator.core.plan import Plan, plan
+from trainedmodel_operator.core.shards import WriteKind
 from trainedmodel_operator.core.state import (
     DesiredModel,
     Document,
     Gathered,
     Memory,
     ParentKey,
+    PodView,
     ServiceView,
     ShardView,
     read_models,
     read_pod,
     read_shard,
 )
-from trainedmodel_operator.errors import ApiError, Conflict, NotFound
+from trainedmodel_operator.errands import Errands
+from trainedmodel_operator.errors import ApiError
 from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.nudger import Nudger
 from trainedmodel_operator.reports import ReportCache, of_their_pods
 from trainedmodel_operator.services import InferenceServices
+from trainedmodel_operator.shardwriter import ShardWriter
 from trainedmodel_operator.statuswriter import StatusWriter
 from trainedmodel_operator.workqueue import PassResult
 
-NUDGES_AT_ONCE: Final = 8
-#: How often one shard is tried while somebody else writes it without end. A read and a write are a
-#: few milliseconds, a pass is fifty.
-REBASES: Final = 20
 #: Copies (models by pods) whose plan takes some 20 ms, and models that take as long to be read.
 LARGE_PLAN: Final = 3_000
 LARGE_PARENT: Final = 1_000
@@ -76,12 +82,18 @@ class Reconciler:
         *,
         services: InferenceServices | None = None,
         observed: Callable[[Gathered, Plan], None] = lambda gathered, decided: None,
+        metrics: Metrics | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         """Make passes over `client`.
 
         `services`, where given, knows the parents' URLs; `observed` is told of each pass after its
         shards were written, and neither waits nor fails.
         """
+        metrics = metrics or Metrics()
+        self._errands = Errands()
+        self._shards = ShardWriter(client, self._errands, clock, metrics, jitter=jitter)
+        self._nudger = Nudger(client, self._errands, clock, metrics, jitter=jitter)
         self._services = services
         self._observed = observed
         self._client = client
@@ -91,28 +103,47 @@ class Reconciler:
         self._memories: dict[ParentKey, Memory] = {}
         self._settled: dict[ParentKey, str] = {}
 
+    async def run(self) -> None:
+        """Run what outlives a pass, until cancelled."""
+        await self._errands.run()
+
+    def forget_namespace(self, namespace: str) -> None:
+        """Forget a namespace that cannot be read: once it can be again, all is looked at."""
+        self._shards.forget_namespace(namespace)
+        self._nudger.forget_namespace(namespace)
+        for key in [key for key in self._settled if key.namespace == namespace]:
+            del self._settled[key]
+
     async def reconcile(self, key: ParentKey, may_write_shards: bool) -> PassResult:
         """Make one pass.
 
         Raises:
-            ApiError: something could not be read or written; the pass must be made again.
+            ApiError: something could not be read; the pass must be made again.
         """
         self._settled.pop(key, None)
         began = asyncio.get_running_loop().time()
         gathered, found = await self._gather(key, may_write_shards)
         decided, seen = await self._decide(gathered)
-        for write in decided.shard_writes:
-            await self._write_shard(key, write)
+        has_written = False
+        if decided.shard_writes:
+            outcome = await self._shards.write(key, decided.shard_writes)
+            has_written = not outcome.raced
+            if outcome.missing:
+                seen = self._holding(seen, outcome.missing)
+                decided = await self._plan(seen)
+        self._shards.settle(key, (*decided.shard_writes, *decided.held))
         self._remember(key, decided)
         self._observed(gathered, decided)
-        try:
-            await self._nudge(key, decided.nudges)
-        finally:
-            uids = [model.uid for model in gathered.models]
-            self._statuses.submit(key, uids, decided.statuses, began)
+        self._nudger.submit(key, {pod.uid for pod in gathered.pods}, decided.nudges)
+        uids = [model.uid for model in gathered.models]
+        self._statuses.submit(key, uids, decided.statuses, began)
         if decided.is_empty and (gathered.models or gathered.shards) and _are_ours(seen):
             self._settled[key] = found
-        return self._result(decided)
+        return self._result(decided, has_written)
+
+    def rings(self, ring: Callable[[ParentKey], None]) -> None:
+        """Say whom to tell of a service that is to be looked at: a late write has ended."""
+        self._shards.rings = ring
 
     def is_settled(self, key: ParentKey, found: str) -> bool:
         """Tell whether the last pass over a parent saw what has this fingerprint, and did nothing.
@@ -161,11 +192,11 @@ class Reconciler:
             key=key,
             models=await self._read_models(sides.models, newer),
             shards=tuple(view for view in views if view is not None),
-            pods=tuple(read_pod(pod) for pod in sides.pods),
+            pods=self._read_pods(key, sides.pods, began),
             reports=of_their_pods(sides.reports, sides.pods),
             quiet=self._reports.quiet(key),
             service=service,
-            memory=self._memories.get(key, Memory()),
+            memory=self._memory(key),
             may_write_shards=may_write,
         )
         named = [one for one, view in zip(sides.shards, views, strict=True) if view is not None]
@@ -173,6 +204,25 @@ class Reconciler:
         for pod in gathered.pods:
             parts.extend(self._reports.parts(key, pod.uid, as_read=True))
         return gathered, fingerprint(parts)
+
+    def _memory(self, key: ParentKey) -> Memory:
+        return replace(
+            self._memories.get(key, Memory()),
+            put_off=self._shards.put_off(key),
+            under_way=self._shards.under_way(key),
+            unnudged=self._nudger.put_off(key),
+        )
+
+    def _read_pods(self, key: ParentKey, pods: list[Document], began: float) -> tuple[PodView, ...]:
+        """Read the pods that were listed since `began`, with the nudges sent since."""
+        sent = self._nudger.sent_since(key, began)
+        views = (read_pod(pod) for pod in pods)
+        return tuple(
+            replace(view, annotations={**view.annotations, names.CONFIG_ANNOTATION: sent[view.uid]})
+            if view.uid in sent
+            else view
+            for view in views
+        )
 
     async def _read_service(self, key: ParentKey) -> ServiceView:
         return ServiceView() if self._services is None else await self._services.read(key)
@@ -192,18 +242,26 @@ class Reconciler:
         while True:
             decided = await self._plan(gathered)
             unseen: list[ShardView] = []
+            unread: set[int] = set()
             for write in decided.shard_writes:
-                if write.kind is WriteKind.CREATE:
+                if write.kind is not WriteKind.CREATE:
+                    continue
+                try:
                     found = await self._client.get_config_map(gathered.key.namespace, write.name)
-                    view = None if found is None else read_shard(gathered.key, found)
-                    if view is not None:
-                        unseen.append(view)
-            if not unseen:
+                except ApiError as error:
+                    self._shards.note_unread(gathered.key, write, error)
+                    unread.add(write.index)
+                    continue
+                view = None if found is None else read_shard(gathered.key, found)
+                if view is not None:
+                    unseen.append(view)
+            if not unseen and not unread:
                 return decided, gathered
             for view in unseen:
                 if not view.is_ours:
                     log.warning("shard not ours", key=str(gathered.key), shard=view.name)
             gathered = replace(gathered, shards=(*gathered.shards, *unseen))
+            gathered = self._holding(gathered, unread)
 
     async def _plan(self, gathered: Gathered) -> Plan:
         """Plan; in a thread where that takes longer than the event loop may stand still."""
@@ -212,40 +270,17 @@ class Reconciler:
             return plan(gathered, self._clock())
         return await asyncio.to_thread(plan, gathered, self._clock())
 
-    async def _write_shard(self, key: ParentKey, write: ShardWrite) -> None:
-        """Write, past others who write what is nothing to us, and ever so often."""
-        for tries in range(1, REBASES + 1):
-            try:
-                await self._client.write_shard(key.namespace, write)
-                break
-            except Conflict:
-                found = await self._client.get_config_map(key.namespace, write.name)
-                view = None if found is None else read_shard(key, found)
-                rebased = rebase(write, view)
-                if rebased is None or tries == REBASES:
-                    raise
-                write = rebased
-        log.info(
-            "shard written",
-            key=str(key),
-            shard=write.name,
-            kind=write.kind.value,
-            reason=write.reason,
-            **({"tries": tries} if tries > 1 else {}),
+    def _holding(self, gathered: Gathered, shards: Collection[int]) -> Gathered:
+        """Return what a plan is made from that leaves these shards as they are."""
+        key, before = gathered.key, gathered.memory
+        under_way = self._shards.under_way(key)
+        memory = replace(
+            before,
+            held=before.held | (frozenset(shards) - under_way),
+            under_way=under_way,
+            put_off=self._shards.put_off(key),
         )
-
-    async def _nudge(self, key: ParentKey, nudges: tuple[Nudge, ...]) -> None:
-        limit = asyncio.Semaphore(NUDGES_AT_ONCE)
-
-        async def nudge_one(nudge: Nudge) -> None:
-            async with limit:
-                try:
-                    await self._client.annotate_pod(key.namespace, nudge.pod, nudge.value)
-                except NotFound:
-                    return
-            log.info("pod nudged", key=str(key), pod=nudge.pod, reason=nudge.reason)
-
-        await _all(*(nudge_one(nudge) for nudge in nudges))
+        return replace(gathered, memory=memory)
 
     def _remember(self, key: ParentKey, decided: Plan) -> None:
         now = self._clock()
@@ -261,11 +296,11 @@ class Reconciler:
         if memory.nudged or memory.doubled:
             self._memories[key] = memory
 
-    def _result(self, decided: Plan) -> PassResult:
+    def _result(self, decided: Plan, has_written: bool) -> PassResult:
         now = self._clock()
         waits = [wait.until for wait in decided.deferred if wait.until is not None]
         return PassResult(
-            wrote_shards=bool(decided.shard_writes),
+            wrote_shards=has_written,
             held_back=any(wait.until is None for wait in decided.deferred),
             again_in_s=max(0.0, (min(waits) - now).total_seconds()) if waits else inf,
         )

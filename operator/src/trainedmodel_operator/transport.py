@@ -33,6 +33,7 @@ from kubernetes.aio import client as kubernetes_client
 from trainedmodel_contract import names
 
 from trainedmodel_operator.core.throttle import DEFAULT_PAUSE_S, Lane, Throttle, pause_asked
+from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errors import (
     ApiError,
     Conflict,
@@ -246,12 +247,18 @@ class Transport:
 
 
 def read_error(what: str, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
-    """Return the error that an answer stands for."""
+    """Return the error that an answer stands for; its words are fit for logs and statuses."""
     try:
         said = str(json.loads(raw).get("message", ""))
     except (ValueError, AttributeError):
         said = raw[:300].decode(errors="replace")
-    message = f"{what}: {status} {said}"
+    said = api_words(said)
+    error = _error(f"{what}: {status} {said}", status, headers)
+    error.said = said
+    return error
+
+
+def _error(message: str, status: int, headers: Mapping[str, str]) -> ApiError:
     pause = pause_asked(headers.get("Retry-After"), _date(headers))
     if status == 429 or (status == 503 and pause is not None):
         return Throttled(message, DEFAULT_PAUSE_S if pause is None else pause, status)

@@ -21,6 +21,10 @@ Rules, in the order in which a model meets them:
 6. `_leave`: a moved model's old entry goes in a *later* write than its new one came, and only when
    the pods have seen the new one (or have had `MOVE_GRACE` to): a kubelet may refresh the shards of
    one pod in any order, and a pod that saw only the removal would unload a model that is wanted.
+7. `_wait`: a model that needs the memory of one that leaves *another* shard comes in a later write
+   than that one went. So no write depends on another one of the same pass, and each may fail by
+   itself. (A served name needs no such rule: a puller gives it to nobody else while its owner's
+   entry is there.)
 
 A ConfigMap with a shard's name that is not ours is skipped: never written, never counted.
 
@@ -62,6 +66,14 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """What an entry waits for: that an object's entry leaves another shard."""
+
+    shard: int
+    leaver: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """The decision.
 
@@ -70,12 +82,14 @@ class Placement:
         homes: For each accepted model, the shard that holds its present entry.
         verdicts: For each model, by object name.
         moving: Models whose old entry waits for the pods to see the new one.
+        waiting: Models whose first entry waits for another model to leave another shard.
     """
 
     entries: Mapping[int, Mapping[str, str]]
     homes: Mapping[str, int]
     verdicts: Mapping[str, Verdict]
     moving: frozenset[str] = frozenset()
+    waiting: Mapping[str, Wait] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -91,6 +105,8 @@ class _Draft:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     moving: set[str] = field(default_factory=set)
     beyond: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
+    waiting: dict[str, Wait] = field(default_factory=dict)
 
     def held(self, name: str) -> list[int]:
         """Return the shards that hold an entry of the model now, in order."""
@@ -103,6 +119,10 @@ class _Draft:
             self.used[index] -= entry_bytes(name, before)
         self.entries[index][name] = entry
         self.used[index] += entry_bytes(name, entry)
+
+    def take_back(self, index: int, name: str) -> None:
+        """Take an entry out of a shard that never held one of this model."""
+        self.used[index] -= entry_bytes(name, self.entries[index].pop(name))
 
     def fits(self, index: int, name: str, entry: str) -> bool:
         """Tell whether the entry fits, in the place of the model's former one there."""
@@ -142,11 +162,15 @@ def place(gathered: Gathered, seen: bool, now: datetime) -> Placement:
     _reserve(draft, contenders)
     _kept_entries(draft, contenders)
     keeping = [one for one in models if one.name not in losses or losses[one.name].kept]
-    _admit(draft, keeping, memory_limit(gathered.pods))
+    limit = memory_limit(gathered.pods)
+    _admit(draft, keeping, limit)
     homeless = _settle(draft, [one for one in contenders if one.name not in draft.verdicts])
     _move(draft, homeless)
     _leave(draft, gathered, seen, now)
-    return Placement(draft.entries, draft.homes, draft.verdicts, frozenset(draft.moving))
+    _wait(draft, keeping, limit)
+    return Placement(
+        draft.entries, draft.homes, draft.verdicts, frozenset(draft.moving), draft.waiting
+    )
 
 
 def _name_conflicts(draft: _Draft, models: list[DesiredModel]) -> dict[str, Loss]:
@@ -191,6 +215,7 @@ def _admit(draft: _Draft, models: list[DesiredModel], limit: int | None) -> None
     needs = [
         Need(model.name, _declared(draft, model), bool(draft.held(model.name))) for model in models
     ]
+    draft.needs = {need.name: need.size for need in needs}
     admission = admit(needs, limit)
     draft.beyond = admission.beyond
     for name, message in admission.refused.items():
@@ -313,3 +338,28 @@ def _leave(draft: _Draft, gathered: Gathered, seen: bool, now: datetime) -> None
             if index != home:
                 del draft.entries[index][name]
         draft.moving.discard(name)
+
+
+def _wait(draft: _Draft, keeping: list[DesiredModel], limit: int | None) -> None:
+    """Rule 7: let new models wait for the memory that a model in another shard still has."""
+    wanted = {model.name for model in keeping}
+    leaving = [
+        (index, name, memory)
+        for index in sorted(draft.stored)
+        for name in draft.stored[index]
+        if name not in wanted
+        and (memory := max((one.memory or 0 for _, one in _parsed(draft, name)), default=0))
+    ]
+    if limit is None or not leaving:
+        return
+    free = limit - sum(need for name, need in draft.needs.items() if draft.held(name))
+    for model in keeping:
+        home, need = draft.homes.get(model.name), draft.needs[model.name]
+        if home is None or not need or draft.held(model.name):
+            continue
+        others = [one for one in leaving if one[0] != home]
+        if others and need > free - sum(memory for _, _, memory in others):
+            draft.waiting[model.name] = Wait(*others[0][:2])
+            draft.take_back(home, model.name)
+        else:
+            free -= need

@@ -6,25 +6,30 @@ plan that has been carried out gives an empty one. The rules, in the order in wh
 1. `place` (`placement`): which shard holds which entry, and which model is refused, and why.
 2. `_shard_writes`: the ConfigMaps that differ, as the smallest writes; none while the shard window
    is closed. A shard that lost its last model becomes empty, and is deleted only when its parent
-   has neither models nor pods (O8). What is not ours is never touched (O5).
+   has neither models nor pods (O8). What is not ours is never touched (O5). A write that has failed
+   is held until it is due again (`putoff`), and that is all that it changes: the others are what
+   they would be without it (O11).
 3. `_nudges`: pods whose own report shows that they have not seen the shards as they are after these
    writes. A changed annotation makes their kubelet refresh the volume at once.
 4. `_statuses`: what each model's status shall be; only of models whose entry lies where it shall,
-   so that `Accepted` never runs ahead of the ConfigMap. Reports of another service prove nothing.
+   so that `Accepted` never runs ahead of the ConfigMap. A model whose entry is in a write that is
+   held is told so (`ShardRefused`). Reports of another service prove nothing.
 5. `deferred`: when to look again without being asked, and why: a nudge that may show no effect, a
    move that waits. Reports that go stale are found by resyncs, which list their metadata anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainedmodel_contract import names
+from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_operator.core import placement, shards, status, urls
-from trainedmodel_operator.core.placement import MOVE_GRACE, Placement
+from trainedmodel_operator.core.placement import MOVE_GRACE, Placement, Verdict
+from trainedmodel_operator.core.putoff import Kind, PutOff
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import DesiredModel, Gathered, PodView
 from trainedmodel_operator.core.witnesses import Witnesses
@@ -71,6 +76,7 @@ class Plan:
     Attributes:
         behind: Uids of the pods that have not seen the shards yet; the next pass remembers them.
         moving: Models that lie in two shards; the next pass remembers them.
+        held: Writes that are due, and are put off or under way.
     """
 
     shard_writes: tuple[ShardWrite, ...] = ()
@@ -79,6 +85,7 @@ class Plan:
     deferred: tuple[Deferred, ...] = ()
     behind: frozenset[str] = frozenset()
     moving: frozenset[str] = frozenset()
+    held: tuple[ShardWrite, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -94,13 +101,18 @@ def plan(gathered: Gathered, now: datetime) -> Plan:
     present: Contents = {view.index: view.data for view in gathered.shards if view.is_ours}
     seen = _is_seen(gathered, shards.seen_digest(present.items()))
     placed = placement.place(gathered, seen, now)
-    due, after = _shard_writes(gathered, placed)
+    wanted, after = _shard_writes(gathered, placed)
+    held = tuple(write for write in wanted if _is_held(gathered, write, now))
+    due = tuple(write for write in wanted if write not in held)
     held_back = bool(due) and not gathered.may_write_shards
-    writes, contents = ((), present) if held_back else (due, after)
+    writes, contents = ((), present) if held_back else (due, _without(held, after, present))
     digest = shards.seen_digest(contents.items())
     nudges, waits = _nudges(gathered, digest, now)
     if held_back:
         waits.append(Deferred(None, "the shard window is closed"))
+    waits.extend(_put_off_waits(gathered, held, now))
+    if placed.waiting and writes:
+        waits.append(Deferred(now, "an entry waits for the write to another shard"))
     if placed.moving:
         waits.append(_move_wait(gathered, placed, now))
     if gathered.models and gathered.service.exists and gathered.service.url is None:
@@ -108,8 +120,9 @@ def plan(gathered: Gathered, now: datetime) -> Plan:
     return Plan(
         shard_writes=writes,
         nudges=nudges,
-        statuses=_statuses(gathered, placed, contents, now),
+        statuses=_statuses(gathered, placed, contents, held, now),
         deferred=tuple(waits),
+        held=held,
         behind=frozenset(pod.uid for pod in _behind(gathered, digest)),
         moving=placed.moving,
     )
@@ -146,6 +159,34 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
     return tuple(writes), after
 
 
+def _is_held(gathered: Gathered, write: ShardWrite, now: datetime) -> bool:
+    """Tell whether a write is not made now: it is under way, or has failed and is put off."""
+    if write.index in gathered.memory.held | gathered.memory.under_way:
+        return True
+    put_off = gathered.memory.put_off.get(write.index)
+    return put_off is not None and put_off.holds(shards.attempt(write), now)
+
+
+def _without(held: Iterable[ShardWrite], after: Contents, present: Contents) -> Contents:
+    """Return what the shards hold after all writes but these."""
+    contents = dict(after)
+    for write in held:
+        if write.index in present:
+            contents[write.index] = present[write.index]
+        else:
+            contents.pop(write.index, None)
+    return contents
+
+
+def _put_off_waits(
+    gathered: Gathered, held: Iterable[ShardWrite], now: datetime
+) -> Iterator[Deferred]:
+    for write in held:
+        put_off = gathered.memory.put_off.get(write.index)
+        if put_off is not None and write.index not in gathered.memory.under_way:
+            yield Deferred(max(put_off.until, now), f"the write of {write.name} is put off")
+
+
 def _is_seen(gathered: Gathered, digest: str) -> bool:
     """Tell whether every pod has seen the shards as they are: one that does not say so has not.
 
@@ -173,6 +214,10 @@ def _nudges(
     nudges: list[Nudge] = []
     waits: list[Deferred] = []
     for pod in _behind(gathered, digest):
+        put_off = gathered.memory.unnudged.get(pod.uid)
+        if put_off is not None and now < put_off.until:
+            waits.append(Deferred(put_off.until, f"the nudge of {pod.name} is put off"))
+            continue
         base, count = _last_nudge(pod)
         if base != digest:
             nudges.append(Nudge(pod.name, pod.uid, digest, "the pod has not seen the shards"))
@@ -205,10 +250,21 @@ def _move_wait(gathered: Gathered, placed: Placement, now: datetime) -> Deferred
 
 
 def _statuses(
-    gathered: Gathered, placed: Placement, contents: Contents, now: datetime
+    gathered: Gathered,
+    placed: Placement,
+    contents: Contents,
+    held: Iterable[ShardWrite],
+    now: datetime,
 ) -> tuple[StatusWrite, ...]:
-    """Return the statuses that differ, of models whose entry lies where it shall."""
+    """Return the statuses that differ, of models whose entry lies where it shall.
+
+    None at all while a pod's report could not be read and was never read before: what the pod
+    serves is not known, and each status tells of all pods.
+    """
+    if any(pod.is_desired and pod.uid in gathered.unread for pod in gathered.pods):
+        return ()
     writes = []
+    told = _told_refusals(gathered, held, now)
     parent = gathered.key.parent
     reports = {
         uid: report
@@ -221,7 +277,10 @@ def _statuses(
     for model in sorted(gathered.models, key=lambda model: model.name):
         verdict = placed.verdicts[model.name]
         if verdict.accepted and not _is_written(model, placed, contents):
-            continue
+            refused = _refusal(gathered, model, placed, told)
+            if refused is None:
+                continue
+            verdict = refused
         url = _url(gathered, model, path) if verdict.accepted else None
         wanted = status.status_by(witnesses, model, verdict, now, url=url)
         if not status.is_same(model.status, wanted):
@@ -238,6 +297,41 @@ def _url(gathered: Gathered, model: DesiredModel, path: str | None) -> str | Non
 
 
 def _is_written(model: DesiredModel, placed: Placement, contents: Contents) -> bool:
+    if model.name in placed.waiting:
+        return False
     home = placed.homes[model.name]
     there = contents.get(home, {}).get(names.entry_key(model.name))
     return there == placed.entries[home][model.name]
+
+
+Told = Mapping[int, tuple[ShardWrite, PutOff]]
+
+
+def _told_refusals(gathered: Gathered, held: Iterable[ShardWrite], now: datetime) -> Told:
+    """Return the writes that have failed and are to be told, by shard."""
+    found = ((write, gathered.memory.put_off.get(write.index)) for write in held)
+    return {
+        write.index: (write, put_off)
+        for write, put_off in found
+        if put_off is not None and put_off.is_told(now)
+    }
+
+
+def _refusal(
+    gathered: Gathered, model: DesiredModel, placed: Placement, told: Told
+) -> Verdict | None:
+    """Say why a model's entry is not written; None if that is not known, or not worth telling."""
+    wait = placed.waiting.get(model.name)
+    found = told.get(placed.homes[model.name] if wait is None else wait.shard)
+    if found is None:
+        return None
+    write, put_off = found
+    how = "refuses to write" if put_off.kind is Kind.REFUSED else "has not written"
+    message = f"The API server {how} ConfigMap {write.name}: "
+    message = f"{message}{put_off.words.rstrip('.')}. It is tried again."
+    if wait is not None:
+        message += f" It still has {wait.leaver}, whose memory this model needs."
+    key = names.entry_key(model.name)
+    if any(view.is_ours and key in view.data for view in gathered.shards):
+        message += " The last good entry stays in force."
+    return Verdict(accepted=False, reason=Reason.SHARD_REFUSED, message=message)

@@ -14,9 +14,11 @@ write the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 from trainedmodel_contract import names
@@ -120,6 +122,14 @@ def rebase(write: ShardWrite, found: ShardView | None) -> ShardWrite | None:
         return None
     metadata = {**write.body["metadata"], "resourceVersion": found.resource_version}
     return replace(write, body={**write.body, "metadata": metadata}, base=found)
+
+
+def attempt(write: ShardWrite) -> str:
+    """Return what stands for a write: two that would change the same in the same way are equal."""
+    metadata = dict(write.body.get("metadata") or {})
+    metadata.pop("resourceVersion", None)
+    said = {"kind": write.kind, "metadata": metadata, "data": write.body.get("data")}
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def describe(view: ShardView, wanted: Mapping[str, str]) -> str:

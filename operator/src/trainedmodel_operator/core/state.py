@@ -17,6 +17,7 @@ from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_trained_model
 
 from trainedmodel_operator.core.pods import Readiness, readiness, server_memory
+from trainedmodel_operator.core.putoff import PutOff
 from trainedmodel_operator.core.quiet import Quiet
 
 Document = Mapping[str, Any]
@@ -127,10 +128,18 @@ class Memory:
     Attributes:
         nudged: When each pod (by uid) was last nudged, or first seen behind.
         doubled: Since when a model's entry is known to lie in two shards.
+        put_off: By shard: its last write failed.
+        held: Shards whose write has failed in this pass.
+        under_way: Shards that are being written: the service's bell rings at the end of that.
+        unnudged: By pod (uid): its last nudge failed.
     """
 
     nudged: Mapping[str, datetime] = field(default_factory=dict)
     doubled: Mapping[str, datetime] = field(default_factory=dict)
+    put_off: Mapping[int, PutOff] = field(default_factory=dict)
+    held: frozenset[int] = frozenset()
+    under_way: frozenset[int] = frozenset()
+    unnudged: Mapping[str, PutOff] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,7 @@ class Gathered:
         shards: The ConfigMaps that exist with a shard's name, ours or not.
         reports: By the uid of the pod that each report is owned by.
         quiet: How long those that promise heartbeats have said nothing, by the same uid.
+        unread: Uids of the pods whose report is there, could not be read, and never was.
         may_write_shards: False while the shard window is closed: the pass then tells statuses
             only.
     """
@@ -151,6 +161,7 @@ class Gathered:
     pods: tuple[PodView, ...] = ()
     reports: Mapping[str, ModelReport] = field(default_factory=dict)
     quiet: Mapping[str, Quiet] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
     service: ServiceView = ServiceView()
     memory: Memory = field(default_factory=Memory)
     may_write_shards: bool = True
