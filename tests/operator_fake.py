@@ -22,7 +22,7 @@ from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, NotFound
 from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.handlers import Bells
-from trainedmodel_operator.kube import ModelVersion, as_it_is
+from trainedmodel_operator.kubeclient import ModelVersion, as_it_is
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.reconciler import Reconciler
 from trainedmodel_operator.reports import ReportCache
@@ -199,6 +199,10 @@ class FakeKube:
         self.put_model({**self.models[name], "status": dict(status)})
         self._note("status", name)
         self.statuses.append((self.writes[-1][0], name, status))
+
+    async def namespace_exists(self, namespace: str) -> bool:
+        await self._call("namespace_exists")
+        return True
 
     def count(self, kind: str, name: str | None = None) -> int:
         return sum(one[1] == kind and name in (None, one[2]) for one in self.writes)

@@ -55,6 +55,19 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
             f'{OP}api_errors_total{{lane="shard",cause="throttled"}} 0+9x60',
         ],
     ),
+    "TrainedModelShardsRefused": (
+        [f'{OP}writes_put_off{{namespace="shop",kind="shard"}} 1x60'],
+        10 * 60,
+        [
+            f'{OP}writes_put_off{{namespace="shop",kind="shard"}} 1x9 _x50',
+            f'{OP}writes_put_off{{namespace="shop",kind="nudge"}} 1x60',
+        ],
+    ),
+    "TrainedModelNamespaceUnreadable": (
+        [f'{OP}namespace_readable{{namespace="shop"}} 0x60'],
+        10 * 60,
+        [f'{OP}namespace_readable{{namespace="shop"}} 0x9 1x50'],
+    ),
     "TrainedModelChangesLate": (
         [
             f'{OP}seen_seconds_bucket{{le="10.0"}} 0+9x60',

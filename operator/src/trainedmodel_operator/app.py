@@ -57,6 +57,7 @@ from trainedmodel_operator.injector import run_webhook
 from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.leader import Leadership, fence_at_the_wire
 from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.namespaces import Namespaces
 from trainedmodel_operator.observer import Observer
 from trainedmodel_operator.reconciler import Reconciler
 from trainedmodel_operator.reports import ReportCache
@@ -95,7 +96,10 @@ class Services:
         self.queue = WorkQueue(self.reconciler.reconcile, metrics)
         self.reconciler.rings(lambda key: self.queue.ring(key, Bell.RESYNC))
         self.statuses.yields_to = lambda: self.queue.is_full
-        self.survey = Survey(client, self.reports, namespaces=settings.namespaces)
+        self.namespaces = Namespaces(client, metrics, settings.namespaces)
+        self.namespaces.left_out = self._left_out
+        self.reconciler.is_readable = self.namespaces.is_readable
+        self.survey = Survey(client, self.reports, self.namespaces)
         self.resync = Resync(
             self.survey,
             self.queue.ring,
@@ -112,6 +116,10 @@ class Services:
             group.create_task(self.statuses.run(), name="status writer")
             group.create_task(self.resync.run(), name="resync")
             group.create_task(self.events.run(), name="events")
+
+    def _left_out(self, namespace: str) -> None:
+        self.reconciler.forget_namespace(namespace)
+        self.observer.forget_namespace(namespace)
 
     def _status_written(
         self, key: ParentKey, name: str, uid: str, told: Document, status: Document
@@ -201,12 +209,13 @@ async def _supervise(
 def _look(leadership: Leadership, services: Services, settings: Settings) -> Vitals:
     """Look at what the probes are told of."""
     now = asyncio.get_running_loop().time()
-    ended_at = services.resync.ended_at
-    reached = [at for at in (leadership.reached_at, ended_at) if at is not None]
+    resync = services.resync
+    answers = [at for at in (resync.ended_at, resync.answered_at) if at is not None]
+    reached = [at for at in (leadership.reached_at, *answers) if at is not None]
     return Vitals(
         leading_for_s=_since(leadership.leading_since, now),
         turned_s=_since(leadership.turned_at, now),
-        resync_s=_since(ended_at, now),
+        resync_s=_since(max(answers, default=None), now),
         reached_s=_since(max(reached, default=None), now),
         is_injecting=services.injects.is_set() if settings.webhook.port else None,
         resync_period_s=settings.resync_s,

@@ -14,7 +14,8 @@
         │   └── Conflict        409 or 410: somebody was faster; read again
         └── TerminalError       the same request would fail again
             ├── NotFound        404: the object (or its kind) is not there
-            └── Refused         any other 4xx: not allowed, or not valid
+            ├── Refused         any other 4xx: not allowed, or not valid
+            └── NothingReadable none of the namespaces to be served can be read
 
 A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
 terminal may change (a role is granted, a CRD installed). A *write* that fails is put off by itself
@@ -109,5 +110,11 @@ class NotFound(TerminalError):
 
 class Refused(TerminalError):
     """Not allowed, or not valid."""
+
+    cause = "refused"
+
+
+class NothingReadable(TerminalError):
+    """None of the namespaces that are to be served can be read."""
 
     cause = "refused"

@@ -18,15 +18,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.kube import KubeClient, ModelVersion, model_version
+from trainedmodel_operator.kube import model_version
+from trainedmodel_operator.kubeclient import KubeClient, ModelVersion
 from trainedmodel_operator.reconciler import Sides
 from trainedmodel_operator.reports import ReportCache, reports_at_once
-from trainedmodel_operator.survey import Lists, Survey, pod_parents, shard_parent
+from trainedmodel_operator.survey import Lists, Survey, merged, pod_parents, shard_parent
 
 MOST_MODELS: Final = 20_000
 MOST_BYTES: Final = 64_000_000
@@ -52,19 +54,35 @@ class FirstLook:
     async def look(self) -> dict[ParentKey, str]:
         """Return the fingerprint of every parent that a model or a shard names, in order.
 
+        Parents in namespaces that cannot be read are left out.
+
         Raises:
-            ApiError: a list failed; nothing partial is returned.
+            ApiError: no namespace could be read.
         """
-        lists, kept = Lists(), _Kept()
-        for namespace in self._survey.namespaces:
-            versions = await self._client.list_models(namespace, None, keep=kept.model)
-            lists.models += [version for version in versions if version is not None]
-            lists.shards += await self._client.list_shards(namespace, None, keep=kept.shard)
-            lists.pods += await self._client.list_pods(namespace, None)
-            lists.reports += await self._client.list_reports(
+        room = _Room()
+        looks = await self._survey.namespaces.each(
+            lambda namespace: self._list(namespace, _Kept(room)), lambda look: look[0].is_empty()
+        )
+        found = self._survey.take(merged(lists for lists, _ in looks))
+        settled = 0
+        for lists, kept in looks:
+            settled += await self._settle(lists, kept)
+        log.info("looked at everything", parents=len(found), settled=settled)
+        return found
+
+    async def _list(self, namespace: str | None, kept: _Kept) -> tuple[Lists, _Kept]:
+        versions = await self._client.list_models(namespace, None, keep=kept.model)
+        return Lists(
+            models=[version for version in versions if version is not None],
+            shards=await self._client.list_shards(namespace, None, keep=kept.shard),
+            pods=await self._client.list_pods(namespace, None),
+            reports=await self._client.list_reports(
                 namespace, page_size=reports_at_once(kept.most_models), keep=self._take_report
-            )
-        found = self._survey.take(lists)
+            ),
+        ), kept
+
+    async def _settle(self, lists: Lists, kept: _Kept) -> int:
+        """Judge what was kept of some lists; return how many parents need no pass."""
         reports: dict[ParentKey, list[Document]] = defaultdict(list)
         for report in lists.reports:
             metadata = report["metadata"]
@@ -73,8 +91,7 @@ class FirstLook:
         for key, sides in kept.sides(lists.pods):
             settled += await self._is_settled(key, sides, reports[key])
             await asyncio.sleep(0)  # the Lease is renewed meanwhile
-        log.info("looked at everything", parents=len(found), settled=settled)
-        return found
+        return settled
 
     async def _is_settled(self, key: ParentKey, sides: Sides, reports: list[Document]) -> bool:
         known = self._reports.recall(key, reports)
@@ -92,15 +109,22 @@ class FirstLook:
         }
 
 
-class _Kept:
-    """What is kept of the lists, by parent."""
+@dataclass
+class _Room:
+    """How much is kept, of all namespaces together."""
 
-    def __init__(self) -> None:
+    models: int = 0
+    bytes: int = 0
+
+
+class _Kept:
+    """What is kept of the lists of one look, by parent."""
+
+    def __init__(self, room: _Room) -> None:
         self._sides: dict[ParentKey, Sides] = defaultdict(Sides)
         self._beyond: set[ParentKey] = set()
         self._models: Counter[ParentKey] = Counter()
-        self._count = 0
-        self._bytes = 0
+        self._room = room
 
     @property
     def most_models(self) -> int:
@@ -113,8 +137,8 @@ class _Kept:
         if version is None:
             return None
         self._models[version.key] += 1
-        self._count += 1
-        if self._count <= MOST_MODELS:
+        self._room.models += 1
+        if self._room.models <= MOST_MODELS:
             self._sides[version.key].models.append(document)
         else:
             self._beyond.add(version.key)
@@ -124,8 +148,8 @@ class _Kept:
         """Keep a shard, if there is room; return what the survey wants to know."""
         key = shard_parent(document)
         if key is not None:
-            self._bytes += sum(map(len, (document.get("data") or {}).values()))
-            if self._bytes <= MOST_BYTES:
+            self._room.bytes += sum(map(len, (document.get("data") or {}).values()))
+            if self._room.bytes <= MOST_BYTES:
                 self._sides[key].shards.append(document)
             else:
                 self._beyond.add(key)

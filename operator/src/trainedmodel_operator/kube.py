@@ -1,12 +1,10 @@
 """Requests to the Kubernetes API: every read and write of the operator, and nothing else.
 
-`KubeClient` is the seam: the shell knows this protocol only, tests that must force a fault or a
-delay implement it in memory, all others run against a real API server.
-
-`ApiKubeClient` is the implementation over the official client's `kubernetes.aio`, of which it uses
-the configuration, authentication and transport. It speaks in plain JSON documents: building model
-objects for thousands of TrainedModels costs more than all decisions about them. When a request may
-be sent, and how it is sent, is the matter of `transport`; which lane it is in is said here.
+`ApiKubeClient` implements `kubeclient.KubeClient` over the official client's `kubernetes.aio`, of
+which it uses the configuration, authentication and transport. It speaks in plain JSON documents:
+building model objects for thousands of TrainedModels costs more than all decisions about them. When
+a request may be sent, and how it is sent, is the matter of `transport`; which lane it is in is said
+here.
 
 Promises: a list is whole or an error (a page that fails fails the list, O1); lists are consistent
 reads, never served from a stale cache; every request has a time limit; every write names its field
@@ -16,14 +14,14 @@ manager; what comes back as an error is one of `errors`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import structlog
 from kubernetes.aio import client as kubernetes_client
 from trainedmodel_contract import modelreport, names, trainedmodel
 
 from trainedmodel_operator.core.fingerprint import part_of
-from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.shards import ShardWrite, WriteKind, new_shard
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.throttle import Lane
 from trainedmodel_operator.errors import (
@@ -32,6 +30,7 @@ from trainedmodel_operator.errors import (
     Refused,
     Unavailable,
 )
+from trainedmodel_operator.kubeclient import ModelVersion, as_it_is
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, Document, Transport
 
@@ -48,94 +47,6 @@ _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 _GROUP_PATH: Final = f"/apis/{names.GROUP}/{names.VERSION}"
 _EVENTS_PATH: Final = "/apis/events.k8s.io/v1"
 _KSERVE_PATH: Final = "/apis/serving.kserve.io/v1beta1"
-
-
-class ModelVersion(NamedTuple):
-    """Which parent a TrainedModel names, and what stands for the model in its fingerprint."""
-
-    key: ParentKey
-    part: str
-
-
-def as_it_is(item: Document) -> Document:
-    """Keep an item of a list."""
-    return item
-
-
-class KubeClient(Protocol):
-    """What the operator asks of the API. `namespace` None: all namespaces."""
-
-    async def list_models(
-        self,
-        namespace: str | None,
-        parent: str | None,
-        *,
-        keep: Callable[[Document], Any] = as_it_is,
-    ) -> list[Any]:
-        """List TrainedModels, of one parent or all; of each what `keep` returns."""
-        ...
-
-    async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
-        """List all TrainedModels that name a parent, without holding what they say."""
-        ...
-
-    async def list_shards(
-        self,
-        namespace: str | None,
-        parent: str | None,
-        *,
-        keep: Callable[[Document], Any] = as_it_is,
-    ) -> list[Any]:
-        """List the shards of one parent or all, by our labels; of each what `keep` returns."""
-        ...
-
-    async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
-        """List all shards without their data."""
-        ...
-
-    async def get_config_map(self, namespace: str, name: str) -> Document | None:
-        """Read one ConfigMap, whosever it is; None if there is none."""
-        ...
-
-    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
-        """List the pods that carry a puller: of one parent, under either label, or all."""
-        ...
-
-    async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
-        """List all pods that carry a puller, without spec and status."""
-        ...
-
-    async def list_report_metadata(
-        self, namespace: str | None, parent: str | None
-    ) -> list[Document]:
-        """List reports without what they say, of one parent or all."""
-        ...
-
-    async def list_reports(
-        self, namespace: str | None, *, page_size: int, keep: Callable[[Document], Any]
-    ) -> list[Any]:
-        """List reports with all that they say, so many at once; of each what `keep` returns."""
-        ...
-
-    async def get_report(self, namespace: str, name: str) -> Document | None:
-        """Read one report; None if there is none."""
-        ...
-
-    async def write_shard(self, namespace: str, write: ShardWrite) -> None:
-        """Carry out one shard write. One that deletes what is gone already has succeeded."""
-        ...
-
-    async def annotate_pod(self, namespace: str, name: str, value: str) -> None:
-        """Set the pod's config annotation."""
-        ...
-
-    async def write_status(self, namespace: str, name: str, uid: str, status: Document) -> None:
-        """Replace the status of the TrainedModel that has this uid.
-
-        Raises:
-            NotFound: it is gone, or another object has its name.
-        """
-        ...
 
 
 class ApiKubeClient:
@@ -279,6 +190,23 @@ class ApiKubeClient:
                 raise NotFound(f"{namespace}/{name} is another object now", 404) from error
             raise
         self._metrics.count_write("status")
+
+    async def namespace_exists(self, namespace: str) -> bool:
+        """Tell whether there is a namespace of this name, by creating a shard that is not kept.
+
+        Only a namespace that is not there is answered with 404; whatever else refuses the dry run
+        (a quota, a policy) has found it.
+        """
+        path = f"/api/v1/namespaces/{namespace}/configmaps"
+        body = new_shard(ParentKey(namespace, names.MANAGED_BY), 0, {})
+        query = {"dryRun": "All", "fieldManager": FIELD_MANAGER}
+        try:
+            await self._transport.request(Lane.SHARD, "POST", path, query=query, body=body)
+        except NotFound:
+            return False
+        except (Conflict, Refused):
+            return True
+        return True
 
     async def list_inference_services(self, namespace: str, name: str) -> list[Document]:
         """List the InferenceService of this name: one or none.

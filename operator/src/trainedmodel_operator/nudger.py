@@ -28,7 +28,7 @@ from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errands import Errands
 from trainedmodel_operator.errors import ApiError, NotFound, NotLeading, TerminalError, Throttled
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kubeclient import KubeClient
 from trainedmodel_operator.metrics import Metrics
 
 #: Of one service; a namespace whose pods cannot be annotated keeps no other one waiting.

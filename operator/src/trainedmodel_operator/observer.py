@@ -51,6 +51,14 @@ class Observer:
         for (namespace, state), count in self._tally.update(gathered.key, states):
             self._metrics.set_models(namespace, state, count)
 
+    def forget_namespace(self, namespace: str) -> None:
+        """Count the models and pods of a namespace no more: what became of them is not known."""
+        for key in self._tally.parents(namespace):
+            for (_, state), count in self._tally.update(key, ()):
+                self._metrics.set_models(namespace, state, count)
+            self._behind.update(key, (), (), _now())
+        self._metrics.set_pods_behind(self._behind.count)
+
     def status_written(self, uid: str, status: Document) -> None:
         """Note a status that was written: the model may be Ready."""
         for condition in status.get("conditions") or ():

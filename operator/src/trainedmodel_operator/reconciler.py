@@ -44,7 +44,7 @@ from trainedmodel_operator.core.state import (
 )
 from trainedmodel_operator.errands import Errands
 from trainedmodel_operator.errors import ApiError
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kubeclient import KubeClient
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.nudger import Nudger
 from trainedmodel_operator.reports import ReportCache, of_their_pods
@@ -85,12 +85,13 @@ class Reconciler:
         metrics: Metrics | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Make passes over `client`.
+        """Make passes over `client`, but for namespaces that are not readable (`is_readable`).
 
         `services`, where given, knows the parents' URLs; `observed` is told of each pass after its
         shards were written, and neither waits nor fails.
         """
         metrics = metrics or Metrics()
+        self.is_readable: Callable[[str], bool] = lambda namespace: True
         self._errands = Errands()
         self._shards = ShardWriter(client, self._errands, clock, metrics, jitter=jitter)
         self._nudger = Nudger(client, self._errands, clock, metrics, jitter=jitter)
@@ -121,6 +122,8 @@ class Reconciler:
             ApiError: something could not be read; the pass must be made again.
         """
         self._settled.pop(key, None)
+        if not self.is_readable(key.namespace):
+            return PassResult()
         began = asyncio.get_running_loop().time()
         gathered, found = await self._gather(key, may_write_shards)
         decided, seen = await self._decide(gathered)

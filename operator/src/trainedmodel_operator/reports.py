@@ -26,7 +26,7 @@ from trainedmodel_operator.core.fingerprint import content_version, report_part,
 from trainedmodel_operator.core.quiet import Heard, Quiet, hear, quiet, was_blind
 from trainedmodel_operator.core.reported import ReportReader
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kubeclient import KubeClient
 
 READS_AT_ONCE: Final = 8
 SMALLEST_PIECE: Final = 50

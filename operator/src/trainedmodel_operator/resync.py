@@ -12,6 +12,8 @@ comes within `SOON_S`, for many who ask together once. A resync that failed is t
 `LONGEST_RETRY_S`: it is also how the operator learns that the API server is back, and its bells end
 the back-off of parents that failed because it was not.
 
+A namespace that cannot be read is left out (`namespaces`): a resync succeeds if one could be.
+
 The first resync is the start of the operator, and looks closer (`firstlook`), so that few parents
 need a pass. Until it has succeeded once, the API or the CRDs are not there, and the watches are not
 begun.
@@ -30,7 +32,7 @@ import structlog
 
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.errors import ApiError
+from trainedmodel_operator.errors import ApiError, NothingReadable
 from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.survey import Survey
 
@@ -67,6 +69,8 @@ class Resync:
         self._has_succeeded = asyncio.Event()
         #: When a resync last succeeded, by the loop's clock.
         self.ended_at: float | None = None
+        #: When all namespaces were last refused: a new process would be refused as well.
+        self.answered_at: float | None = None
         self.has_begun = asyncio.Event()
 
     def ask(self) -> None:
@@ -87,6 +91,8 @@ class Resync:
             try:
                 parents = await self._find_due()
             except ApiError as error:
+                if isinstance(error, NothingReadable):
+                    self.answered_at = asyncio.get_running_loop().time()
                 log.warning("resync failed", cause=error.cause, error=str(error))
                 pause = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S, self._period_s)
                 failures = min(failures + 1, 16)
@@ -99,7 +105,8 @@ class Resync:
             self.has_begun.set()
             self._has_succeeded.set()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._jittered(self._period_s)):
+                pause = min(self._period_s, self._later.namespaces.look_again_in_s)
+                async with asyncio.timeout(self._jittered(pause)):
                     await self._asked.wait()
                     await asyncio.sleep(self._jittered(SOON_S))
                     log.info("early resync")

@@ -37,7 +37,7 @@ from trainedmodel_operator.errors import (
     TerminalError,
     Throttled,
 )
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kubeclient import KubeClient
 from trainedmodel_operator.metrics import Metrics
 
 #: How often one shard is tried while somebody else writes it without end. A read and a write are a

@@ -45,7 +45,7 @@ from trainedmodel_operator.core.plan import StatusWrite
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.status import Status
 from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
-from trainedmodel_operator.kube import KubeClient
+from trainedmodel_operator.kubeclient import KubeClient
 from trainedmodel_operator.metrics import Metrics
 
 IN_FLIGHT: Final = 16

@@ -14,7 +14,7 @@ that finds nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,9 @@ from trainedmodel_contract import names
 
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.kube import KubeClient, ModelVersion
+from trainedmodel_operator.kubeclient import KubeClient, ModelVersion
+from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.namespaces import Namespaces
 from trainedmodel_operator.reports import ReportCache
 
 Document = Mapping[str, Any]
@@ -37,17 +39,32 @@ class Lists:
     pods: list[Document] = field(default_factory=list)
     reports: list[Document] = field(default_factory=list)
 
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing at all."""
+        return not (self.models or self.shards or self.pods or self.reports)
+
+
+def merged(parts: Iterable[Lists]) -> Lists:
+    """Return the lists of several namespaces as one."""
+    whole = Lists()
+    for part in parts:
+        whole.models += part.models
+        whole.shards += part.shards
+        whole.pods += part.pods
+        whole.reports += part.reports
+    return whole
+
 
 class Survey:
     """Looks at everything."""
 
     def __init__(
-        self, client: KubeClient, reports: ReportCache, *, namespaces: Sequence[str] = ()
+        self, client: KubeClient, reports: ReportCache, namespaces: Namespaces | None = None
     ) -> None:
         """Look at `namespaces`, or at all."""
         self._client = client
         self._reports = reports
-        self.namespaces: Sequence[str | None] = namespaces or (None,)
+        self.namespaces = namespaces or Namespaces(client, Metrics())
         self._models: set[str] = set()
         #: Most models of one parent, at the last look: what the longest report tells of.
         self.most_models = 0
@@ -55,16 +72,20 @@ class Survey:
     async def look(self) -> dict[ParentKey, str]:
         """Return the fingerprint of every parent that a model or a shard names, in order.
 
+        Parents in namespaces that cannot be read are left out.
+
         Raises:
-            ApiError: a list failed; nothing partial is returned.
+            ApiError: no namespace could be read.
         """
-        lists = Lists()
-        for namespace in self.namespaces:
-            lists.models += await self._client.list_model_versions(namespace)
-            lists.shards += await self._client.list_shard_metadata(namespace)
-            lists.pods += await self._client.list_pod_metadata(namespace)
-            lists.reports += await self._client.list_report_metadata(namespace, None)
-        return self.take(lists)
+        return self.take(merged(await self.namespaces.each(self._list, Lists.is_empty)))
+
+    async def _list(self, namespace: str | None) -> Lists:
+        return Lists(
+            models=await self._client.list_model_versions(namespace),
+            shards=await self._client.list_shard_metadata(namespace),
+            pods=await self._client.list_pod_metadata(namespace),
+            reports=await self._client.list_report_metadata(namespace, None),
+        )
 
     def take(self, lists: Lists) -> dict[ParentKey, str]:
         """Make the fingerprints of what was listed."""

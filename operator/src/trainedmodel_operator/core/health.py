@@ -29,7 +29,8 @@ class Vitals:
     Attributes:
         leading_for_s: Since it began to lead; None: it does not.
         turned_s: Since the election took a turn, or since it began; None: there is no election.
-        resync_s: Since a resync ended; None: none has.
+        resync_s: Since a resync ended, or was refused in every namespace that is to be served;
+            None: neither has happened. What is refused here would be refused to a new process.
         reached_s: Since the API answered the election or a resync; None: never yet.
         is_injecting: Whether the webhook serves; None: there is none.
         resync_period_s: How often a resync is due.

@@ -103,6 +103,10 @@ class Tally:
         self._parents: dict[ParentKey, Mapping[str, int]] = {}
         self._totals: Counter[tuple[str, str]] = Counter()
 
+    def parents(self, namespace: str) -> list[ParentKey]:
+        """Return the parents of a namespace that have models."""
+        return [key for key in self._parents if key.namespace == namespace]
+
     def update(
         self, key: ParentKey, states: Iterable[str]
     ) -> Iterator[tuple[tuple[str, str], int]]:
