@@ -59,7 +59,7 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         [f'{OP}writes_put_off{{namespace="shop",kind="shard"}} 1x60'],
         10 * 60,
         [
-            f'{OP}writes_put_off{{namespace="shop",kind="shard"}} 1x9 _x50',
+            f'{OP}writes_put_off{{namespace="shop",kind="shard"}} 1x3 _x56',
             f'{OP}writes_put_off{{namespace="shop",kind="nudge"}} 1x60',
         ],
     ),
