@@ -68,6 +68,80 @@ def test_options_and_variables_say_the_same(started: list[Settings]) -> None:
     )
 
 
+@pytest.mark.parametrize("given", ["a,b", "a b", " a,  b,a ", "a,,b"])
+def test_namespaces_stand_between_commas_or_spaces_and_each_counts_once(
+    started: list[Settings], given: str
+) -> None:
+    runner = CliRunner()
+    assert runner.invoke(__main__.main, ["--namespace", given]).exit_code == 0
+    runner.invoke(__main__.main, [], env={"TRAINEDMODEL_OPERATOR_NAMESPACE": given})
+    assert [one.namespaces for one in started] == [("a", "b"), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("team-*", "patterns are not understood"),
+        ("^team$", "patterns are not understood"),
+        ("Team", "small letters"),
+        ("a.b", "small letters"),
+        ("-a", "small letters"),
+        ("a" * 64, "at most 63"),
+        ("a;b", "small letters"),
+        (" ", "no namespace is named"),
+        (",", "no namespace is named"),
+    ],
+)
+def test_what_can_be_no_namespace_is_refused_with_words(
+    started: list[Settings], given: str, words: str
+) -> None:
+    variable = {"TRAINEDMODEL_OPERATOR_NAMESPACE": given}
+    by_variable = CliRunner().invoke(__main__.main, [], env=variable)
+    by_option = CliRunner().invoke(__main__.main, ["--namespace", given])
+    for result in (by_variable, by_option):
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.replace("│", " ").split())
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--namespace", ""),
+        ("--lease-namespace", "a.b"),
+        ("--lease-namespace", "team-*"),
+        ("--resync-s", "nan"),
+        ("--resync-s", "inf"),
+        ("--lease-renew-deadline-s", "nan"),
+        ("--lease-retry-s", "inf"),
+    ],
+)
+def test_a_value_that_can_match_nothing_or_is_no_number_is_refused(
+    started: list[Settings], arguments: tuple[str, str]
+) -> None:
+    assert CliRunner().invoke(__main__.main, list(arguments)).exit_code == 2
+    assert started == []
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
+    started: list[Settings], capfd: pytest.CaptureFixture[str]
+) -> None:
+    variables = {
+        "TRAINEDMODEL_OPERATOR_NAMSPACE": "a",
+        "TRAINEDMODEL_OPERATOR_PORT_9190_TCP_ADDR": "10.0.0.1",  # of a Service of this name
+        "TRAINEDMODEL_OPERATOR_SERVICE_HOST": "10.0.0.1",
+        "TRAINEDMODEL_OPERATOR_LOG_LEVEL": "info",
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        __main__.main([], standalone_mode=False)
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(one["variable"], one["meant"]) for one in told] == [
+        ("TRAINEDMODEL_OPERATOR_NAMSPACE", "TRAINEDMODEL_OPERATOR_NAMESPACE")
+    ]
+
+
 def test_help_names_every_variable_and_hides_what_is_for_tests() -> None:
     text = CliRunner().invoke(__main__.main, ["--help"]).output
     for option in (

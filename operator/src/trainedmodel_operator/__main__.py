@@ -16,6 +16,7 @@ from typing import Any, Final
 import click
 import structlog
 
+from trainedmodel_operator import flags
 from trainedmodel_operator.app import run
 from trainedmodel_operator.convert import convert_command
 from trainedmodel_operator.election import take_lease_settings, with_lease_flags
@@ -47,10 +48,11 @@ log = structlog.get_logger()
     "--namespace",
     "namespaces",
     multiple=True,
+    callback=flags.namespaces,
     envvar="TRAINEDMODEL_OPERATOR_NAMESPACE",
     show_envvar=True,
     show_default="all namespaces",
-    help="Serve this namespace only; may be given more than once (the variable: with spaces).",
+    help="Serve this namespace only; more of them between commas or spaces, or given again.",
 )
 @click.option(
     "--metrics-port",
@@ -82,7 +84,7 @@ log = structlog.get_logger()
 )
 @click.option(
     "--resync-s",
-    type=click.FloatRange(min=0.1),
+    type=flags.Seconds(min=0.1),
     default=_DEFAULTS.resync_s,
     hidden=True,
     help="Seconds between two looks at everything.",
@@ -102,6 +104,7 @@ def main(context: click.Context, /, **options: Any) -> None:
         settings = Settings(lease=lease, webhook=webhook, **options)
         check_ports(settings)
         configure_logs(settings)
+        _tell_unknown_variables()
         gc.freeze()
         gc.set_threshold(*_COLLECT_AFTER)
         asyncio.run(run(settings))
@@ -114,6 +117,17 @@ def main(context: click.Context, /, **options: Any) -> None:
     except Exception:
         log.exception("operator failed")
         sys.exit(1)
+
+
+def _tell_unknown_variables() -> None:
+    """Tell of variables that set nothing: a misspelt one would else be obeyed by nobody."""
+    known = {f"{flags.PREFIX}{one.name}".upper() for one in main.params}
+    for option in main.params:
+        if isinstance(option.envvar, str):
+            known.add(option.envvar)
+    for name, meant in flags.unknown_variables(known).items():
+        if not name.startswith(f"{flags.PREFIX}CONVERT_"):
+            log.warning("variable is not known, and sets nothing", variable=name, meant=meant)
 
 
 main.add_command(convert_command)

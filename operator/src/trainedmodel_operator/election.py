@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 import click
 from kubernetes.aio import client as kubernetes_client
 
+from trainedmodel_operator import flags
 from trainedmodel_operator.core.lease import LONGEST_S, Terms
 from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.leader import Alone, Leader, Leadership
@@ -61,7 +62,7 @@ _FLAGS: Final = (
     click.option(
         "--lease-namespace",
         default=None,
-        callback=_object_name,
+        callback=flags.namespace,
         show_envvar=True,
         show_default="the pod's own",
         help="Namespace of the Lease.",
@@ -82,14 +83,14 @@ _FLAGS: Final = (
     ),
     click.option(
         "--lease-renew-deadline-s",
-        type=click.FloatRange(min=1),
+        type=flags.Seconds(min=1),
         default=_TERMS.renew_deadline_s,
         show_envvar=True,
         help="Seconds that a leader goes on writing without having renewed; fewer than those.",
     ),
     click.option(
         "--lease-retry-s",
-        type=click.FloatRange(min=0.1),
+        type=flags.Seconds(min=0.1),
         default=_TERMS.retry_s,
         hidden=True,
         help="Seconds between two renewals.",
