@@ -14,15 +14,21 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster, OperatorProcess, loaded, model, wait_until
+from operator_on_cluster import Cluster, OperatorProcess, loaded, model
+from operator_on_cluster import wait_until as wait_until_for
 from trainedmodel_contract import names
 from trainedmodel_operator.core.shards import seen_digest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 
 StartOperator = Callable[..., AbstractContextManager[OperatorProcess]]
 #: The longest pause between two tries is a minute; the machine may be busy.
-CURED_S = 90
+CURED_S = 120
+
+
+def wait_until(look: Callable[[], Any], timeout_s: float = 90) -> Any:
+    """Wait for as long as a busy machine may need: nothing here is about how fast it is."""
+    return wait_until_for(look, timeout_s)
 
 
 def accepted(cluster: Cluster, name: str) -> dict[str, Any]:
@@ -31,14 +37,14 @@ def accepted(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def wait_for_refusal(cluster: Cluster, name: str) -> str:
-    wait_until(lambda: accepted(cluster, name).get("reason") == "ShardRefused", 60)
+    wait_until(lambda: accepted(cluster, name).get("reason") == "ShardRefused")
     assert accepted(cluster, name)["status"] == "False"
     return str(accepted(cluster, name)["message"])
 
 
 def wait_for_cure(cluster: Cluster, name: str, parent: str) -> None:
     wait_until(lambda: f"{name}.json" in cluster.data(parent=parent), CURED_S)
-    wait_until(lambda: accepted(cluster, name).get("status") == "True", 60)
+    wait_until(lambda: accepted(cluster, name).get("status") == "True")
 
 
 def events(cluster: Cluster, name: str) -> list[str]:
@@ -98,16 +104,16 @@ def test_a_quota_on_config_maps_is_told_and_its_rise_is_found(
         cluster.report("served-0", loaded([model("good")]), "served", configDigest=digest)
         there = len(json.loads(cluster.kubectl("get", "configmaps", "-o", "json"))["items"])
         allow(there)
-        wait_until(lambda: _is_full(cluster, there), 60)
+        wait_until(lambda: _is_full(cluster, there))
         cluster.apply(model("new", parent="other"))
         message = wait_for_refusal(cluster, "new")
         assert "exceeded quota: q" in message
         assert "ConfigMap other-models-0" in message
-        wait_until(lambda: events(cluster, "new") == ["ShardRefused"], 60)
+        wait_until(lambda: events(cluster, "new") == ["ShardRefused"])
         cluster.apply(model("more", parent="served"))
         wait_until(lambda: "more.json" in cluster.data(parent="served"))
         written = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
-        wait_until(lambda: operator.log().count("shard not written") >= 4, 60)
+        wait_until(lambda: operator.log().count("shard not written") >= 4)
         again = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
         assert again["resourceVersion"] == written["resourceVersion"], "told once"
         allow(there + 5)
@@ -141,14 +147,14 @@ def test_an_admission_policy_refuses_one_shard_of_a_service_and_the_other_one_is
             before = nudge(cluster, "pod-a")
             cluster.kubectl("create", "-f", "-", documents=[large("m4")])
             cluster.apply(model("small"))
-            wait_until(lambda: "m4.json" in cluster.data(1), 30)
+            wait_until(lambda: "m4.json" in cluster.data(1))
             message = wait_for_refusal(cluster, "small")
             assert "the platform team says no" in message
-            wait_until(lambda: accepted(cluster, "m4").get("status") == "True", 30)
-            wait_until(lambda: nudge(cluster, "pod-a") not in {before, None}, 30)
+            wait_until(lambda: accepted(cluster, "m4").get("status") == "True")
+            wait_until(lambda: nudge(cluster, "pod-a") not in {before, None})
             assert accepted(cluster, "m1")["status"] == "True"
             cluster.report("pod-a", loaded([large("m1")]))
-            wait_until(lambda: cluster.status("m1").get("state") == "Loaded", 30)
+            wait_until(lambda: cluster.status("m1").get("state") == "Loaded")
         wait_for_cure(cluster, "small", "tabular")
 
 
@@ -193,7 +199,7 @@ def test_a_pod_that_may_not_be_annotated_delays_no_shard_and_no_other_pod(
         for n in range(1, 5):
             cluster.apply(model(f"m{n}"))
             began = time.monotonic()
-            wait_until(lambda n=n: f"m{n}.json" in cluster.data(), 60)  # type: ignore[misc]
+            wait_until(lambda n=n: f"m{n}.json" in cluster.data())  # type: ignore[misc]
             assert time.monotonic() - began < 10, "its pass waits for no pod"
             digest = seen_digest([(0, cluster.data())])
             wait_until(lambda d=digest: (nudge(cluster, "free") or "").startswith(d))  # type: ignore[misc]
