@@ -13,6 +13,7 @@ from trainedmodel_devkit.binaries import (
     cert_manager_binary,
     cert_manager_crds,
     control_plane_binaries,
+    fake_gcs_server_binary,
     helm_binary,
     node_binaries,
     versitygw_binary,
@@ -54,6 +55,7 @@ def prepare(for_tests: bool, provider: str | None) -> None:
             if os.geteuid() == 0:  # who is not root runs no node
                 node_binaries()
             helm_binary()
+            fake_gcs_server_binary()
             cert_manager_binary()
             cert_manager_crds()
             alerts_binary()

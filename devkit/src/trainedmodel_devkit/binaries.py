@@ -65,6 +65,7 @@ _NODE = (
 )
 _PAUSE = _Program("pause", ".", 2)
 _VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", 80)
+_FAKE_GCS = _Program("fake-gcs-server", "github.com/fsouza/fake-gcs-server", 110)
 _HELM = _Program("helm", "helm.sh/helm/v4/cmd/helm", 90)
 _CERT_MANAGER = _Program("cert-manager", ".", 150)
 _CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager"
@@ -114,6 +115,11 @@ def node_binaries() -> NodeBinaries:
 def versitygw_binary() -> Path:
     """Return the S3 server's program, compiled at first use."""
     return _cached(_VERSITYGW, "versitygw", "github.com/versity/versitygw")
+
+
+def fake_gcs_server_binary() -> Path:
+    """Return a server of Google Cloud Storage's API, which only tests use."""
+    return _cached(_FAKE_GCS, "fakegcs", "github.com/fsouza/fake-gcs-server")
 
 
 def helm_binary() -> Path:

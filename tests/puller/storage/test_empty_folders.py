@@ -57,7 +57,7 @@ def put_marker(store: S3Store, bucket: str, key: str) -> None:
 @pytest.fixture(params=["obstore", "s3fs"])
 async def any_s3(request: pytest.FixtureRequest, s3_env: S3Store) -> AsyncIterator[Downloader]:
     schemes = fsspec_schemes(["s3=fsspec"]) if request.param == "s3fs" else frozenset()
-    settings = StorageSettings(fsspec_schemes=schemes, answer_timeout_s=5)
+    settings = StorageSettings(fsspec_schemes=schemes, answer_timeout_s=60)
     async with StorageRegistry(settings) as registry, Downloader(registry) as downloader:
         yield downloader
 

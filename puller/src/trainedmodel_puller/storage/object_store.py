@@ -277,7 +277,11 @@ class ObjectStorage:
                 if page is None:
                     break
                 for meta in page:
-                    path = meta["path"][len(prefix) :]
+                    path = meta["path"].removeprefix(prefix)
+                    if not meta["path"].startswith(prefix):
+                        if meta["path"] == uri.key:
+                            continue  # the folder's own marker, without its slash
+                        raise _elsewhere(uri)
                     count.add(path)
                     found.append(_source_object(meta, path))
                 if len(page) < _LIST_PAGE:
@@ -353,6 +357,12 @@ def _chunk_bytes(bytes_per_s: float) -> int:
 
 def _shown(uri: StorageUri, item: SourceObject) -> str:
     return f"{uri.scheme}://{uri.authority}/{item.key}"
+
+
+def _elsewhere(uri: StorageUri) -> SourceFault:
+    return SourceFault(
+        Reason.SOURCE_ERROR, f"{uri}: the store listed an object that does not lie there"
+    )
 
 
 def _silent(uri: StorageUri) -> SourceFault:

@@ -64,9 +64,12 @@ def check_parts(uri: StorageUri) -> None:
 
 def explained(fault: SourceFault, uri: StorageUri) -> SourceFault:
     """Add to a "not found" what its reader may not know of the URI's spelling."""
-    is_missing = fault.reason is Reason.OBJECT_NOT_FOUND
-    escape = _ESCAPE.search(uri.path) if uri.scheme not in ENCODED_SCHEMES else None
-    if not is_missing or escape is None:
+    if fault.reason is not Reason.OBJECT_NOT_FOUND or uri.scheme in ENCODED_SCHEMES:
+        return fault
+    # the first segment of an hf path has the revision, which may be escaped
+    path = uri.path[1:].partition("/")[2] if uri.scheme == "hf" else uri.path
+    escape = _ESCAPE.search(path)
+    if escape is None:
         return fault
     if escape[0] == "%20":
         words = "'%20' is taken as written: if the name has a space, write the space"
