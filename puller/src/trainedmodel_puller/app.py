@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from trainedmodel_puller.core.room import reserve_within
 from trainedmodel_puller.core.state import Limits
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.auto import Identity, identify
@@ -39,6 +40,7 @@ from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.trees import make_model_dir
+from trainedmodel_puller.usage import VolumeUsage
 from trainedmodel_puller.volume import Volume
 from trainedmodel_puller.waiting import Front, Waiting, WaitingForServer
 from trainedmodel_puller.watch import watch_folder
@@ -156,7 +158,15 @@ def make_limits(settings: Settings, server: ModelServer) -> Limits:
         keep_versions=max(settings.keep_versions, least_kept),
         keep_bytes=settings.keep_bytes,
         max_unpacked_bytes=settings.max_unpacked_bytes,
+        reserve_bytes=reserve_within(Limits().reserve_bytes, settings.volume_limit),
+        volume_limit=settings.volume_limit,
     )
+
+
+def make_state(settings: Settings) -> LiveState:
+    """Make the live state, before anything is known."""
+    usage = VolumeUsage(settings.volume_limit, settings.limited_folders)
+    return LiveState(chance=random.random, usage=usage)
 
 
 async def _run_parts(
@@ -168,11 +178,13 @@ async def _run_parts(
     front: Front,
     stop: asyncio.Event,
 ) -> None:
-    state = LiveState(chance=random.random)
+    state = make_state(settings)
     limits = make_limits(settings, server)
     disk = Disk(volume, state)
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     await loop.restore()
+    if settings.volume_limit:
+        await state.usage.measure()  # before anything is let in
     watch = ServerWatch(server, state, settings.period_s)
     front.answers = endpoints = Endpoints(
         state, loop, watch, server, ready_when=settings.ready_when
@@ -189,6 +201,9 @@ async def _run_parts(
         )
         looks = SourceLooks(state, downloader)
         owned = [tasks.create_task(watch.run()), tasks.create_task(looks.run())]
+        if settings.volume_limit:
+            measuring = state.usage.run(state.is_room_wanted, state.bell)
+            owned.append(tasks.create_task(measuring))
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell)))
         if settings.identity is not None:

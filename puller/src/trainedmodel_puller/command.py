@@ -112,6 +112,8 @@ def make_settings(flags: dict[str, Any]) -> Settings:
         keep_versions=flags["keep_versions"],
         keep_bytes=flags["keep_bytes"],
         max_unpacked_bytes=flags["max_unpacked"],
+        volume_limit=flags["volume_limit"],
+        volume_dir=flags["volume_dir"],
         load_timeout_s=flags["load_timeout"],
         stall_timeout_s=flags["stall_timeout"],
         storage=StorageSettings(

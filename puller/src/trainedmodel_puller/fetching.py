@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,15 +29,15 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 
-from trainedmodel_puller import metrics
 from trainedmodel_puller.core.draft import NOTHING
-from trainedmodel_puller.core.room import available_bytes, readable
+from trainedmodel_puller.core.room import available_bytes, bytes_beside, readable
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.durable import sync_path, told_as_fault
 from trainedmodel_puller.errors import ModelFault, ServerFault, SourceFault, VolumeFault
+from trainedmodel_puller.progress import Progress
 from trainedmodel_puller.refusals import Refusals, question_of
 from trainedmodel_puller.sharing import FileStats, note_changes, stat_files
 from trainedmodel_puller.staged import Begun
@@ -60,10 +60,6 @@ from trainedmodel_puller.work import Work
 
 log: Final = structlog.get_logger()
 
-#: Progress rings the bell at most this often, in seconds.
-_PROGRESS_PERIOD_S: Final = 1.0
-#: So many bytes are progress; a store that trickles is as good as stuck (`core.draft`).
-_TRICKLE_BYTES: Final = 256 * 1024
 #: Of trees with more files than this only the source is compared, not each file.
 _LISTED_FILES: Final = 1000
 #: What is larger is not fetched again because of a kill between its last byte and its seal.
@@ -102,6 +98,7 @@ class Fetcher:
         self._downloader = downloader
         self._server = server
         self._limits = limits
+        self._progress = Progress(state, limits)
 
     async def fetch(self, action: Download) -> Fetched:
         """Bring a revision to a sealed version.
@@ -127,8 +124,9 @@ class Fetcher:
             return Fetched(listing.total_bytes, "unchanged")
         self._state.free_bytes = begun.free_bytes
         await self._check_layout(listing, entry)
-        self._admit(name, max(listing.total_bytes - begun.staged_bytes, 0))
-        self._note(name, entry.revision, total=listing.total_bytes)
+        beside = bytes_beside([item.size for item in listing.objects], self._limits)
+        self._progress.admit(name, max(listing.total_bytes - begun.staged_bytes, 0) + beside)
+        self._progress.begin(name, entry.revision, listing.total_bytes, beside)
         work = Work(action, uri, listing, fingerprint, begun.folder)
         try:
             await self._bring(work, begun)
@@ -186,7 +184,7 @@ class Fetcher:
 
     async def _fetch_light(self, work: Work) -> bool:
         """Fetch, fit and seal; False if it is an archive, which then is staged."""
-        meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
+        meter = self._progress.meter(work)
         content = await self._downloader.read(
             work.uri, work.listing, meter, credentials=work.entry.credentials
         )
@@ -233,15 +231,15 @@ class Fetcher:
         if await self._twins.link_unpacked(work):
             return
         await self._twins.seed(work)
-        meter = self._progress_meter(work.name, work.entry.revision, work.uri.scheme)
-        await self._downloader.fetch(
+        fetch = self._downloader.fetch(
             work.uri,
             work.listing,
             work.folder,
-            meter,
+            self._progress.meter(work, is_first_there=True),
             durable=work.is_dear,
             credentials=work.entry.credentials,
         )
+        await self._progress.while_there_is_room(work, fetch)
         transfer = self._state.transfers[work.name]
         self._state.transfers[work.name] = replace(transfer, stage=Stage.VERIFY)
         if any(item.checksum is not None for item in work.listing.objects):
@@ -262,8 +260,8 @@ class Fetcher:
             return
         declared = await asyncio.to_thread(declared_bytes, archive, kind)
         self._state.free_bytes = await asyncio.to_thread(self._volume.free_bytes)
-        self._admit(name, declared or 0)
-        self._note(name, revision, total=declared or 0, stage=Stage.VERIFY)
+        self._progress.admit(name, declared or 0)
+        self._progress.begin(name, revision, declared or 0, stage=Stage.VERIFY)
         target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)
         await self._extract(work, archive, kind, target)
         await self._disk.run(name, self._volume.end_unpacking, name, revision)
@@ -275,17 +273,9 @@ class Fetcher:
         is_room_the_limit = room is not None and room < most
         limits = UnpackLimits(max_bytes=min(most, room) if room is not None else most)
 
-        def advance(count: int) -> None:
-            transfer = self._state.transfers.get(work.name)
-            if transfer is not None:
-                self._state.transfers[work.name] = replace(
-                    transfer,
-                    received_bytes=transfer.received_bytes + count,
-                    progressed_at=time.monotonic(),
-                )
-
+        advance, spend = self._progress.unpacking_meter(work)
         try:
-            tree = await unpack(archive, kind, target, limits, advance)
+            tree = await unpack(archive, kind, target, limits, advance, spend=spend)
         except ModelFault as fault:
             # half of an archive is never gone on with, and would keep a full volume full
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
@@ -333,50 +323,6 @@ class Fetcher:
             "files": _sizes(after) if len(after) <= _LISTED_FILES else None,
             **(changes.to_dict() if changes is not None else {}),
         }
-
-    # -- room and progress --------------------------------------------------------------
-
-    def _admit(self, name: str, needed: int) -> None:
-        room = available_bytes(self._state.observed(), self._limits, but=name)
-        if room is not None and needed > room:
-            raise VolumeFault(
-                Reason.INSUFFICIENT_DISK,
-                f"needs {readable(needed)}, {readable(max(room, 0))} free",
-                needs_bytes=needed,
-            )
-
-    def _note(self, name: str, revision: str, total: int, stage: Stage = Stage.DOWNLOAD) -> None:
-        transfer = self._state.transfers.get(name)
-        if transfer is not None and transfer.revision == revision:
-            self._state.transfers[name] = replace(
-                transfer, stage=stage, received_bytes=0, total_bytes=total
-            )
-
-    def _progress_meter(self, name: str, revision: str, scheme: str) -> Callable[[int], None]:
-        rung = time.monotonic()
-        gathered = 0
-
-        def advance(received: int) -> None:
-            nonlocal rung, gathered
-            transfer = self._state.transfers.get(name)
-            if transfer is None or transfer.revision != revision:
-                return
-            metrics.count_bytes(scheme, received)
-            now = time.monotonic()
-            gathered += received
-            is_progress = gathered >= _TRICKLE_BYTES  # less than that keeps no slot from others
-            self._state.transfers[name] = replace(
-                transfer,
-                received_bytes=transfer.received_bytes + received,
-                progressed_at=now if is_progress else transfer.progressed_at,
-            )
-            if is_progress:
-                gathered = 0
-            if now - rung > _PROGRESS_PERIOD_S:
-                rung = now
-                self._state.bell.set()
-
-        return advance
 
 
 def _without_query(entry: dict[str, Any], work: Work) -> dict[str, Any]:

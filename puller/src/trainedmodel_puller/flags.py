@@ -166,6 +166,19 @@ _FLAGS: Final = (
         default="10Gi",
     ),
     _flag(
+        "--volume-limit",
+        "Size that the volume may have, such as the sizeLimit of an emptyDir; downloads keep below "
+        "it. 0: whatever its disk has.",
+        type=_BYTES,
+        default=0,
+    ),
+    _flag(
+        "--volume-dir",
+        "Root of the volume: all that lies there counts against --volume-limit.  "
+        "[default: --model-dir and --state-dir alone]",
+        type=_FOLDER,
+    ),
+    _flag(
         "--max-unpacked",
         "Size that one archive may unpack to; never more than there is room.",
         type=_BYTES,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from trainedmodel_puller.app import find_server, make_limits, make_volume
+from trainedmodel_puller.app import find_server, make_limits, make_state, make_volume
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
 from trainedmodel_puller.core.snapshot import resolve_snapshot
@@ -58,9 +57,11 @@ async def make_plan(settings: Settings) -> dict[str, Any]:
     if server is None:
         raise SettingsError("--server auto: the model server went away")
     try:
-        state = LiveState(chance=random.random)
+        state = make_state(settings)
         volume = make_volume(settings, server)
         await asyncio.to_thread(_read, settings, volume, state)
+        if settings.volume_limit:
+            await state.usage.measure()
         state.server = await _look(server, state)
         observed = state.observed()
         made = plan(state.desired, observed, make_limits(settings, server), time.monotonic())

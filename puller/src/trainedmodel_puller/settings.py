@@ -48,6 +48,9 @@ class Settings:
         keep_versions: Replaced revisions of a model kept for a rollback.
         keep_bytes: Bytes of them, over all models.
         max_unpacked_bytes: Bytes that one archive may unpack to.
+        volume_limit: Bytes that the volume may hold, whatever its disk has; 0 means any.
+        volume_dir: Root of the volume, all of which counts against the limit; None means
+            `model_dir` and `state_dir` alone.
         load_timeout_s: How long a load may take before it is reported as failed.
         stall_timeout_s: How long a store may send nothing.
         storage: What the storage back ends may do.
@@ -75,6 +78,13 @@ class Settings:
     keep_versions: int = 1
     keep_bytes: int = 10 * 2**30
     max_unpacked_bytes: int = 2**40
+    volume_limit: int = 0
+    volume_dir: Path | None = None
     server_model_dir: Path | None = None
     server_config: Path | None = None
     ready_when: str = "settled"
+
+    @property
+    def limited_folders(self) -> tuple[Path, ...]:
+        """What counts against the volume's limit."""
+        return (self.model_dir, self.state_dir) if self.volume_dir is None else (self.volume_dir,)

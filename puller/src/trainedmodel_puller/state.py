@@ -28,6 +28,7 @@ from trainedmodel_puller.core.state import (
 )
 from trainedmodel_puller.core.wording import steady
 from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
+from trainedmodel_puller.usage import VolumeUsage
 
 
 @dataclass
@@ -39,6 +40,8 @@ class LiveState:
         chance: Source of the backoff's jitter, in [0, 1).
         sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
         unmarked: Revisions that the server confirmed and that are not written down yet.
+        free_bytes: What the volume's disk has left, when it was last looked at.
+        usage: What is in the volume, where that has a limit.
         server_marks: When our own actions last changed what the server has, by name: an
             observation that began before that is stale for the name.
     """
@@ -58,6 +61,7 @@ class LiveState:
     failures: dict[FailureKey, Failure] = field(default_factory=dict)
     sources: dict[FailureKey, str] = field(default_factory=dict)
     free_bytes: int | None = None
+    usage: VolumeUsage = field(default_factory=VolumeUsage)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observed(self) -> ObservedState:
@@ -70,7 +74,7 @@ class LiveState:
             action_began=self.action_began,
             removals=self.removals,
             failures=self.failures,
-            free_bytes=self.free_bytes,
+            free_bytes=self.usage.free_bytes(self.free_bytes),
         )
 
     def fail(
@@ -108,6 +112,10 @@ class LiveState:
         self.bell.set()
         return True
 
+    def is_room_wanted(self) -> bool:
+        """Tell whether a model waits for room on the volume."""
+        return any(failure.needs_bytes is not None for failure in self.failures.values())
+
     def recheck(self, key: FailureKey) -> None:
         """Remember that the source was listed again after a failed load."""
         failure = self.failures.get(key)
@@ -122,6 +130,7 @@ class LiveState:
         """Take note of what the volume holds of a name now."""
         if name in self.unmarked:
             disk = replace(disk, loaded=self.unmarked[name], trying=None)
+        self.usage.touch()
         if disk == DiskModel():
             self.disk.pop(name, None)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ class Work:
         how: As in `Fetched`.
         size: Bytes of the tree that a small model became.
         is_unpacked: The folder holds what came out of the source's archive.
+        is_over: Set when it has written more than it was let in with, and the volume is full.
         may_share: It is known which of its files are the source's, so that others may link them.
     """
 
@@ -37,6 +39,7 @@ class Work:
     size: int = 0
     is_unpacked: bool = False
     may_share: bool = True
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def entry(self) -> Entry:

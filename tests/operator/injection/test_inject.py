@@ -171,6 +171,8 @@ def test_the_puller_takes_the_flags_that_are_rendered(name: str) -> None:
     command.main(puller(patched(name))["args"], standalone_mode=False)
     assert taken["service"] == "tabular"
     assert taken["port"] == puller(patched(name))["ports"][0]["containerPort"]
+    read = {str(option.envvar) for option in command.params}
+    assert {variable["name"] for variable in puller(patched(name))["env"]} <= read
 
 
 def test_what_the_contract_offers_is_what_the_puller_takes() -> None:
@@ -270,8 +272,9 @@ def test_what_is_doubtful_is_warned_of() -> None:
     assert "fsGroup" in warning
     pod = copy.deepcopy(ACCEPTED["empty-dir-at-the-model-folder"])
     pod["metadata"]["annotations"] = {names.VOLUME_SIZE_ANNOTATION: "1Gi"}
-    (warning,) = inject(pod, SETTINGS).warnings
-    assert names.VOLUME_SIZE_ANNOTATION in warning
+    of_size, of_memory = inject(pod, SETTINGS).warnings
+    assert names.VOLUME_SIZE_ANNOTATION in of_size
+    assert "in memory" in of_memory
 
 
 def test_a_transformer_of_kserve_is_marked_and_gets_nothing() -> None:

@@ -6,6 +6,10 @@ again at once when there is room, however that came about. Replaced revisions ar
 rollbacks, within a count a model and bytes over all; when a download needs their room they go
 first, least recently wanted first, and only if that is enough.
 
+A volume may have a limit of its own below what its disk has (an emptyDir's `sizeLimit`). Passing
+it is worse than a full disk: nothing fails, and the kubelet then evicts the pod. So the smaller of
+both counts. While it is not known how much the volume holds, nothing fits.
+
 Memory. What models declare is summed over those that the server has or is being given; one that
 would pass the budget waits, and smaller ones may pass it by (first fit, so nothing waits for the
 largest). A model that the server has is never sacrificed for another.
@@ -13,7 +17,7 @@ largest). A model that the server has is never sacrificed for another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,9 +29,23 @@ from trainedmodel_puller.core.state import (
     ObservedState,
     ServerState,
     Stage,
+    Transfer,
     WantedModel,
 )
 
+#: What a file or folder takes beside its bytes: the rest of its last block, its entry, its notes.
+_BESIDE_FILE_BYTES: Final = 4096
+#: Files and folders that each tree has beside those of its source.
+_OWN_FILES: Final = 6
+#: A stream of unknown size is counted by pieces of 1 MiB, when they are written.
+_AHEAD_BYTES: Final = 3 * 2**20
+#: Of a volume's limit, this part is left alone; of a large one no more than the reserve.
+_RESERVED_PART: Final = 16
+#: Seconds between two measurements of a volume, and how often its cost they are at least: while a
+#: model waits for room; after changes; at rest, when only others may have written.
+_WANTED: Final = (0.5, 10)
+_STALE: Final = (5.0, 20)
+_AT_REST: Final = (60.0, 200)
 #: A failed admission is not tried again before this many seconds: free space is a moving number.
 _RETRY_S: Final = 1.0
 _NOTHING: Final = DiskModel()
@@ -51,11 +69,74 @@ def available_bytes(observed: ObservedState, limits: Limits, but: str | None = N
     if observed.free_bytes is None:
         return None
     promised = sum(
-        max((transfer.total_bytes or 0) - transfer.received_bytes, 0)
-        for name, transfer in observed.transfers.items()
-        if name != but
+        _promised(transfer, limits) for name, transfer in observed.transfers.items() if name != but
     )
     return observed.free_bytes - promised - limits.reserve_bytes
+
+
+def _promised(transfer: Transfer, limits: Limits) -> int:
+    """Return what a transfer will still write; one of unknown size writes at least what is ahead.
+
+    Where a limit is not to be passed, what it writes before it is counted is kept free for it.
+    """
+    total, received = transfer.total_bytes, transfer.received_bytes
+    if total is None:
+        return 0  # not let in yet
+    is_open = received > total or not total
+    return ahead_bytes(limits) if is_open else total - received
+
+
+def ahead_bytes(limits: Limits) -> int:
+    """Return what a transfer of unknown size may have written before that is counted."""
+    return _AHEAD_BYTES if limits.volume_limit else 0
+
+
+def free_within(of_disk: int | None, limit: int, used: int | None) -> int | None:
+    """Return what may be written to a volume with a limit (0: none), of which `used` is taken.
+
+    None while nothing is known. It is negative if more is in the volume than there may be.
+    """
+    if not limit:
+        return of_disk
+    left = 0 if used is None else limit - used
+    return left if of_disk is None else min(of_disk, left)
+
+
+def reserve_within(reserve: int, limit: int) -> int:
+    """Return what downloads leave free: a reserve, or a part of a limit that is small."""
+    return min(reserve, limit // _RESERVED_PART) if limit else reserve
+
+
+def bytes_beside(sizes: Collection[int], limits: Limits) -> int:
+    """Return what a tree of files takes beside what is told of their sizes (-1: unknown).
+
+    Only where each block counts.
+    """
+    if not limits.volume_limit:
+        return 0
+    blocks = (len(sizes) + _OWN_FILES) * _BESIDE_FILE_BYTES
+    return blocks + (ahead_bytes(limits) if min(sizes, default=0) < 0 else 0)
+
+
+def is_measurement_due(age_s: float, cost_s: float, *, is_stale: bool, is_wanted: bool) -> bool:
+    """Tell whether a volume is to be measured again.
+
+    Args:
+        age_s: Seconds since the last measurement.
+        cost_s: Seconds that it took.
+        is_stale: Something changed since it began.
+        is_wanted: A model waits for room.
+    """
+    least_s, times = _WANTED if is_wanted else _STALE if is_stale else _AT_REST
+    return age_s >= max(least_s, times * cost_s)
+
+
+def shortage(needed: int, room: int, limits: Limits) -> str:
+    """Say that there is too little room."""
+    told = f"needs {readable(needed)}, {readable(max(room, 0))} free"
+    if not limits.volume_limit:
+        return told
+    return f"{told} (the volume is limited to {readable(limits.volume_limit)})"
 
 
 def fits_now(failure: Failure, available: int | None, now: float) -> bool:

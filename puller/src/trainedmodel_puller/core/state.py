@@ -212,7 +212,8 @@ class ObservedState:
 
     Attributes:
         action_began: When each of the server actions began.
-        free_bytes: What may still be written to the volume; None while that is not known.
+        free_bytes: What may still be written to the volume, by its disk and by its limit; None
+            while that is not known.
     """
 
     disk: Mapping[str, DiskModel]
@@ -239,6 +240,7 @@ class Limits:
         keep_bytes: Bytes of replaced revisions, of all models together, that are kept.
         reserve_bytes: Free space that downloads leave on the volume.
         max_unpacked_bytes: Bytes that one archive may unpack to.
+        volume_limit: Bytes that the volume may hold, whatever its disk has; 0: any.
     """
 
     max_downloads: int = 16
@@ -250,6 +252,7 @@ class Limits:
     keep_bytes: int = 10 * 2**30
     reserve_bytes: int = 16 * 2**20
     max_unpacked_bytes: int = 2**40
+    volume_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

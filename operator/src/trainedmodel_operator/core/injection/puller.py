@@ -98,6 +98,7 @@ def render_container(
             _downward("POD_NAME", "metadata.name"),
             _downward("POD_NAMESPACE", "metadata.namespace"),
             _downward("POD_UID", "metadata.uid"),
+            *_limit(volume),
         ],
         "ports": [{"name": "puller", "containerPort": wishes.port, "protocol": "TCP"}],
         "readinessProbe": _probe(_READY, wishes.port, period=1, timeout=5, failures=3),
@@ -167,6 +168,16 @@ def _arguments(wishes: Wishes, volume: ModelVolume) -> Iterator[str]:
         yield f"--credentials-dir={CREDENTIALS_DIR}"
     if wishes.claims:
         yield f"--pvc-root={CLAIMS_DIR}"
+
+
+def _limit(volume: ModelVolume) -> Iterator[Document]:
+    """Yield how much the volume may hold.
+
+    By variables: an older puller, which a pod's annotation may name, does not know these flags.
+    """
+    if volume.limit is not None:
+        yield {"name": "TRAINEDMODEL_VOLUME_LIMIT", "value": str(volume.limit)}
+        yield {"name": "TRAINEDMODEL_VOLUME_DIR", "value": VOLUME_DIR}
 
 
 def _mounts(wishes: Wishes, volume: ModelVolume) -> Iterator[Document]:

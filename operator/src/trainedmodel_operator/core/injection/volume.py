@@ -26,12 +26,17 @@ the pod's owner must say so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trainedmodel_contract import names
 
 from trainedmodel_operator.core.injection.serving import check_no_mount_across
+from trainedmodel_operator.core.injection.volumelimit import (
+    is_in_memory,
+    memory_for_models,
+    volume_limit,
+)
 from trainedmodel_operator.core.injection.wishes import EXCLUSIVE, Wishes
 from trainedmodel_operator.core.server import mount_at
 from trainedmodel_operator.errors import InjectionImpossible
@@ -79,6 +84,7 @@ class ModelVolume:
         moves: Mounts of the volume that change.
         is_open: Every user may write at its root, as in any emptyDir; so it does not matter who
             makes the folder `models`.
+        limit: Bytes that it may hold before the pod is evicted; None: nothing is known of one.
         warnings: For whoever creates the pod.
     """
 
@@ -89,15 +95,39 @@ class ModelVolume:
     mount: Document | None = None
     moves: tuple[Move, ...] = ()
     is_open: bool = False
+    limit: int | None = None
     warnings: tuple[str, ...] = ()
 
 
 def choose_volume(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
-    """Decide which volume puller and server share.
+    """Decide which volume puller and server share, and how much it may hold.
 
     Raises:
         InjectionImpossible: what the server has at its model folder cannot be shared.
     """
+    chosen = _choose(pod, server, wishes)
+    volumes = (chosen.made, *(pod["spec"].get("volumes") or ()))
+    volume = next(one for one in volumes if one is not None and one["name"] == chosen.name)
+    if _source_of(volume) != _EMPTY_DIR:
+        return chosen  # a file system of its own, which tells how much it may hold
+    empty_dir, memory = volume.get(_EMPTY_DIR) or {}, wishes.resources.memory_limit
+    warnings = chosen.warnings
+    if is_in_memory(empty_dir) and memory:
+        warnings += (_memory_warning(chosen.name, memory),)
+    limit = volume_limit(pod["spec"], empty_dir, memory)
+    return replace(chosen, limit=limit, warnings=warnings)
+
+
+def _memory_warning(volume: str, memory: str) -> str:
+    room = (memory_for_models(memory) or 0) // 2**20
+    return (
+        f"volume {volume} is in memory, and what the puller writes there counts against its own "
+        f"memory limit of {memory}: models may take {room}Mi. The annotation "
+        f"{names.MEMORY_LIMIT_ANNOTATION} changes it"
+    )
+
+
+def _choose(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
     container = pod["spec"]["containers"][server]
     check_no_mount_across(container, wishes.model_dir)
     index = mount_at(container, wishes.model_dir)

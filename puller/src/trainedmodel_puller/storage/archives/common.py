@@ -19,6 +19,8 @@ from typing_extensions import Buffer
 from trainedmodel_puller.errors import SourceFault
 
 MAX_ENTRIES: Final = 100_000
+#: What a file takes on a volume beside its bytes: the rest of its last block, its entry.
+_BESIDE_FILE_BYTES: Final = 4096
 #: Most bytes that are read or unpacked at once.
 CHUNK_BYTES: Final = 1024 * 1024
 #: What may be there beside the data: for each entry padding, records of long names and attributes;
@@ -108,18 +110,28 @@ def archive_fault(what: str) -> SourceFault:
 
 
 class Budget:
-    """Counts one unpacking against its limits, tells its progress, and ends it when asked."""
+    """Counts one unpacking against its limits, tells its progress, and ends it when asked.
+
+    Args:
+        limits: What is refused when exceeded.
+        stop: Ends it when set.
+        report: Told now and then how many bytes were written.
+        spend: Asked before each piece is written for the room that it takes; it raises a fault if
+            there is none.
+    """
 
     def __init__(
         self,
         limits: UnpackLimits,
         stop: threading.Event | None = None,
         report: Callable[[int], None] | None = None,
+        spend: Callable[[int], None] | None = None,
     ) -> None:
         self.written = 0
         self._limits = limits
         self._stop = stop or threading.Event()
         self._report = report
+        self._spend = spend or _is_free
         self._passed_over = 0
         self._entries = 0
         self._made = 0
@@ -147,6 +159,7 @@ class Budget:
         self.checkpoint()
         self._made += 1
         self._check_count(self._made)
+        self._spend(_BESIDE_FILE_BYTES)
 
     def count_written(self, size: int) -> None:
         """Count bytes about to be written."""
@@ -154,6 +167,7 @@ class Budget:
         self.written += size
         if self.written > self._limits.max_bytes:
             raise self._too_large()
+        self._spend(size)
         self._unreported += size
         if time.monotonic() - self._reported_at > _REPORT_PERIOD_S:
             self.report()
@@ -183,6 +197,10 @@ class Budget:
             f"the archive unpacks to more than {self._limits.max_bytes} bytes; leave out what the"
             " model does not need, or raise --max-unpacked if it is meant to be that large",
         )
+
+
+def _is_free(_: int) -> None:
+    """Take room that nobody counts."""
 
 
 def too_many_entries(limit: int) -> SourceFault:

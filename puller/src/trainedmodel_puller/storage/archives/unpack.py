@@ -38,6 +38,7 @@ async def unpack(
     limits: UnpackLimits,
     progress: Callable[[int], None],
     *,
+    spend: Callable[[int], None] | None = None,
     durable: bool = True,
 ) -> UnpackedTree:
     """Unpack an archive into a fresh folder, which is made if it is missing.
@@ -48,6 +49,8 @@ async def unpack(
         folder: Empty or missing; its parent is there. After a failure its content is undefined.
         limits: What is refused when exceeded, counted while unpacking.
         progress: Called in the event loop with the bytes written since the last call.
+        spend: Called in the unpacking thread before each piece is written, with the room that it
+            takes on the volume; raises a fault if there is none.
         durable: Force all data and names to the disk before returning.
 
     Raises:
@@ -60,7 +63,7 @@ async def unpack(
     def report(count: int) -> None:
         loop.call_soon_threadsafe(progress, count)
 
-    budget = Budget(limits, stop, report)
+    budget = Budget(limits, stop, report, spend)
     thread = ThreadPoolExecutor(1, thread_name_prefix="unpack")
     job = loop.run_in_executor(thread, _unpack, archive, kind, folder, budget, durable)
     try:
