@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -71,6 +72,16 @@ async def test_the_stand_in_satisfies_the_hubs_official_client(hub: Hub, tmp_pat
 
 
 async def test_a_repository_comes_whole(hub: Hub, downloader: Downloader, tmp_path: Path) -> None:
+    hub.repository("org/m").commit(FILES)
+    assert await fetched(downloader, "org/m", tmp_path / "to") == FILES
+
+
+async def test_a_repository_comes_without_the_hubs_own_package_as_in_the_image(
+    hub: Hub, downloader: Downloader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     hub.repository("org/m").commit(FILES)
     assert await fetched(downloader, "org/m", tmp_path / "to") == FILES
 

@@ -78,8 +78,8 @@ def file_object(entry: Mapping[str, Any], commit: str, prefix: str) -> SourceObj
     checksum: tuple[str, str] | None = None
     large = lfs.get("oid") if isinstance(lfs, dict) else None
     oid = entry.get("oid")
-    if isinstance(large, str) and _SHA256.fullmatch(large):
-        checksum = ("sha256", large)
+    if isinstance(large, str) and _SHA256.fullmatch(large.removeprefix("sha256:")):
+        checksum = ("sha256", large.removeprefix("sha256:"))
     elif lfs is None and isinstance(oid, str) and _SHA1.fullmatch(oid):
         checksum = (GIT_SHA1, oid)
     etag = f'"{checksum[1]}"' if checksum else f'"{commit}"'
