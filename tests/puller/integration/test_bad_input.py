@@ -30,6 +30,11 @@ Make = Callable[..., Puller]
         ("file:///etc", "AccessDenied", "--file-root"),
         ("s3://models/../secrets", "InvalidUri", "'..'"),
         ("http://169.254.169.254/latest", "AccessDenied", "169.254"),
+        ("ftp://127.0.0.1/m", "UnsupportedScheme", "scheme 'ftp' is not supported"),
+        ("s3://models/plain?versionId=1", "InvalidUri", "versionid"),
+        ("s3://models//plain", "InvalidUri", "empty path segment"),
+        ("s3://models/plain%20model", "ObjectNotFound", "'%20' is taken as written"),
+        ("hf://gpt2", "InvalidUri", "hf://organisation/model"),
     ],
 )
 def test_a_bad_source_says_why_and_is_retried_while_others_go_on(
