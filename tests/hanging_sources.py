@@ -231,6 +231,15 @@ def hanging(profiles: Path) -> Iterator[tuple[str, str | None]]:
     yield "pvc://hung/m", None
     yield "pvc://hung2/m/model.bin", None
     yield "hf://org/model", _write_profile(profiles, "hub", HF_TOKEN="x", HF_ENDPOINT=mute.url)
+    for name, proxy in (("proxy", mute.url), ("proxy2", f"http://127.0.0.1:{refuse_to_accept()}")):
+        way = {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy}
+        yield "https://far.models.example/model.bin", _write_profile(profiles, name, **way)
+        yield (
+            "s3://models/proxy",
+            _write_profile(
+                profiles, f"s3-{name}", AWS_ENDPOINT_URL="https://far.models.example", **key, **way
+            ),
+        )
     token = _write_profile(
         profiles,
         "token",

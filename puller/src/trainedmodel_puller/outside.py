@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import queue
 import socket
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from trainedmodel_puller import metrics
@@ -114,7 +114,7 @@ class Lookups:
                 raise socket.gaierror(
                     socket.EAI_AGAIN, f"{self._most} names are being looked up and get no answer"
                 )
-            call = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+            call = functools.partial(socket.getaddrinfo, host, port, family, type, proto, flags)
             found = self._workers.start(call, lambda: self._under_way.pop(key, None))
             found.add_done_callback(_retrieve)
             self._under_way[key] = found
@@ -146,6 +146,17 @@ class OutsideLoop(asyncio.SelectorEventLoop):
         return await self._lookups.getaddrinfo(
             host, port, family=family, type=type, proto=proto, flags=flags
         )
+
+
+@functools.cache
+def outside_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop in a daemon thread, for back ends that want one beside the process's own.
+
+    Theirs would look names up in the few threads of its default executor, for all hosts together.
+    """
+    loop = OutsideLoop()
+    threading.Thread(target=loop.run_forever, name="outside-loop", daemon=True).start()
+    return loop
 
 
 class _Workers:

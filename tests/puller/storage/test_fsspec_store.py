@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -12,6 +15,7 @@ from fsspec.registry import known_implementations
 from puller.storage.test_download import CONTENT, tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
+from trainedmodel_devkit.stores import S3Store
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.registry import StorageRegistry
@@ -181,3 +185,50 @@ async def test_an_object_replaced_while_it_is_read_is_a_change(
     again = await downloader.list(uri)
     await downloader.fetch(uri, again, tmp_path / "to", lambda _: None)
     assert tree(tmp_path / "to") == {"x": CONTENT[::-1]}
+
+
+@pytest.mark.timeout(240)
+async def test_hosts_behind_fsspec_that_never_resolve_take_no_other_host_with_them(
+    s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file systems share one loop of fsspec's, which has a handful of threads for names."""
+    s3.put("models", "hung/weights", b"w")
+    gate, asked = threading.Event(), set[object]()
+    ask = socket.getaddrinfo
+
+    def look_up(host: object, *more: Any, **named: Any) -> Any:
+        if str(host).endswith(".silent.example"):
+            asked.add(host)
+            gate.wait(150)
+        return ask("127.0.0.1" if host == "good.example" else str(host), *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    env = s3.env()
+    port = env["AWS_ENDPOINT_URL"].rpartition(":")[2]
+    threads = min(32, (os.cpu_count() or 1) + 4)  # of a loop's default executor
+    hosts = [f"h{number}.silent.example" for number in range(threads)]
+    for host in [*hosts, "good.example"]:
+        folder = tmp_path / host.replace(".", "-")
+        folder.mkdir()
+        for name, value in {**env, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            (folder / name).write_text(value)
+    settings = StorageSettings(
+        profiles_dir=tmp_path, fsspec_schemes=frozenset({"s3"}), answer_timeout_s=100
+    )
+    uri = parse_uri("s3://models/hung")
+    async with StorageRegistry(settings) as registry:
+        hung = [
+            asyncio.create_task(registry.for_uri(uri, host.replace(".", "-")).list(uri))
+            for host in hosts
+        ]
+        for _ in range(1000):
+            if len(asked) == len(hosts):
+                break
+            await asyncio.sleep(0.1)
+        listing = await registry.for_uri(uri, "good-example").list(uri)
+        assert not any(task.done() for task in hung)
+        for task in hung:
+            task.cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
+    gate.set()
+    assert listing.total_bytes == 1

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.registry import known_implementations
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.outside import OutsideThreads
+from trainedmodel_puller.outside import OutsideThreads, outside_loop
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.checksum import entry_checksum
 from trainedmodel_puller.storage.fsspec_options import fsspec_options, is_unsigned
@@ -168,13 +169,16 @@ class FsspecStorage:
                 )
                 # Listings are asked for to learn what is new: a cached one would hide it.
                 options |= {"use_listings_cache": False, "skip_instance_cache": True}
+                if issubclass(kind, AsyncFileSystem):
+                    options["loop"] = outside_loop()
                 self._system, self._made_with = kind(**options), credentials
             return self._system
 
     async def _call(
         self, uri: StorageUri, call: Callable[..., T], *args: object, has_limit: bool = True
     ) -> T:
-        place = f"{uri.scheme}://{uri.authority}"
+        # a profile has one endpoint, and so one host that may hang
+        place = f"{self._scheme} {self._profile or ''}"
         try:
             async with asyncio.timeout(self._answer_timeout_s if has_limit else None):
                 return await self._threads.run(place, functools.partial(call, *args))
