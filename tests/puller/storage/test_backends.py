@@ -51,8 +51,8 @@ def test_a_store_whose_package_is_missing_stops_the_start(monkeypatch: pytest.Mo
 
 @pytest.fixture
 async def s3fs_downloader(s3_env: S3Store) -> AsyncIterator[Downloader]:
-    settings = StorageSettings(fsspec_schemes=S3FS, answer_timeout_s=5)
-    limits = DownloadLimits(part_bytes=64 * 1024, stall_timeout_s=5)
+    settings = StorageSettings(fsspec_schemes=S3FS, answer_timeout_s=30)
+    limits = DownloadLimits(part_bytes=64 * 1024, stall_timeout_s=30)
     async with StorageRegistry(settings) as registry, Downloader(registry, limits) as downloader:
         yield downloader
 

@@ -76,6 +76,18 @@ async def test_an_object_replaced_after_the_listing_is_a_change(
     assert tree(tmp_path / "to") == {"changes.bin": CONTENT[::-1]}
 
 
+async def test_a_folder_that_a_console_made_arrives(
+    gcs: GcsStore, gcs_downloader: Downloader, tmp_path: Path
+) -> None:
+    for key in ("chain/", "chain/1/", "chain/config.pbtxt"):
+        gcs.put("models", key, b"" if key.endswith("/") else b"x")
+    uri = parse_uri("gs://models/chain")
+    listing = await gcs_downloader.list(uri)
+    assert ([item.path for item in listing.objects], listing.folders) == (["config.pbtxt"], ("1",))
+    await gcs_downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
+    assert (tmp_path / "to" / "1").is_dir()
+
+
 async def test_what_is_not_there_is_told_as_that(gcs_downloader: Downloader) -> None:
     for text in ("gs://models/none", "gs://models/none/", "gs://models/none.bin"):
         with pytest.raises(SourceFault) as caught:
