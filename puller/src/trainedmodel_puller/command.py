@@ -94,7 +94,7 @@ def make_settings(flags: dict[str, Any]) -> Settings:
         SettingsError: two flags do not go together.
     """
     model_dir: Path = flags["model_dir"]
-    return Settings(
+    settings = Settings(
         config_dir=flags["config_dir"],
         model_dir=model_dir,
         state_dir=flags["state_dir"] or model_dir.absolute().parent / "state",
@@ -128,6 +128,18 @@ def make_settings(flags: dict[str, Any]) -> Settings:
         identity=_make_identity(flags),
         has_watch=flags["has_watch"],
     )
+    _check_volume(settings)
+    return settings
+
+
+def _check_volume(settings: Settings) -> None:
+    """Refuse a root of the volume that leaves out a folder of the puller's."""
+    for flag, folder in (("--model-dir", settings.model_dir), ("--state-dir", settings.state_dir)):
+        root = settings.volume_dir
+        if root is not None and not folder.absolute().is_relative_to(root.absolute()):
+            raise SettingsError(
+                f"{flag} {folder} is not below --volume-dir {root}: name the folder that holds both"
+            )
 
 
 def _make_identity(flags: dict[str, Any]) -> PodIdentity | None:

@@ -52,8 +52,9 @@ def test_a_request_above_the_built_in_limit_takes_the_limit_with_it() -> None:
 def test_a_limit_below_the_built_in_request_takes_the_request_with_it() -> None:
     injection = asked(cpu_limit="20m")
     assert given_to(injection)["requests"]["cpu"] == "20m"
-    (warning,) = injection.warnings
-    assert warning == (
+    followed, slow = injection.warnings
+    assert "only 20m of a processor" in slow
+    assert followed == (
         "the puller's cpu request is 20m too, because of annotation trainedmodel.dev/cpu-limit=20m"
     )
 
@@ -184,9 +185,16 @@ def test_a_pod_that_is_guaranteed_no_longer_is_warned_of() -> None:
     told = warnings(with_resources(GUARANTEED))
     assert "QoS class is Burstable, no longer Guaranteed" in told
     assert "trainedmodel.dev/qos=guaranteed keeps it" in told
-    assert warnings(with_resources(GUARANTEED, qos="guaranteed")) == ""
+    kept = with_resources(GUARANTEED, qos="guaranteed", **{"cpu-limit": "500m"})
+    assert warnings(kept) == ""
     assert "QoS" not in warnings(with_resources(BOUNDED))
     assert "QoS" not in warnings(with_resources(GUARANTEED, of_pod=GUARANTEED))
+
+
+def test_a_puller_that_will_be_slow_is_warned_of() -> None:
+    assert "only 50m of a processor" in warnings(with_resources(GUARANTEED, qos="guaranteed"))
+    assert "processor" in warnings(with_resources({}, **{"cpu-limit": "0.1"}))
+    assert warnings(with_resources({}, **{"cpu-limit": "200m"})) == ""
 
 
 def test_a_puller_without_a_limit_that_all_others_have_is_warned_of() -> None:

@@ -97,7 +97,7 @@ async def test_who_creates_a_guaranteed_pod_sees_that_it_will_be_burstable(
     said = await as_kubectl_shows(control_plane, pod_with(GUARANTEED), "default")
     assert "Warning: trainedmodel.dev: with the puller the pod's QoS class is Burstable" in said
     assert (await create(user, pod_with(GUARANTEED)))["status"]["qosClass"] == "Burstable"
-    kept = pod_with(GUARANTEED, qos="guaranteed")
+    kept = pod_with(GUARANTEED, qos="guaranteed", **{"cpu-limit": "500m"})
     assert "Warning" not in await as_kubectl_shows(control_plane, kept, "default")
     assert (await create(user, kept))["status"]["qosClass"] == "Guaranteed"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from faulted_puller import InstantProcess, Make, write_instant, write_model
 from faulty_server import FaultyStore
 from forked_puller import ForkedPuller
 from puller_process import get
+from trainedmodel_puller.command import main
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -76,3 +78,13 @@ def test_with_auto_the_model_folder_is_there_before_any_server_is(make: Make) ->
     puller.start()
     puller.until(lambda: get(f"{puller.url}/healthz")[0] == 200, "a sign of life")
     assert puller.models.is_dir()
+
+
+def test_a_volume_that_leaves_out_a_folder_is_refused_with_both(tmp_path: Path) -> None:
+    flags = ["--model-dir", f"{tmp_path}/a/models", "--volume-dir", f"{tmp_path}/a"]
+    refused = CliRunner().invoke(main, [*flags, "--state-dir", f"{tmp_path}/b/state"])
+    assert refused.exit_code == 1
+    assert (
+        f"--state-dir {tmp_path}/b/state is not below --volume-dir {tmp_path}/a" in refused.output
+    )
+    assert CliRunner().invoke(main, ["--volume-limit", "lots"]).exit_code == 2

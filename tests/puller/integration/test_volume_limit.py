@@ -6,12 +6,14 @@ nothing enforces: whoever passes it is evicted later.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import subprocess
 import tarfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 from faulted_puller import Make, puller_factory, write_model
 from faulty_server import FaultyStore
 from forked_puller import ForkedPuller, Zygote
+from trainedmodel_operator.core.injection.volumelimit import memory_for_models
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -213,3 +216,55 @@ def test_a_restart_in_the_middle_of_a_download_counts_what_is_there(
             "one of them to be loaded",
             60,
         )
+
+
+# -- a volume in memory -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def memory_group(limit: int) -> Iterator[Path]:
+    """Make a control group whose processes may use so much memory (root; either hierarchy)."""
+    root = Path("/sys/fs/cgroup")
+    is_unified = (root / "cgroup.controllers").exists()
+    group = (root if is_unified else root / "memory") / f"puller-{uuid.uuid4().hex[:8]}"
+    try:
+        group.mkdir()
+        name = "memory.max" if is_unified else "memory.limit_in_bytes"
+        (group / name).write_text(str(limit))
+    except OSError as error:
+        pytest.skip(f"no control group of memory can be made here: {error}")
+    try:
+        yield group
+    finally:
+        deadline = time.monotonic() + 20
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def test_a_volume_in_memory_is_filled_only_as_far_as_the_memory_of_the_puller_goes(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    """What the webhook tells the puller keeps it from being killed by its own models."""
+    memory = 320 * MIB
+    room = memory_for_models(str(memory))
+    root = tmp_path / "p0"
+    (root / "volume").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", root / "volume"], check=True)
+    try:
+        with memory_group(memory) as group, puller_factory(zygote, tmp_path) as factory:
+            puller = factory(f"--volume-limit={room}", at=root)
+            assert puller.process is not None
+            (group / "cgroup.procs").write_text(str(puller.process.pid))
+            names = [f"m{number}" for number in range(6)]
+            for name in names:
+                puller.put(name, write_model(tmp_path, name, bytes(60 * MIB)))
+
+            def states() -> list[str]:
+                assert not puller.has_died, "killed: its memory was full of models"
+                return [str(puller.model(name).get("state")) for name in names]
+
+            puller.until(lambda: set(states()) == {"Loaded", "Blocked"}, "all to settle", 60)
+            assert states().count("Loaded") == 2
+    finally:
+        subprocess.run(["umount", "-l", root / "volume"], check=True)
