@@ -237,6 +237,12 @@ def test_a_predictor_that_says_too_little_is_told_what_in_its_own_words() -> Non
             "abfss://container@account.dfs.core.windows.net/models/iris",
         ),
         (
+            "https://account.blob.core.windows.net/container/My%20Models/iris%20v1",
+            "abfss://container@account.dfs.core.windows.net/My Models/iris v1",
+        ),
+        ("s3://bucket/My Models/iris v1", None),
+        ("hf://org/model:revision", None),
+        (
             "https://account.blob.core.windows.net/container/models/iris/",
             "abfss://container@account.dfs.core.windows.net/models/iris/",
         ),

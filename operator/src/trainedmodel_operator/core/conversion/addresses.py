@@ -120,7 +120,7 @@ def _azure(found: Field, text: str) -> str:
     if not match["container"]:
         raise Unconvertible(f"{found} names no container: write .../CONTAINER/PATH")
     path = match["path"] or ""
-    if "%" in path and unquote(path) != path and not re.search(r"[\s%?#]", unquote(path)):
+    if "%" in path and unquote(path) != path and not re.search(r"[^\S ]|[%?#]| $", unquote(path)):
         path = unquote(path)
     account = match["account"].lower()
     return f"abfss://{match['container']}@{account}.dfs.core.windows.net{path or '/'}"
