@@ -226,3 +226,16 @@ def test_an_intermediate_representation_needs_both_of_its_files(tmp_path: Path) 
         driver.prepare(tmp_path, ENTRY)
     (tmp_path / "model.bin").touch()
     driver.prepare(tmp_path, ENTRY)
+
+
+async def test_a_configuration_of_any_bytes_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    before = b"# Gr\xf6\xdfe\r\nmodel_config_list {\r\n}\r\n"
+    config.write_bytes(before)
+    driver = TensorFlowServing(ServerSettings("http://127.0.0.1:1", tmp_path, tmp_path))
+    await driver._ask_for("m", [3])
+    assert b"Gr\xf6\xdfe\r\n" in config.read_bytes()
+    assert b'"m"' in config.read_bytes()
+    await driver._ask_for("m", [])
+    assert config.read_bytes() == before
+    await driver.close()

@@ -123,7 +123,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the server container's memory limit, or the puller's --memory-budget; remove a model, declare less, or raise the limit.",
     Reason.SERVER_UNREACHABLE: "The model server does not answer; nothing is loaded or unloaded until it does.",
     Reason.SERVER_FULL: "The model server has as many models as it takes, and another one would push one out; raise its own limit or remove a model.",
-    Reason.INVALID_LAYOUT: "The files do not have the layout that this server loads; the message names what is missing.",
+    Reason.INVALID_LAYOUT: "The files do not have the layout that this server loads; the message says what is wanted and what was found. It is not fetched again until the source or the entry changes.",
     Reason.LOAD_FAILED: "The model server refused the model; the message has its words.",
     Reason.LOAD_TIMEOUT: "The model server has not finished the load in time; its state is watched, not hammered.",
     Reason.UNLOAD_FAILED: "The model server did not unload the model; its files stay until it does.",

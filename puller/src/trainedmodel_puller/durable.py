@@ -61,7 +61,7 @@ def write_file(path: Path | str, text: str, *, durable: bool, mode: int | None =
     with open(path, "wb", buffering=0) as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "surrogateescape"))
         if durable:
             os.fsync(file.fileno())
 

@@ -132,10 +132,14 @@ def test_configurations_of_triton_are_served_whatever_their_bytes(
     for name, head in heads.items():
         config = write_scale_triton(source / name, 2) / "config.pbtxt"
         config.write_bytes(head + config.read_bytes())
+    for name, encoding in (("marked", "utf-8-sig"), ("wide", "utf-16")):
+        config = write_scale_triton(source / name, 2) / "config.pbtxt"
+        config.write_bytes(('name: "other"\n' + config.read_text()).encode(encoding))
+    names = [*heads, "marked", "wide"]
     with running(puller_of(triton, tmp_path)) as puller:
-        for name in heads:
+        for name in names:
             puller.put(name, uri(tmp_path, name))
-        for name in heads:
+        for name in names:
             puller.wait(name, state="Loaded", timeout_s=_WAIT_S)
             assert infer(triton.url, name, 4.0) == 8.0
         served = puller.models / "latin1" / "config.pbtxt"

@@ -133,7 +133,8 @@ class ConfigServer:
     def _stored(self) -> str | None:
         """Return the file's text; None if there is no file, or (cut off, once) nothing in it."""
         try:
-            text = self._file.read_text()
+            # comments may hold any bytes; they come back as they were
+            text = self._file.read_bytes().decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
         return text if text.strip() else None

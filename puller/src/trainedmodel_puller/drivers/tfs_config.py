@@ -168,7 +168,7 @@ def _string(field: _Field) -> str:
         return "".join(
             part.encode().decode("unicode_escape") if "\\" in part else part for part in parts
         )
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise ConfigError(f"{field.name} has an escape that cannot be read") from error
 
 

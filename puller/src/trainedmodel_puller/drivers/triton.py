@@ -9,13 +9,15 @@
 - Each load holds one of 8 HTTP threads, and ten slow ones silenced `/live` for 21 s: four at most.
 - Index rows without a state were never loaded.
 - `name:` in `config.pbtxt` must equal the folder or be left out: `prepare` takes it out, there and
-  in `configs/`. The file need not be UTF-8: comments may hold any bytes, and keep them.
+  in `configs/`. The file need not be UTF-8: comments may hold any bytes, and keep them. A byte
+  order mark, or UTF-16, is refused without a word of why: `prepare` writes plain UTF-8 instead.
 - An ensemble needs a version folder with nothing in it, which many stores lose: `prepare` makes it.
 - A dangling link makes every index call fail; downloads never make links.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from pathlib import Path
@@ -61,21 +63,24 @@ class Triton(RepositoryServer):
         why = self.check_layout(shape, entry)
         if why is not None:
             raise refused(why)
-        config = _read_text(tree, TRITON_CONFIG)
+        content = read_user_file(tree, TRITON_CONFIG)
         is_changed = False
         if not triton_versions(shape):
-            if not is_ensemble(config or ""):
+            if not is_ensemble(_text_of(TRITON_CONFIG, content or b"")):
                 raise refused(triton_refusal(shape))
             (tree / "1").mkdir()
             is_changed = True
-        texts = {TRITON_CONFIG: config}
+        contents = {TRITON_CONFIG: content}
         # for servers that run with --model-config-name
         for name in shape.folders.get("configs", ()):
             if name.endswith(".pbtxt"):
-                texts[f"configs/{name}"] = _read_text(tree, f"configs/{name}")
-        for path, text in texts.items():
-            if text is not None and (anonymous := without_name(text)) != text:
-                replace_user_file(tree, path, anonymous.encode("utf-8", "surrogateescape"))
+                contents[f"configs/{name}"] = read_user_file(tree, f"configs/{name}")
+        for path, known in contents.items():
+            if known is None:
+                continue
+            fitted = without_name(_text_of(path, known)).encode("utf-8", "surrogateescape")
+            if fitted != known:
+                replace_user_file(tree, path, fitted)
                 is_changed = True
         return is_changed
 
@@ -97,7 +102,14 @@ class Triton(RepositoryServer):
         return self._read_index(body).get(name) is not ServerState.UNLOADING
 
 
-def _read_text(tree: Path, name: str) -> str | None:
-    """Return a file's text; bytes that are not UTF-8 are kept, as lone surrogates."""
-    content = read_user_file(tree, name)
-    return None if content is None else content.decode("utf-8", "surrogateescape")
+def _text_of(path: str, content: bytes) -> str:
+    """Return a configuration's text; bytes that are not UTF-8 are kept, as lone surrogates.
+
+    Windows editors write marks that Triton does not read: they go, and UTF-16 becomes UTF-8.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise refused(f"{path} is neither UTF-8 nor UTF-16: save it as UTF-8") from error
+    return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
