@@ -13,6 +13,7 @@ from aiohttp import web
 from driver_builders import Handler, answering, entry, server_settings, target
 from trainedmodel_puller.core.pbtxt import without_name
 from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.drivers import v2
 from trainedmodel_puller.drivers.base import (
     ServerGone,
     ServerHungUp,
@@ -193,6 +194,25 @@ class TestDoubt:
         async with serving(handler) as driver:
             with pytest.raises(ServerFault, match="does not call the model ready"):
                 await driver.load(target())
+
+    async def test_a_server_that_is_busy_after_a_load_is_asked_again_and_not_doubted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fifty loads at once on a busy node: a readiness that took 5 s stopped all other loads."""
+        monkeypatch.setattr(v2, "OBSERVE_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(v2, "_POLL_S", 0.01)
+        asked = 0
+
+        async def handler(request: web.Request) -> web.Response:
+            nonlocal asked
+            if request.path.endswith("/ready"):
+                asked += 1
+                await asyncio.sleep(0.6 if asked <= 2 else 0)
+            return web.Response()
+
+        async with serving(handler) as driver:
+            await driver.load(target())
+        assert asked == 3
 
     async def test_an_update_without_an_answer_is_never_taken_for_loaded(self) -> None:
         async def handler(request: web.Request) -> web.Response:

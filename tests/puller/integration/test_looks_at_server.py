@@ -20,7 +20,7 @@ import scale_runtime_plain
 
 class Scale(scale_runtime_plain.Scale):
     async def load(self) -> bool:
-        time.sleep(6)  # no other request is answered meanwhile
+        time.sleep(3.5)  # no other request is answered meanwhile
         return await super().load()
 """
 

@@ -42,6 +42,8 @@ from trainedmodel_puller.errors import ServerFault
 _POLL_S: Final = 0.1
 #: One load call is waited for at most this long; then readiness is polled instead.
 _CALL_TIMEOUT_S: Final = 120.0
+#: For how long a server that has just loaded a model may not say whether it is ready, in seconds.
+_BUSY_S: Final = 60.0
 #: How many models are asked for their readiness at once.
 _ASK_AT_ONCE: Final = 8
 
@@ -202,8 +204,22 @@ class RepositoryServer:
         )
 
     async def _is_ready_soon(self, name: str) -> bool:
+        """Ask whether a load that was answered with success has made the model ready.
+
+        A server that is busy loading others may not answer in time. That is no reason to stop all
+        loads and to look at the server anew: it is asked again, for a minute.
+        """
+        patient_until = time.monotonic() + _BUSY_S
         for _ in range(10):
-            if await self._is_ready(name):
+            while True:
+                try:
+                    is_ready = await self._is_ready(name)
+                    break
+                except ServerInDoubt:
+                    if time.monotonic() > patient_until:
+                        raise
+                    await asyncio.sleep(10 * _POLL_S)
+            if is_ready:
                 return True
             await asyncio.sleep(_POLL_S)
         return False
