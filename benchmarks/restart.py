@@ -89,7 +89,7 @@ def has_all(puller: Puller, names: list[str]) -> bool:
     if status is None or not status["server"]["isKnown"]:
         return False
     is_ready = status["server"]["models"].get("Ready", 0) >= len(names)
-    return is_ready and status["states"] == {"Loaded": len(names)}
+    return bool(is_ready and status["states"] == {"Loaded": len(names)})
 
 
 def write_model(kind: str, folder: Path) -> None:
