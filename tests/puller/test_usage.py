@@ -107,6 +107,28 @@ async def test_what_is_written_during_a_measurement_is_not_lost(
     assert usage.used == 1070
 
 
+async def test_a_volume_that_cannot_be_read_is_not_an_empty_one(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = VolumeUsage(2**30, [volume])
+    await usage.measure()
+    before = usage.used
+    usage.note_written(5)
+
+    def refuse(folder: str) -> object:
+        raise OSError(5, "Input/output error", folder)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", refuse)
+        await usage.measure()
+        assert usage.used == (before or 0) + 5
+        unknown = VolumeUsage(2**30, [volume])
+        await unknown.measure()
+        assert unknown.free_bytes(2**40) == 0
+    await usage.measure()
+    assert usage.used == before
+
+
 async def test_without_a_limit_nothing_is_counted(volume: Path) -> None:
     usage = VolumeUsage()
     usage.note_written(10**9)

@@ -284,7 +284,7 @@ class Fetcher:
             if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
-                    f"unpacks to more than the {readable(room or 0)} that are free",
+                    f"unpacks to more than the {readable(max(room or 0, 0))} that are free",
                 ) from fault
             raise
         log.info("unpacked", model=work.name, kind=str(kind), files=tree.files, bytes=tree.bytes)

@@ -130,7 +130,8 @@ class LiveState:
         """Take note of what the volume holds of a name now."""
         if name in self.unmarked:
             disk = replace(disk, loaded=self.unmarked[name], trying=None)
-        self.usage.touch()
+        if disk != self.disk.get(name, DiskModel()):
+            self.usage.touch()
         if disk == DiskModel():
             self.disk.pop(name, None)
         else:

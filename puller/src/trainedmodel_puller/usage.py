@@ -70,13 +70,14 @@ class VolumeUsage:
         self._is_stale = True
 
     async def measure(self) -> None:
-        """Measure now, in a thread."""
+        """Measure now, in a thread. A root that cannot be read leaves the account as it was."""
         before, began = self._written, time.monotonic()
         self._is_stale = False
         measured, unread = await asyncio.to_thread(allocated_bytes, self._folders)
-        # what was written meanwhile may have been measured as well: counted twice, never missed
-        self._measured = measured
-        self._written -= before
+        if unread.isdisjoint(map(os.fspath, self._folders)):
+            # what was written meanwhile may be counted twice, but is never missed
+            self._measured = measured
+            self._written -= before
         self._measured_at = time.monotonic()
         self._cost_s = self._measured_at - began
         if unread - self._unread:

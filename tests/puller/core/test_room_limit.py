@@ -48,14 +48,16 @@ def test_a_volume_is_measured_soon_for_who_waits_and_seldom_at_rest() -> None:
         told = {"is_stale": False, "is_wanted": False, **state}
         return is_measurement_due(age_s, cost_s, **told)
 
-    assert due(0.5, is_wanted=True)
-    assert not due(0.4, is_wanted=True)
+    assert due(0.5, is_wanted=True, is_stale=True)
+    assert not due(0.4, is_wanted=True, is_stale=True)
+    assert due(5.0, is_wanted=True)
+    assert not due(4.9, is_wanted=True), "who waits for long costs little"
     assert due(5.0, is_stale=True)
     assert not due(4.9, is_stale=True)
     assert due(60.0)
     assert not due(59.0)
     assert not due(60.0, cost_s=1.0), "a costly measurement is made seldom"
-    assert not due(9.0, cost_s=1.0, is_wanted=True)
+    assert not due(9.0, cost_s=1.0, is_wanted=True, is_stale=True)
 
 
 @given(

@@ -41,8 +41,9 @@ _OWN_FILES: Final = 6
 _AHEAD_BYTES: Final = 3 * 2**20
 #: Of a volume's limit, this part is left alone; of a large one no more than the reserve.
 _RESERVED_PART: Final = 16
-#: Seconds between two measurements of a volume, and how often its cost they are at least: while a
-#: model waits for room; after changes; at rest, when only others may have written.
+#: Seconds between two measurements of a volume, and how often its cost they are at least: after
+#: changes, while a model waits for room; after changes, or while one waits; at rest, when only
+#: others may have written.
 _WANTED: Final = (0.5, 10)
 _STALE: Final = (5.0, 20)
 _AT_REST: Final = (60.0, 200)
@@ -127,7 +128,10 @@ def is_measurement_due(age_s: float, cost_s: float, *, is_stale: bool, is_wanted
         is_stale: Something changed since it began.
         is_wanted: A model waits for room.
     """
-    least_s, times = _WANTED if is_wanted else _STALE if is_stale else _AT_REST
+    if is_wanted and is_stale:
+        least_s, times = _WANTED
+    else:
+        least_s, times = _STALE if is_wanted or is_stale else _AT_REST
     return age_s >= max(least_s, times * cost_s)
 
 
