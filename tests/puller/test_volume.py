@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from trainedmodel_contract.entry import Entry
 from trainedmodel_puller.core.snapshot import Held
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
@@ -240,7 +241,8 @@ class TestMarkers:
 class TestMemory:
     def test_the_last_good_configuration_is_kept(self, volume: Volume) -> None:
         assert not volume.held.read().is_known
-        held = Held({"list": {"a": "{}"}}, is_known=True)
+        entry = Entry(name="a", storage_uri="s3://b/a", revision="1").to_json()
+        held = Held({"list": {"a": entry}}, is_known=True)
         volume.held.write(held)
         assert volume.held.read() == held
 

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import from_json
+
 
 def canonical_json(value: Mapping[str, Any]) -> str:
     """Render a mapping of JSON values; None values at its top level are left out.
@@ -28,3 +30,15 @@ def canonical_json(value: Mapping[str, Any]) -> str:
 def sha256_hex(text: str) -> str:
     """Return the sha256 of a text's UTF-8 bytes, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON that anybody may have written.
+
+    Python's own reader takes what cannot be written again (lone surrogates, NaN), guesses at
+    encodings, and raises RecursionError for deep nesting. This one has one way to say no.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or is nested more than 200 deep.
+    """
+    return from_json(text, allow_inf_nan=False)

@@ -6,13 +6,16 @@ leniently: a field that it does not know is a newer operator's, not an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
+
+#: What an int64 of the API holds.
+MAX_INTEGER: Final = 2**63 - 1
 
 
 class EntryError(ValueError):
@@ -41,9 +44,9 @@ class Entry(BaseModel):
     storage_uri: str = Field(min_length=1, max_length=2048)
     framework: str = Field(default="", max_length=64)
     revision: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    generation: int = Field(default=0, ge=0)
+    generation: int = Field(default=0, ge=0, le=MAX_INTEGER)
     shard: Annotated[int, Field(ge=0, lt=names.SHARD_COUNT)] | None = None
-    memory: Annotated[int, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
     version: str | None = None
     digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
     parameters: dict[str, str] | None = None

@@ -68,6 +68,7 @@ class Reason(StrEnum):
     # the volume
     INSUFFICIENT_DISK = "InsufficientDisk"
     VOLUME_ERROR = "VolumeError"
+    VOLUME_IN_USE = "VolumeInUse"
     FOLDER_NOT_OURS = "FolderNotOurs"
     # the server
     INSUFFICIENT_MEMORY = "InsufficientMemory"
@@ -118,7 +119,8 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.UNSAFE_ARCHIVE: "The archive is broken, holds what may leave its folder, or unpacks to more than the limits allow; the message names the entry.",
     Reason.URI_NOT_ALLOWED: "The puller's --allow-uri list has no prefix of this URI; add one or move the model.",
     Reason.INSUFFICIENT_DISK: "The model volume has too little room; it is tried again when room appears.",
-    Reason.VOLUME_ERROR: "The model volume refused a write; the message has the system's words.",
+    Reason.VOLUME_ERROR: "The model volume could not be read or written; the message has the system's words.",
+    Reason.VOLUME_IN_USE: "Another puller uses the model volume; this one waits until that one ends. Give each puller a volume of its own.",
     Reason.FOLDER_NOT_OURS: "A folder with the served name exists that the puller did not make; remove or rename it.",
     Reason.INSUFFICIENT_MEMORY: "The models' declared memory would exceed the server container's memory limit, or the puller's --memory-budget; remove a model, declare less, or raise the limit.",
     Reason.SERVER_UNREACHABLE: "The model server does not answer; nothing is loaded or unloaded until it does.",

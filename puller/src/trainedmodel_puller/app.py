@@ -33,6 +33,8 @@ from trainedmodel_puller.http import Endpoints
 from trainedmodel_puller.kube import ReportClient
 from trainedmodel_puller.looks import SourceLooks
 from trainedmodel_puller.loop import Loop
+from trainedmodel_puller.opening import take, until_done
+from trainedmodel_puller.ownership import Ownership
 from trainedmodel_puller.reporters import KubernetesReporter
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import Settings
@@ -86,7 +88,10 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
         stack.push_async_callback(server.close)
         front.answers = Waiting("the volume is being read")
         volume = make_volume(settings, server)
-        await asyncio.to_thread(volume.prepare)
+        ownership = Ownership(settings.model_dir, settings.state_dir)
+        stack.callback(ownership.release)
+        if not await until_done(lambda: take(volume, ownership), front, stop):
+            return
         registry = StorageRegistry(settings.storage)
         stack.push_async_callback(registry.close)
         downloader = Downloader(
@@ -123,10 +128,12 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
 def _make_folder(folder: Path) -> None:
     try:
         make_model_dir(folder)
-    except OSError as error:
+    except PermissionError as error:
         raise SettingsError(
             f"--model-dir {folder} must be a writable folder: {error.strerror}"
         ) from error
+    except OSError as error:
+        log.warning("model_dir_not_made", folder=str(folder), why=error.strerror)  # `take` waits
 
 
 async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:
@@ -182,7 +189,9 @@ async def _run_parts(
     limits = make_limits(settings, server)
     disk = Disk(volume, state)
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
-    await loop.restore()
+    if not await until_done(loop.restore, front, stop):
+        disk.close()
+        return
     if settings.volume_limit:
         await state.usage.measure()  # before anything is let in
     watch = ServerWatch(server, state, settings.period_s)

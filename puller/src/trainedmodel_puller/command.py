@@ -30,6 +30,8 @@ from trainedmodel_puller.storage.settings import StorageSettings, fsspec_schemes
 _COLLECT_AFTER: Final = (50_000, 20, 20)
 #: A SIGTERM is answered within 5 s: an orderly end that has not come by then comes no more.
 _LONGEST_END_S: Final = 4.5
+#: Others may read, nobody else may write.
+_UMASK: Final = 0o022
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -45,6 +47,8 @@ def main(command: str, *, as_json: bool, **flags: Any) -> None:
     Store credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*) or the pod's identity.
     """
     configure_logging(flags.pop("log_format"), flags.pop("log_level"))
+    # the server reads what is written here, as another user: that must not hang on who started us
+    os.umask(_UMASK)
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
     gc.enable()

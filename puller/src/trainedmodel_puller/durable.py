@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from trainedmodel_contract.canonical import parse_json
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.errors import VolumeFault
@@ -23,6 +24,12 @@ from trainedmodel_puller.errors import VolumeFault
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: What the system says where nothing is, or nothing that can be a file of ours.
+_NO_FILE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+)
+#: Files of ours are far smaller; what is larger was written by somebody else.
+_MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,8 +37,13 @@ def volume_fault(error: OSError) -> VolumeFault:
     """Turn an error of our own file work into the fault that users see."""
     if error.errno in _NO_ROOM:
         return VolumeFault(Reason.INSUFFICIENT_DISK, f"the model volume is full: {error.strerror}")
+    return VolumeFault(Reason.VOLUME_ERROR, words_of(error))
+
+
+def words_of(error: OSError) -> str:
+    """Say what the system refused, and of what; not where on this machine that lies."""
     where = Path(os.fsdecode(error.filename)).name if error.filename else "the model volume"
-    return VolumeFault(Reason.VOLUME_ERROR, f"{where!a:.200}: {error.strerror or error}")
+    return f"{where!a:.200}: {error.strerror or error}"
 
 
 @contextlib.contextmanager
@@ -43,12 +55,37 @@ def told_as_fault() -> Iterator[None]:
         raise volume_fault(error) from error
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Return a file's JSON object; anything else is an empty one."""
+def read_file(path: Path | str) -> bytes | None:
+    """Return the content of a file of ours; None if there is no such file.
+
+    Anything may stand under its name: a link, a pipe, a device. None of them is ours, and none is
+    waited for. Everything else that keeps it from being read is doubt, and raised.
+
+    Raises:
+        OSError: it cannot be told whether there is one, or what it says.
+    """
     try:
-        with open(path, "rb", buffering=0) as file:
-            document = json.loads(file.read())
-    except (OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    with open(descriptor, "rb", buffering=0) as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_FILE_BYTES:
+            return None
+        return file.readall()
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Return the JSON object of a file of ours; an empty one if there is none, or it is garbled.
+
+    Raises:
+        OSError: it cannot be told whether there is one, or what it says.
+    """
+    try:
+        document = parse_json(read_file(path) or b"")
+    except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -127,5 +164,9 @@ def exchange(one: Path, other: Path, trash: Path) -> None:
         raise OSError(code, os.strerror(code), str(other))
     aside = trash / uuid.uuid4().hex
     other.rename(aside)
-    one.rename(other)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)  # what was served must not stay among what is deleted
+        raise
     aside.rename(one)

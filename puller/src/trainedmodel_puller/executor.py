@@ -10,8 +10,9 @@ Order within an action, and what a kill between two steps leaves, is told in `vo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -146,6 +147,16 @@ class Executor:
     # -- the actions --------------------------------------------------------------------
 
     async def _download(self, action: Download) -> None:
+        name, key = action.name, (action.name, action.entry.revision)
+        try:
+            with self._guarded(key, Stage.DOWNLOAD, lambda: action.entry):
+                await self._fetch(action)
+        finally:
+            self._state.transfers.pop(name, None)
+            self._transfers.pop(name, None)
+            self._end(name)
+
+    async def _fetch(self, action: Download) -> None:
         name, revision = action.name, action.entry.revision
         began = time.monotonic()
         try:
@@ -155,30 +166,28 @@ class Executor:
                 raise
             # cancelled by a plan: an end like any other, for this name alone
             await self._disk.look(name)
-        except ModelFault as fault:
+            return
+        except Exception:
             await self._disk.look(name)
-            self._fail((name, revision), Stage.DOWNLOAD, fault, action.entry)
-        except Exception as error:
-            await self._disk.look(name)
-            self._crash((name, revision), Stage.DOWNLOAD, error, action.entry)
-        else:
-            seconds = time.monotonic() - began
-            metrics.DOWNLOAD_SECONDS.observe(seconds)
-            self._state.recheck((name, revision))
-            log.info(
-                "downloaded",
-                model=name,
-                revision=revision,
-                bytes=fetched.size,
-                how=fetched.how,
-                seconds=round(seconds, 3),
-            )
-        finally:
-            self._state.transfers.pop(name, None)
-            self._transfers.pop(name, None)
-            self._end(name)
+            raise
+        seconds = time.monotonic() - began
+        metrics.DOWNLOAD_SECONDS.observe(seconds)
+        self._state.recheck((name, revision))
+        log.info(
+            "downloaded",
+            model=name,
+            revision=revision,
+            bytes=fetched.size,
+            how=fetched.how,
+            seconds=round(seconds, 3),
+        )
 
     async def _load(self, action: Load) -> None:
+        key = (action.name, action.revision)
+        with self._guarded(key, Stage.LOAD, lambda: self._wanted_entry(*key)):
+            await self._serve(action)
+
+    async def _serve(self, action: Load) -> None:
         name, revision = action.name, action.revision
         began = time.monotonic()
         before = self._state.disk.get(name, NOTHING)
@@ -195,9 +204,7 @@ class Executor:
             metrics.LOADS.labels(outcome="failed").inc()
             is_refused = fault.reason is not Reason.LOAD_TIMEOUT
             await self._roll_back(name, before.loaded, revision, is_refused=is_refused)
-            self._fail((name, revision), Stage.LOAD, fault, self._wanted_entry(name, revision))
-        except Exception as error:
-            self._crash((name, revision), Stage.LOAD, error, self._wanted_entry(name, revision))
+            raise
         else:
             await self._confirm(action, target.entry.memory or 0, time.monotonic() - began)
 
@@ -290,53 +297,67 @@ class Executor:
             log.warning("rollback_failed", model=name, revision=loaded, why=str(fault))
 
     async def _unload(self, action: Unload) -> None:
-        name = action.name
+        with self._guarded((action.name, ""), Stage.UNLOAD):
+            await self._let_go(action.name)
+
+    async def _let_go(self, name: str) -> None:
         try:
             await self._server.unload(name)
-            await self._disk.run(name, self._volume.forget_loaded, name)
         except (ServerGone, ServerInDoubt) as error:
             self._state.doubt_server(str(error))
             metrics.UNLOADS.labels(outcome="undecided").inc()
             log.info("unload_undecided", model=name, why=str(error))
             self._put_off((name, ""), Stage.UNLOAD, error)
-        except ModelFault as fault:
+            return
+        except ModelFault:
             metrics.UNLOADS.labels(outcome="failed").inc()
-            self._fail((name, ""), Stage.UNLOAD, fault, None)
-        except Exception as error:
-            self._crash((name, ""), Stage.UNLOAD, error, None)
-        else:
-            metrics.UNLOADS.labels(outcome="unloaded").inc()
-            self._state.set_server_model(name, ServerState.ABSENT)
-            log.info("unloaded", model=name)
+            raise
+        metrics.UNLOADS.labels(outcome="unloaded").inc()
+        self._state.set_server_model(name, ServerState.ABSENT)
+        log.info("unloaded", model=name)
+        # if the volume refuses that, the model is unloaded once more, which is no error
+        await self._disk.run(name, self._volume.forget_loaded, name)
 
     async def _remove(self, action: Remove) -> None:
         name = action.name
         try:
-            if action.is_staging:
-                await self._disk.run(name, self._volume.remove_staging, name)
-            elif action.versions is not None:
-                await self._disk.run(name, self._volume.remove_versions, name, action.versions)
-                metrics.EVICTIONS.inc(len(action.versions))
-                log.info(
-                    "removed_versions",
-                    model=name,
-                    revisions=sorted(action.versions),
-                    why=action.reason,
-                )
-            else:
-                await self._disk.run(name, self._volume.remove, name)
-                log.info("removed", model=name)
-        except ModelFault as fault:
-            self._fail((name, ""), Stage.UNLOAD, fault, None)
-        except Exception as error:
-            self._crash((name, ""), Stage.UNLOAD, error, None)
-        else:
-            self._state.failures.pop((name, ""), None)
+            with self._guarded((name, ""), Stage.UNLOAD):
+                await self._delete(action)
+                self._state.failures.pop((name, ""), None)
         finally:
             self._state.removals.discard(name)
             self._end(name)
 
+    async def _delete(self, action: Remove) -> None:
+        name = action.name
+        if action.is_staging:
+            await self._disk.run(name, self._volume.remove_staging, name)
+        elif action.versions is not None:
+            await self._disk.run(name, self._volume.remove_versions, name, action.versions)
+            metrics.EVICTIONS.inc(len(action.versions))
+            log.info(
+                "removed_versions",
+                model=name,
+                revisions=sorted(action.versions),
+                why=action.reason,
+            )
+        else:
+            await self._disk.run(name, self._volume.remove, name)
+            log.info("removed", model=name)
+
     # -- what all of them share ---------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _guarded(
+        self, key: FailureKey, stage: Stage, entry: Callable[[], Entry | None] = lambda: None
+    ) -> Iterator[None]:
+        """Let whatever goes wrong in an action be the failure of its model, and of no other."""
+        try:
+            yield
+        except ModelFault as fault:
+            self._fail(key, stage, fault, entry())
+        except Exception as error:
+            self._crash(key, stage, error, entry())
 
     def _fail(self, key: FailureKey, stage: Stage, fault: ModelFault, entry: Entry | None) -> None:
         failure = self._state.fail(key, stage, entry, fault)

@@ -90,7 +90,7 @@ class Fetcher:
         server: ModelServer,
         limits: Limits,
     ) -> None:
-        self._twins = Twins(state, disk.volume, downloader)
+        self._twins = Twins(state, disk, downloader)
         self._refusals = Refusals(disk.volume)
         self._state = state
         self._disk = disk
@@ -259,7 +259,7 @@ class Fetcher:
         if kind is None:
             return
         declared = await asyncio.to_thread(declared_bytes, archive, kind)
-        self._state.free_bytes = await asyncio.to_thread(self._volume.free_bytes)
+        self._state.free_bytes = await self._disk.ask(self._volume.free_bytes)
         self._progress.admit(name, declared or 0)
         self._progress.begin(name, revision, declared or 0, stage=Stage.VERIFY)
         target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)

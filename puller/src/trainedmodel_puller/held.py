@@ -8,27 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainedmodel_puller.core.snapshot import Held, parse_held
-from trainedmodel_puller.durable import told_as_fault, write_durably
+from trainedmodel_puller.durable import read_file, write_durably
 
 
 class HeldFile:
-    """One file; both methods block."""
+    """One file; both methods block, and raise OSError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> Held:
-        """Return what was kept; an empty memory if nothing was, or it cannot be read."""
+        """Return what was kept; an empty memory if nothing was, or it is garbled."""
         try:
-            return parse_held(self._path.read_text())
-        except (OSError, UnicodeDecodeError):
+            return parse_held(read_file(self._path))
+        except PermissionError:  # another user's, of an earlier life: none of our memory
             return Held()
 
     def write(self, held: Held) -> None:
-        """Keep it.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            write_durably(self._path, held.to_json(), mode=0o600)
+        """Keep it."""
+        write_durably(self._path, held.to_json(), mode=0o600)

@@ -7,6 +7,9 @@ waits, is over at that: the plan would be the same. Between two passes lies a mu
 processor time that the last one cost, so that a burst of events costs a bounded part of a core;
 what a pass had to wait for, beside the work of others, does not count.
 
+A look that fails is doubt, about a name or the whole volume: nothing is planned on it, it is told,
+and it is made again at the next pass.
+
 When an action ends, its own name and the next in the queues are planned at once, without a pass:
 with a thousand models to load, slots would otherwise stand empty from pass to pass.
 """
@@ -17,7 +20,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -47,6 +50,8 @@ log: Final = structlog.get_logger()
 _FULL_READ_S: Final = 60.0
 #: After a pass that cost n seconds of a processor the next one waits at least this many times n.
 _REST: Final = 9.0
+#: What could not be deleted is tried again this often, seconds.
+_TRASH_S: Final = 60.0
 #: How many that wait for a slot are looked at when one is free: some may have ceased to.
 _NEXT: Final = 2
 _NOT_THERE: Final[frozenset[str]] = frozenset()
@@ -94,6 +99,8 @@ class Loop:
         self._executor: Executor | None = None
         self._queues: tuple[deque[str], deque[str]] = (deque(), deque())
         self._ended: list[str] = []
+        self._told_left: Set[str] = frozenset()
+        self._trash_tried_at = float("-inf")
         # its own: what actions wait for must not hold up a pass
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loop")
 
@@ -102,10 +109,17 @@ class Loop:
         self._thread.shutdown(wait=False)
 
     async def restore(self) -> None:
-        """Remember what an earlier life knew: the disk, and the last good configuration."""
-        self._held = await asyncio.to_thread(self._volume.held.read)
+        """Remember what an earlier life knew: the disk, and the last good configuration.
+
+        Raises:
+            VolumeFault: that cannot be read now.
+        """
+        self._held = await self._disk.ask(self._volume.held.read)
         self._kept = self._held
-        self._state.disk = await asyncio.to_thread(self._volume.scan)
+        self._state.disk = await self._disk.ask(self._volume.scan)
+        for name, disk in self._state.disk.items():
+            if disk.doubt is not None:
+                log.warning("look_failed", model=name, why=disk.doubt)
 
     async def run(self, executor: Executor, stop: asyncio.Event) -> None:
         """Pass after pass, until `stop` is set."""
@@ -139,7 +153,7 @@ class Loop:
             with self._at_cost():
                 return call(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        return await self._disk.ask_in(self._thread, counted)
 
     def go_on(self, name: str) -> None:
         """Plan for a name whose action has ended, and for those who wait for its slot.
@@ -186,6 +200,7 @@ class Loop:
         """Read everything that may have changed; return whether any of it may have."""
         is_read = await self._read_config()
         is_moved = await self._look_at_disk()
+        self._retry_trash()
         return is_read or is_moved
 
     def _is_at_rest(self) -> bool:
@@ -243,8 +258,13 @@ class Loop:
         What our own actions change rings the bell as well.
         """
         known = dict(self._state.disk)
-        seen, self._state.free_bytes = await self._in_thread(self._glance)
-        if seen == self._seen and self._is_at_rest():
+        try:
+            seen, self._state.free_bytes = await self._in_thread(self._glance)
+        except VolumeFault as fault:
+            return self._doubt_volume(fault.message)
+        self._doubt_volume(None)
+        is_in_doubt = any(disk.doubt is not None for disk in known.values())
+        if seen == self._seen and self._is_at_rest() and not is_in_doubt:
             return False
         # what is under way is not compared now, so it must be the next time
         self._seen = None if self._is_under_way() else seen
@@ -268,6 +288,8 @@ class Loop:
         if held is None and not is_wanted:
             return False  # not ours, and in nobody's way
         held = held or NOTHING
+        if held.doubt is not None:
+            return name not in state.server_actions and name not in state.removals
         is_as_known = seen.get(name, _NOT_THERE) == self._volume.served.expected(held.published)
         if is_as_known or name in state.server_actions or name in state.removals:
             return False
@@ -276,10 +298,32 @@ class Loop:
     def _glance(self) -> tuple[dict[str, frozenset[str]], int]:
         return self._volume.served.listed(), self._volume.free_bytes()
 
+    def _doubt_volume(self, why: str | None) -> bool:
+        """Note whether the volume can be looked at; return that something may be new."""
+        if why != self._state.volume_doubt:
+            self._state.volume_doubt = why
+            if why is not None:
+                log.warning("volume_in_doubt", why=why)
+            else:
+                log.info("volume_in_sight")
+        return True
+
+    def _retry_trash(self) -> None:
+        """Try again to delete what could not be deleted, and tell what still cannot."""
+        trash = self._volume.trash
+        if trash.left and time.monotonic() - self._trash_tried_at > _TRASH_S:
+            self._trash_tried_at = time.monotonic()
+            self._disk.retry_trash()
+        left = trash.left
+        if left.keys() - self._told_left:
+            why = next(iter(left.values()))
+            log.warning("not_deleted", folder=str(trash.folder), count=len(left), why=why)
+        self._told_left, self._state.undeleted = left.keys(), len(left)
+
     async def _look_at(self, name: str) -> None:
         before = self._state.disk.get(name, NOTHING)
         found = await self._disk.look(name)
-        if found != before:
+        if found != before and found.doubt is None:
             log.warning("folder_changed", model=name, published=sorted(found.published))
 
     def _report(self, made: Plan) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
 from trainedmodel_contract.canonical import canonical_json
 
@@ -33,21 +32,21 @@ class Markers:
         """Return the names that have one."""
         return {path.stem for path in self.folder.glob("*.json")}
 
-    def read(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> dict[str, str]:
         """Return a name's marker; empty if there is none, or it is garbled."""
-        return read_json(self._path(name))
+        known = read_json(self._path(name))
+        return {key: value for key, value in known.items() if isinstance(value, str)}
 
     def write(self, name: str, model_id: str, revision: str) -> str | None:
         """Note a confirmed revision, and return the one that was noted before."""
         path = self._path(name)
-        known = read_json(path)
+        known = self.read(name)
         text = canonical_json({"id": model_id, "name": name, "loaded": revision})
         if known:
             replace_file(path, text, durable=False)
         else:
             write_file(path, text, durable=False)  # half of one is none, and there was none
-        before = known.get("loaded")
-        return before if isinstance(before, str) else None
+        return known.get("loaded")
 
     def try_another(self, name: str, revision: str) -> None:
         """Note that the server is about to be told to load another revision."""

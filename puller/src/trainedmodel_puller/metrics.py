@@ -106,6 +106,8 @@ KEPT_VERSIONS: Final = _gauge(
 KEPT_BYTES: Final = _gauge("kept_bytes", "Bytes of the kept versions.")
 SERVED_BYTES: Final = _gauge("served_bytes", "Bytes of the versions in the server's sight.")
 FREE_BYTES: Final = _gauge("volume_free_bytes", "Bytes that may still be written to the volume.")
+VOLUME_IN_DOUBT: Final = _gauge("volume_in_doubt", "1 while the model volume cannot be looked at.")
+UNDELETED: Final = _gauge("undeleted_trees", "Removed trees that could not be deleted yet.")
 SERVER_REACHABLE: Final = _gauge("server_reachable", "1 while the server answers.")
 CONFIG_IN_DOUBT: Final = _gauge(
     "config_in_doubt", "1 while the mounted configuration is not whole."
@@ -208,6 +210,8 @@ def observe(moment: Moment) -> None:
     stages = _stages(observed.transfers.values(), observed.server_actions.values())
     _set_all(IN_FLIGHT, "stage", _STAGES, stages)
     _set_volume(observed.disk.values(), observed.free_bytes)
+    VOLUME_IN_DOUBT.set(observed.volume_doubt is not None)
+    UNDELETED.set(observed.undeleted)
     SERVER_REACHABLE.set(moment.is_reachable)
     LAST_PASS.set(moment.last_pass)
 

@@ -17,12 +17,13 @@ import click
 from trainedmodel_puller.app import find_server, make_limits, make_state, make_volume
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
-from trainedmodel_puller.core.snapshot import resolve_snapshot
+from trainedmodel_puller.core.snapshot import Held, resolve_snapshot
 from trainedmodel_puller.core.state import ServerView
 from trainedmodel_puller.core.status import status_document
 from trainedmodel_puller.drivers.auto import identify
 from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt
 from trainedmodel_puller.drivers.factory import AUTO
+from trainedmodel_puller.durable import words_of
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.settings import Settings
 from trainedmodel_puller.snapshot import read_folder
@@ -77,11 +78,16 @@ def _read(settings: Settings, volume: Volume, state: LiveState) -> None:
     files, why = read_folder(settings.config_dir)
     if files is None:
         raise SettingsError(f"--config-dir: {why}")
-    if volume.exists():
-        state.disk = volume.scan(mend=False)
-        state.free_bytes = volume.free_bytes()
+    held = Held()
+    try:
+        if volume.exists():
+            state.disk = volume.scan(mend=False)
+            state.free_bytes = volume.free_bytes()
+            held = volume.held.read()
+    except OSError as error:
+        state.volume_doubt = words_of(error)
     owners = {name: disk.id for name, disk in state.disk.items()}
-    state.desired, _ = resolve_snapshot(files, volume.held.read(), owners, why)
+    state.desired, _ = resolve_snapshot(files, held, owners, why)
 
 
 async def _look(server: ModelServer, state: LiveState) -> ServerView:

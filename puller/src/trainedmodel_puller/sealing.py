@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainedmodel_puller.durable import sync_file_system, sync_tree, volume_fault
+from trainedmodel_puller.durable import sync_file_system, sync_tree
 
 #: From so many trees on, the whole file system is flushed instead of each file of theirs.
 _MANY: Final = 6
@@ -85,7 +85,8 @@ class SealLane:
             What `seal` returned, or None if there was nothing to seal.
 
         Raises:
-            ModelFault: what either raises, or VolumeFault: the volume refused the sync.
+            ModelFault: what either raises.
+            OSError: the same, or the volume refused the sync.
         """
         done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self._writing.add([_Job(write, seal, done)])
@@ -125,14 +126,14 @@ class SealLane:
                 sync_file_system(self._folder)
             except OSError as error:
                 for job in jobs:
-                    job.error = volume_fault(error)
+                    job.error = OSError(error.errno, error.strerror, error.filename)
             return
         for job in jobs:
             try:
                 if job.tree is not None:
                     sync_tree(job.tree, with_files=True)
             except OSError as error:
-                job.error = volume_fault(error)
+                job.error = error
 
 
 def _write(batch: list[_Job]) -> None:

@@ -3,17 +3,27 @@
 A kubelet publishes a projected volume as `..<time>/`, with a link `..data` that it replaces by
 rename. The link is resolved once and everything is read below its target, so that a reading never
 mixes two moments; when the target vanishes under the reading, the reading starts anew.
+
+One file that cannot be read says nothing of the others: it is told as such. What concerns all of
+them (no more descriptors, a folder that is away) makes the whole folder unreadable.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final
+
+from trainedmodel_puller.core.snapshot import Unreadable
 
 #: Larger files are no entries.
 _MAX_FILE_BYTES: Final = 2 * 1024 * 1024
 _TRIES: Final = 5
+_CONCERNS_ALL: Final = frozenset(
+    {errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTDIR}
+)
 
 #: Equal signatures mean that nothing changed since.
 Signature = tuple[object, ...]
@@ -30,16 +40,21 @@ def read_signature(folder: Path) -> Signature | None:
         base = _base(folder)
         if base != folder:
             return (str(base), base.stat().st_ino)
-        rows = []
-        for entry in os.scandir(folder):
-            status = entry.stat()
-            rows.append((entry.name, status.st_mtime_ns, status.st_size, status.st_ino))
-        return tuple(sorted(rows))
+        with os.scandir(folder) as entries:
+            return tuple(sorted(_row(entry) for entry in entries))
     except OSError:
         return None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, bytes] | None, str]:
+def _row(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
+    try:
+        status = entry.stat()
+    except OSError as error:  # a link that leads nowhere, or to itself
+        return (entry.name, -1, error.errno or 0, 0)
+    return (entry.name, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, bytes | Unreadable] | None, str]:
     """Read all files of the folder, by name. Blocks.
 
     Returns:
@@ -54,13 +69,31 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes] | None, str]:
     return None, why
 
 
-def _read_files(base: Path) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for entry in os.scandir(base):
-        if entry.name.startswith(".") or not entry.is_file():
-            continue
-        with open(entry.path, "rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-        if len(content) <= _MAX_FILE_BYTES:
+def _read_files(base: Path) -> dict[str, bytes | Unreadable]:
+    files: dict[str, bytes | Unreadable] = {}
+    with os.scandir(base) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in found:
+        try:
+            content = _read_file(entry)
+        except OSError as error:
+            if error.errno in _CONCERNS_ALL:
+                raise
+            content = Unreadable(error.strerror or str(error))
+        if content is not None:
             files[entry.name] = content
     return files
+
+
+def _read_file(entry: os.DirEntry[str]) -> bytes | Unreadable | None:
+    """Read one file; None for what is no file, and is not to be waited for either."""
+    if not entry.is_file():
+        return None
+    descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        content = file.read(_MAX_FILE_BYTES + 1) or b""
+    if len(content) > _MAX_FILE_BYTES:
+        return Unreadable(f"is larger than {_MAX_FILE_BYTES} bytes")
+    return content

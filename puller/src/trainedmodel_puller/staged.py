@@ -21,7 +21,7 @@ from typing import Final
 from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.durable import exchange, read_json, write_durably
-from trainedmodel_puller.trees import Trash
+from trainedmodel_puller.trash import Trash
 
 _JOURNAL: Final = ".journal"
 _UNPACKED: Final = ".unpacked"

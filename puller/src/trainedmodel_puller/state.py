@@ -62,6 +62,8 @@ class LiveState:
     sources: dict[FailureKey, str] = field(default_factory=dict)
     free_bytes: int | None = None
     usage: VolumeUsage = field(default_factory=VolumeUsage)
+    volume_doubt: str | None = None
+    undeleted: int = 0
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observed(self) -> ObservedState:
@@ -75,6 +77,8 @@ class LiveState:
             removals=self.removals,
             failures=self.failures,
             free_bytes=self.usage.free_bytes(self.free_bytes),
+            volume_doubt=self.volume_doubt,
+            undeleted=self.undeleted,
         )
 
     def fail(
@@ -136,6 +140,10 @@ class LiveState:
             self.disk.pop(name, None)
         else:
             self.disk[name] = disk
+
+    def doubt_disk(self, name: str, why: str) -> None:
+        """Take note that a name could not be looked at: what was known stands, for reports only."""
+        self.disk[name] = replace(self.disk.get(name, DiskModel()), doubt=why)
 
     def note_loaded(self, name: str, model_id: str, revision: str, memory: int) -> None:
         """Take note that the server confirmed a revision, which is about to be written down."""

@@ -7,8 +7,11 @@ to say (`drivers.base.Layout`), and each layout is one class here:
     InPlace       <model-dir>/<name>/            replaced by exchange, the old one moves beside
     PerRevision   <model-dir>/<name>/<folder>/   added beside the old one, which stays until removed
 
-A folder in the served place without such a file is not ours and stays as it is. One exception:
-KServe's agent leaves `SUCCESS.<hash>` in the folders that it makes, and those are taken over.
+A folder in the served place without such a file is not ours and stays as it is. The same holds for
+a link, wherever it leads, and for a folder of another user that we may not read. One exception:
+KServe's agent leaves `SUCCESS.<hash>` in the folders that it makes, and those are taken over. A
+look that fails for any other cause says nothing of what is there: it raises, and the name is in
+doubt.
 
 All of it blocks, and raises OSError. Moves are not forced to the disk: what a machine's crash takes
 back is a move whose outcome no server has seen, for the server went down with the machine.
@@ -16,10 +19,10 @@ back is a move whose outcome no server has seen, for the server went down with t
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import re
 import stat
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -29,11 +32,16 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.state import Tree
 from trainedmodel_puller.durable import exchange, read_json
 from trainedmodel_puller.errors import VolumeFault
+from trainedmodel_puller.trash import Trash
 
 #: Inside each tree: which TrainedModel and revision it is, and what its source looked like.
 IDENTITY_FILE: Final = ".trainedmodel.json"
 #: What KServe's agent leaves in a folder when it has fetched all of it.
 KSERVE_MARKER: Final = "SUCCESS."
+#: What entries may have for a revision; it becomes the name of a folder.
+_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_LARGEST: Final = 2**63 - 1
 
 
 def make_model_dir(folder: Path) -> None:
@@ -50,14 +58,37 @@ def make_model_dir(folder: Path) -> None:
 
 
 def read_identity(tree: Path | str) -> dict[str, Any]:
-    """Return what a tree says of itself; empty if it is none of ours."""
-    return read_json(os.path.join(tree, IDENTITY_FILE))
+    """Return what a tree says of itself; empty if it is none of ours, or garbled."""
+    if os.path.islink(tree):
+        return {}
+    document = read_json(os.path.join(tree, IDENTITY_FILE))
+    revision = document.get("revision")
+    is_ours = isinstance(revision, str) and _REVISION.fullmatch(revision) is not None
+    return document if is_ours else {}
 
 
 def revision_of(tree: Path | str) -> str | None:
     """Return the revision of a tree, if it is one of ours."""
-    revision = read_identity(tree).get("revision")
-    return revision if isinstance(revision, str) else None
+    revision: str | None = read_identity(tree).get("revision")
+    return revision
+
+
+def _served_revision(tree: Path) -> str | None:
+    """Return the revision of a tree in the served folder, if it is one of ours."""
+    try:
+        return revision_of(tree)
+    except PermissionError:
+        if _is_another_users(tree):
+            return None
+        raise
+
+
+def _is_another_users(path: Path) -> bool:
+    """Tell whether another user owns a folder: what we may not read of that, we did not make."""
+    try:
+        return os.lstat(path).st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def describe_tree(path: Path, identity: dict[str, Any]) -> Tree:
@@ -72,7 +103,7 @@ def describe_tree(path: Path, identity: dict[str, Any]) -> Tree:
 def count_of(document: Any, key: str) -> int:
     """Return a whole number out of JSON that may be anything; 0 if it is not there."""
     value = document.get(key) if isinstance(document, dict) else None
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value <= _LARGEST else 0
 
 
 def is_intact(tree: Path, fingerprint: str) -> bool:
@@ -88,7 +119,7 @@ def is_intact(tree: Path, fingerprint: str) -> bool:
         return not isinstance(files, dict) or all(
             os.stat(tree / path).st_size == size for path, size in files.items()
         )
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -97,33 +128,12 @@ def is_kserves(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return any(entry.name.startswith(KSERVE_MARKER) for entry in entries)
-    except OSError:
+    except PermissionError:
         return False
-
-
-class Trash:
-    """Where things are deleted: out of sight in one rename, then piece by piece."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def discard(self, path: Path) -> None:
-        """Delete a folder or file."""
-        doomed = self.folder / uuid.uuid4().hex
-        path.rename(doomed)
-        if doomed.is_dir():
-            shutil.rmtree(doomed)
-        else:
-            doomed.unlink()
-
-    def empty(self) -> None:
-        """Delete what an earlier life did not finish deleting."""
-        with os.scandir(self.folder) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    Path(entry.path).unlink()
+    except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return False
+        raise
 
 
 class ServedFolder(Protocol):
@@ -163,6 +173,10 @@ class ServedFolder(Protocol):
         """Delete what is ours of a name."""
         ...
 
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return, by revision, the published trees that may go while the name is served."""
+        ...
+
     def listed(self) -> dict[str, frozenset[str]]:
         """Return a cheap sight of everything, by name; to be compared with `expected`."""
         ...
@@ -182,7 +196,7 @@ class InPlace:
     def trees(self, name: str) -> dict[str, Path]:
         """Return the one published tree of a name, if there is one."""
         served = self.model_dir / name
-        revision = revision_of(served)
+        revision = _served_revision(served)
         return {} if revision is None else {revision: served}
 
     def place(self, name: str, revision: str) -> Path:
@@ -192,7 +206,7 @@ class InPlace:
     def is_foreign(self, name: str) -> bool:
         """Tell whether the folder of a name is there without an identity."""
         served = self.model_dir / name
-        return revision_of(served) is None and served.exists()
+        return _served_revision(served) is None and os.path.lexists(served)
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:
         """Move a tree to the name's folder, if there is none."""
@@ -205,12 +219,12 @@ class InPlace:
     def publish(self, name: str, revision: str, beside: Path) -> Path:
         """Swap a tree into place; the replaced one moves beside."""
         served, sealed = self.model_dir / name, beside / revision
-        current = revision_of(served)
+        current = _served_revision(served)
         if current == revision and not sealed.exists():
             return served
         if current is not None:
             self._swap(sealed, served, current)
-        elif not served.exists():
+        elif not os.path.lexists(served):
             sealed.rename(served)
         elif is_kserves(served):
             exchange(sealed, served, self._trash.folder)
@@ -233,7 +247,7 @@ class InPlace:
     def withdraw(self, name: str, revision: str, beside: Path) -> None:
         """Move the published tree of this revision out of sight."""
         served = self.model_dir / name
-        if revision_of(served) != revision:
+        if _served_revision(served) != revision:
             return
         if (beside / revision).exists():
             self._trash.discard(beside / revision)
@@ -241,8 +255,12 @@ class InPlace:
 
     def remove(self, name: str) -> None:
         """Delete the published tree: it vanishes in one step."""
-        if revision_of(self.model_dir / name) is not None:
+        if _served_revision(self.model_dir / name) is not None:
             self._trash.discard(self.model_dir / name)
+
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return none: the one published tree is what is served, or is swapped for it."""
+        return {}
 
     def listed(self) -> dict[str, frozenset[str]]:
         """Return the names of the folders: one look, for each pass."""
@@ -269,16 +287,26 @@ class PerRevision:
     def _trees(self, name: str) -> Iterator[tuple[str, Path]]:
         for child in self._children(name):
             path = self.model_dir / name / child
-            revision = revision_of(path)
+            revision = _served_revision(path)
             if revision is not None and self._folder_name(revision) == child:
                 yield revision, path
 
     def _children(self, name: str) -> list[str]:
-        try:
-            with os.scandir(self.model_dir / name) as entries:
-                return [entry.name for entry in entries]
-        except (FileNotFoundError, NotADirectoryError):
+        """Return what is in the folder of a name; nothing if that can be none of ours."""
+        folder = self.model_dir / name
+        if os.path.islink(folder):
             return []
+        try:
+            with os.scandir(folder) as entries:
+                return [entry.name for entry in entries]
+        except PermissionError:
+            if _is_another_users(folder):
+                return []
+            raise
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                return []
+            raise
 
     def place(self, name: str, revision: str) -> Path:
         """Return the folder of the revision."""
@@ -287,9 +315,14 @@ class PerRevision:
     def is_foreign(self, name: str) -> bool:
         """Tell whether there is something, and none of it ours."""
         folder = self.model_dir / name
-        if not folder.is_dir():
-            return folder.exists()
-        return bool(self._children(name)) and not self.trees(name)
+        try:
+            mode = os.lstat(folder).st_mode
+        except FileNotFoundError:
+            return False
+        if self.trees(name):
+            return False
+        is_closed = _is_another_users(folder) and not os.access(folder, os.R_OK | os.X_OK)
+        return not stat.S_ISDIR(mode) or is_closed or bool(self._children(name))
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:
         """Move a tree into the name's folder, if there is none."""
@@ -324,14 +357,24 @@ class PerRevision:
         for _, path in list(self._trees(name)):
             self._trash.discard(path)
         folder = self.model_dir / name
-        if folder.is_dir() and not self._children(name):
+        if folder.is_dir() and not folder.is_symlink() and not self._children(name):
             folder.rmdir()
+
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return all of them: they lie side by side, and the server has let go of the others."""
+        return self.trees(name)
 
     def listed(self) -> dict[str, frozenset[str]]:
         """Return the folders of each name."""
         with os.scandir(self.model_dir) as entries:
             names = [entry.name for entry in entries]
-        return {name: frozenset(self._children(name)) for name in names}
+        return {name: self._shown(name) for name in names}
+
+    def _shown(self, name: str) -> frozenset[str]:
+        try:
+            return frozenset(self._children(name))
+        except OSError:
+            return frozenset({""})  # as nothing is expected to be: it is looked at, and told
 
     def expected(self, published: frozenset[str]) -> frozenset[str]:
         """Return the folders of the published revisions."""

@@ -7,13 +7,13 @@ served folder has no such proof: it is taken only if each file is shown to equal
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 from trainedmodel_puller.core.draft import NOTHING, is_on_disk
+from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.sharing import Changes, link_tree
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.base import Listing
@@ -21,16 +21,16 @@ from trainedmodel_puller.storage.checksum import matches_listing
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.files import FILE_MODE
 from trainedmodel_puller.trees import KSERVE_MARKER
-from trainedmodel_puller.volume import Volume
 from trainedmodel_puller.work import Work
 
 
 class Twins:
     """Finds them, and takes from them what is the source's."""
 
-    def __init__(self, state: LiveState, volume: Volume, downloader: Downloader) -> None:
+    def __init__(self, state: LiveState, disk: Disk, downloader: Downloader) -> None:
         self._state = state
-        self._volume = volume
+        self._disk = disk
+        self._volume = disk.volume
         self._downloader = downloader
 
     async def _find(self, work: Work) -> list[tuple[Path, dict[str, Any]]]:
@@ -41,8 +41,8 @@ class Twins:
             if name == work.name or wanted is None or not is_on_disk(wanted, disk):
                 continue
             revision = wanted.entry.revision
-            tree = await asyncio.to_thread(self._volume.tree, name, revision)
-            identity = await asyncio.to_thread(self._volume.identity, name, revision)
+            tree = await self._disk.ask(self._volume.tree, name, revision)
+            identity = await self._disk.ask(self._volume.identity, name, revision)
             if tree is not None and identity.get("fingerprint") == work.fingerprint:
                 return [(tree, identity)]
         return []
@@ -53,7 +53,7 @@ class Twins:
             changes = Changes.of(identity)
             if not identity.get("isUnpacked") or changes is None or changes.lost:
                 continue
-            linked = await asyncio.to_thread(link_tree, tree, work.folder, changes.added)
+            linked = await self._disk.ask(link_tree, tree, work.folder, changes.added)
             if linked:
                 work.how, work.is_unpacked = "linked", True
                 return True
@@ -73,9 +73,9 @@ class Twins:
 
     async def _seed_from_kserve(self, work: Work) -> None:
         folder = self._volume.model_dir / work.name
-        markers = await asyncio.to_thread(_kserve_markers, folder)
+        markers = await self._disk.ask(_kserve_markers, folder)
         if await matches_listing(folder, work.listing, work.entry.digest, ignored=markers):
-            await asyncio.to_thread(_give_modes, folder, work.listing)
+            await self._disk.ask(_give_modes, folder, work.listing)
             seeded = await self._downloader.seed(work.folder, work.listing, folder, ())
             work.how = "adopted" if seeded else work.how
 

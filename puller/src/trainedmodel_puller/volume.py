@@ -10,41 +10,43 @@
 
 Both folders are on one file system, so that each move is one rename; how trees lie in the served
 one is told in `trees`. Everything here blocks and runs in threads, one operation of a name at a
-time.
+time. All of it raises OSError: whoever is on the event loop comes by `disk`, which tells that as
+faults. After an error in the middle of an operation the next one of the name finds its way from
+what is there, as after a kill.
 
 What a kill -9 leaves, step by step (P7): a half-filled staging folder is resumed or refilled; a
 half-unpacked archive is unpacked anew; a sealed version is published by the next load; a tree under
 a name that is not its revision's (killed between the renames of a swap) is renamed by `scan`; a
 published tree whose marker has another revision is loaded again; an unloaded name whose marker is
-still there is unloaded again, which is no error; trash is emptied at start.
+still there is unloaded again, which is no error; trash is emptied at start, as far as it can be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.drivers.base import Layout
-from trainedmodel_puller.durable import replace_file, sync_tree, told_as_fault, write_file
+from trainedmodel_puller.durable import replace_file, sync_tree, words_of, write_file
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.held import HeldFile
 from trainedmodel_puller.markers import Markers
 from trainedmodel_puller.staged import Begun, StagingArea
+from trainedmodel_puller.trash import Trash
 from trainedmodel_puller.trees import (
     IDENTITY_FILE,
     InPlace,
     PerRevision,
     ServedFolder,
-    Trash,
     count_of,
     describe_tree,
     is_intact,
@@ -52,6 +54,13 @@ from trainedmodel_puller.trees import (
     make_model_dir,
     read_identity,
     revision_of,
+)
+
+#: A volume that has no room or is read-only still serves what is on it.
+_REFUSES_WRITES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+#: What no waiting mends: the folders were named wrongly, or belong to somebody else.
+_WRONG_FOLDERS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
 
@@ -76,47 +85,83 @@ class Volume:
         self.state_dir = state_dir
         self._versions = state_dir / "versions"
         self.markers = Markers(state_dir / "markers")
-        self._trash = Trash(state_dir / "trash")
-        self._staging = StagingArea(state_dir / "staging", self._trash)
+        self.trash = Trash(state_dir / "trash")
+        self._staging = StagingArea(state_dir / "staging", self.trash)
         self.held = HeldFile(state_dir / "held.json")
         self.served: ServedFolder = (
-            InPlace(model_dir, self._trash)
+            InPlace(model_dir, self.trash)
             if layout is Layout.IN_PLACE
-            else PerRevision(model_dir, self._trash, folder_name)
+            else PerRevision(model_dir, self.trash, folder_name)
         )
 
-    def prepare(self) -> None:
-        """Create the folders, check them, and empty the trash of an earlier life.
+    def make_folders(self) -> None:
+        """Create what folders are missing.
 
         Raises:
-            SettingsError: a folder cannot be used; names the flag and the fix.
+            SettingsError: they cannot be where they were wished; names the flag and the fix.
         """
-        model_dir, state_dir = self.model_dir.resolve(), self.state_dir.resolve()
-        if state_dir.is_relative_to(model_dir):
+        model_dir, state_dir = os.path.realpath(self.model_dir), os.path.realpath(self.state_dir)
+        if Path(state_dir).is_relative_to(model_dir):
             raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
         try:
-            make_model_dir(model_dir)
+            make_model_dir(self.model_dir)
             for folder in self._own_folders():
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self._trash.folder / f"probe-{uuid.uuid4().hex}"
-            probe.mkdir()
-            target = model_dir / probe.name
-            probe.rename(target)
-            target.rmdir()
-            self._trash.empty()
         except OSError as error:
-            if error.errno == errno.EXDEV:
-                raise SettingsError(
-                    "--model-dir and --state-dir must be on one file system: "
-                    "put both on the same volume"
-                ) from error
+            self._refuse(error)
+            raise
+
+    def prepare(self) -> str | None:
+        """Make the folders, empty the trash of an earlier life, see whether all can be used.
+
+        First the cure, then the question: the trash may be what fills the volume.
+
+        Returns:
+            Why nothing can be written, if the volume is full or read-only; what is on it serves.
+
+        Raises:
+            SettingsError: the folders cannot be used; names the flag and the fix.
+        """
+        self.make_folders()
+        self.trash.empty()
+        try:
+            self._try_move()
+        except OSError as error:
+            self._refuse(error)
+            if error.errno in _REFUSES_WRITES:
+                return words_of(error)
+            raise
+        return None
+
+    def _try_move(self) -> None:
+        """Find out whether a rename could go from one folder to the other. Needs no room.
+
+        The kernel says no to another file system, or to a read-only one, before it looks whether
+        there is anything to rename.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.trash.folder / ".probe", self.model_dir / ".probe")
+        for folder in (self.model_dir, *self._own_folders()):
+            os.stat(folder)
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    def _refuse(self, error: OSError) -> None:
+        """Raise what no waiting mends as SettingsError."""
+        if error.errno == errno.EXDEV:
+            raise SettingsError(
+                "--model-dir and --state-dir must be on one file system: "
+                "put both on the same volume"
+            ) from error
+        if error.errno in _WRONG_FOLDERS:
             raise SettingsError(
                 f"--model-dir {self.model_dir} and --state-dir {self.state_dir} "
                 f"must be writable folders: {error.strerror} ({error.filename})"
             ) from error
 
     def _own_folders(self) -> tuple[Path, ...]:
-        return (self._staging.folder, self._versions, self.markers.folder, self._trash.folder)
+        # the trash first: a full volume may have room for no other folder before it is emptied
+        return (self.trash.folder, self._staging.folder, self._versions, self.markers.folder)
 
     # -- what is there ------------------------------------------------------------------
 
@@ -125,14 +170,25 @@ class Volume:
         return all(folder.is_dir() for folder in (self.model_dir, *self._own_folders()))
 
     def scan(self, *, mend: bool = True) -> dict[str, DiskModel]:
-        """Read everything, at start, and mend what a kill left misnamed."""
-        for entry in list(os.scandir(self._versions)) if mend else ():
-            self._mend_versions(Path(entry.path))
-        found = self._staging.names()
-        for folder in (self.model_dir, self._versions):
-            found.update(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        found.update(self.markers.names())
-        return {name: self.scan_one(name) for name in sorted(found) if names.is_model_name(name)}
+        """Read everything, at start, and mend what a kill left misnamed.
+
+        A name that cannot be looked at is in doubt, and no reason not to start.
+        """
+        with os.scandir(self._versions) as entries:
+            versions = [entry.name for entry in entries]
+        for name in versions if mend else ():
+            with contextlib.suppress(OSError):  # what is misnamed counts for nothing until it is
+                self._mend_versions(name)
+        with os.scandir(self.model_dir) as entries:
+            served = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        found = {*versions, *served, *self._staging.names(), *self.markers.names()}
+        return {name: self._look_at(name) for name in sorted(found) if names.is_model_name(name)}
+
+    def _look_at(self, name: str) -> DiskModel:
+        try:
+            return self.scan_one(name)
+        except OSError as error:
+            return DiskModel(doubt=words_of(error))
 
     def scan_one(self, name: str) -> DiskModel:
         """Read what there is of one name; changes nothing."""
@@ -144,37 +200,40 @@ class Volume:
         told = next(iter(identities.values()), {})
         is_foreign = not published and self.served.is_foreign(name)
         return DiskModel(
-            id=marker.get("id") or told.get("id"),
+            id=marker.get("id") or (str(told["id"]) if told.get("id") else None),
             trees={
                 revision: describe_tree(paths[revision], identities[revision]) for revision in paths
             },
             published=frozenset(published),
             loaded=loaded,
             trying=marker.get("trying"),
-            memory=count_of(identities.get(str(loaded), {}).get("entry"), "memory"),
+            memory=count_of(identities.get(loaded or "", {}).get("entry"), "memory"),
             is_staged=bool(self._staging.leftovers(name)),
             is_foreign=is_foreign,
             is_adoptable=is_foreign and is_kserves(self.model_dir / name),
         )
 
     def _sealed_versions(self, name: str) -> dict[str, Path]:
+        found = self._beside(name)
+        return {path.name: path for path in found if revision_of(path) == path.name}
+
+    def _beside(self, name: str) -> list[Path]:
         try:
             with os.scandir(os.path.join(self._versions, name)) as entries:
-                found = [(entry.name, Path(entry.path)) for entry in entries]
+                return [Path(entry.path) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
-            return {}
-        return {key: path for key, path in found if revision_of(path) == key}
+            return []
 
-    def _mend_versions(self, folder: Path) -> None:
-        """Put right what a kill between the two renames of a swap left under a wrong name."""
-        for entry in list(os.scandir(folder)):
-            revision = revision_of(Path(entry.path))
-            if revision == entry.name:
+    def _mend_versions(self, name: str) -> None:
+        """Put right what a stop between the two renames of a swap left under a wrong name."""
+        for path in self._beside(name):
+            revision = revision_of(path)
+            if revision == path.name:
                 continue
-            if revision is None or (folder / revision).exists():
-                self._trash.discard(Path(entry.path))
+            if revision is None or os.path.lexists(path.with_name(revision)):
+                self.trash.discard(path)
             else:
-                Path(entry.path).rename(folder / revision)
+                path.rename(path.with_name(revision))
 
     def tree(self, name: str, revision: str) -> Path | None:
         """Return where the tree of a revision lies now."""
@@ -193,19 +252,14 @@ class Volume:
     # -- the way in ---------------------------------------------------------------------
 
     def begin(self, name: str, revision: str, fingerprint: str) -> Begun:
-        """Make ready for a download, as far as it has not come already.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
+        """Make ready for a download, as far as it has not come already."""
         folder = self._staging.tree(name, revision)
         free = self.free_bytes()
         tree = self.tree(name, revision)
         if tree is not None and is_intact(tree, fingerprint):
             return Begun(folder, is_sealed=True, free_bytes=free)
-        with told_as_fault():
-            is_whole = self._staging.begin(name, revision, fingerprint)
-            staged = self._staging.allocated_bytes(name, revision)
+        is_whole = self._staging.begin(name, revision, fingerprint)
+        staged = self._staging.allocated_bytes(name, revision)
         return Begun(folder, is_whole=is_whole, staged_bytes=staged, free_bytes=free)
 
     def staged(self, name: str, revision: str) -> Path:
@@ -213,49 +267,24 @@ class Volume:
         return self._staging.tree(name, revision)
 
     def begin_light(self, name: str, revision: str) -> Path:
-        """Return an empty folder, to be filled and fitted in one go and sealed.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            return self._staging.begin_light(name, revision)
+        """Return an empty folder, to be filled and fitted in one go and sealed."""
+        return self._staging.begin_light(name, revision)
 
     def stage_light(self, name: str, revision: str) -> None:
-        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            self._staging.stage_light(name, revision)
+        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        self._staging.stage_light(name, revision)
 
     def begin_unpacking(self, name: str, revision: str) -> Path:
-        """Return an empty folder to unpack the staged archive into.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            return self._staging.begin_unpacking(name, revision)
+        """Return an empty folder to unpack the staged archive into."""
+        return self._staging.begin_unpacking(name, revision)
 
     def end_unpacking(self, name: str, revision: str) -> None:
-        """Put what was unpacked in the place of its archive, which goes.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            self._staging.end_unpacking(name, revision)
+        """Put what was unpacked in the place of its archive, which goes."""
+        self._staging.end_unpacking(name, revision)
 
     def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
-        """Return the staged tree, whole and right, to be fitted to its server and sealed.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
+        """Return the staged tree, whole and right, to be fitted to its server and sealed."""
+        return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
 
     def seal(
         self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False
@@ -264,40 +293,27 @@ class Volume:
 
         All of it is on the disk before it says so; `is_synced` tells that its files are already.
         Returns whether it is published; if not, it may be from now on.
-
-        Raises:
-            VolumeFault: the volume refused.
         """
-        with told_as_fault():
-            tree = self._staging.fitted(name, revision)
-            sync_tree(tree, with_files=not is_synced)
-            replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
-            return self._put_away(name, revision, tree)
+        tree = self._staging.fitted(name, revision)
+        sync_tree(tree, with_files=not is_synced)
+        replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
+        return self._put_away(name, revision, tree)
 
     def draft_seal(self, tree: Path, revision: str, identity: dict[str, Any]) -> None:
         """Write into a light tree what it is; it counts for nothing until `make_seal`.
 
         What lies among the staged is never taken for sealed, whatever it says of itself.
-
-        Raises:
-            VolumeFault: the volume refused.
         """
-        with told_as_fault():
-            write_file(tree / IDENTITY_FILE, _document(identity, revision), durable=False)
+        write_file(tree / IDENTITY_FILE, _document(identity, revision), durable=False)
 
     def make_seal(self, name: str, revision: str) -> bool:
-        """Declare whole a light tree that is on the disk, with what it is; as `seal`.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            return self._put_away(name, revision, self._staging.light_tree(name, revision))
+        """Declare whole a light tree that is on the disk, with what it is; as `seal`."""
+        return self._put_away(name, revision, self._staging.light_tree(name, revision))
 
     def _put_away(self, name: str, revision: str, tree: Path) -> bool:
         sealed = self._versions / name / revision
         if sealed.exists():  # what this one is to replace
-            self._trash.discard(sealed)
+            self.trash.discard(sealed)
         is_published = self.served.publish_first(name, revision, tree)
         if not is_published:
             sealed.parent.mkdir(exist_ok=True)
@@ -312,61 +328,43 @@ class Volume:
             The served tree. Publishing what is already published changes nothing.
 
         Raises:
-            VolumeFault: the volume refused, or a foreign folder is in the way.
+            VolumeFault: FolderNotOurs; a foreign folder is in the way.
         """
-        with told_as_fault():
-            self.markers.try_another(name, revision)
-            (self._versions / name).mkdir(exist_ok=True)
-            return self.served.publish(name, revision, self._versions / name)
+        self._mend_versions(name)
+        self.markers.try_another(name, revision)
+        (self._versions / name).mkdir(exist_ok=True)
+        return self.served.publish(name, revision, self._versions / name)
 
     def withdraw(self, name: str, revision: str) -> None:
-        """Take a revision out of the server's sight, where the layout allows that; keep it.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            (self._versions / name).mkdir(exist_ok=True)
-            self.served.withdraw(name, revision, self._versions / name)
+        """Take a revision out of the server's sight, where the layout allows that; keep it."""
+        self._mend_versions(name)
+        (self._versions / name).mkdir(exist_ok=True)
+        self.served.withdraw(name, revision, self._versions / name)
 
     # -- the way out --------------------------------------------------------------------
 
     def remove_versions(self, name: str, revisions: frozenset[str]) -> None:
-        """Delete trees of a name, wherever they lie; an in-place server's own is spared.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            published = self.served.trees(name)
-            for revision in revisions:
-                tree = self._versions / name / revision
-                if tree.exists():
-                    self._trash.discard(tree)
-                elif isinstance(self.served, PerRevision) and revision in published:
-                    self._trash.discard(published[revision])
+        """Delete trees of a name, wherever they lie; an in-place server's own is spared."""
+        self._mend_versions(name)
+        removable = self.served.removable(name)
+        for revision in revisions:
+            tree = self._versions / name / revision
+            if tree.exists():
+                self.trash.discard(tree)
+            elif revision in removable:
+                self.trash.discard(removable[revision])
 
     def remove_staging(self, name: str) -> None:
-        """Delete what a download has left.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            self._staging.remove(name)
+        """Delete what a download has left."""
+        self._staging.remove(name)
 
     def remove(self, name: str) -> None:
-        """Delete all of a name. The served trees go first, the marker last.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            self.served.remove(name)
-            if (self._versions / name).exists():
-                self._trash.discard(self._versions / name)
-            self._staging.remove(name)
-            self.markers.forget(name)
+        """Delete all of a name. The served trees go first, the marker last."""
+        self.served.remove(name)
+        if os.path.lexists(self._versions / name):
+            self.trash.discard(self._versions / name)
+        self._staging.remove(name)
+        self.markers.forget(name)
 
     # -- what is remembered -------------------------------------------------------------
 
@@ -375,16 +373,12 @@ class Volume:
         self.markers.forget(name)
 
     def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
-        """Remember which revision the server confirmed; others are not wanted from now on.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
-        with told_as_fault():
-            before = self.markers.write(name, model_id, revision)
-            replaced = (
-                self.served.trees(name).get(before) if before not in {None, revision} else None
-            )
+        """Remember which revision the server confirmed; others are not wanted from now on."""
+        before = self.markers.write(name, model_id, revision)
+        if before is None or before == revision:
+            return
+        with contextlib.suppress(OSError):  # it only says in which order kept ones are to go
+            replaced = self.served.trees(name).get(before)
             if replaced is not None:
                 os.utime(replaced)
 

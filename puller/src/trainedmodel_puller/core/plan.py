@@ -1,7 +1,10 @@
 """The plan: from desired and observed state to actions. Total, deterministic, pure.
 
+While the volume cannot be looked at, nothing is planned at all (`_await_volume`).
+
 Rules for a name that is wanted, in order; each is a function below:
 
+0. `_await_look`       its last look failed: nothing is planned on what is not known
 1. `_keep_foreign`     a folder that the puller did not make is never touched: blocked
 2. `_settle`           published, loaded and confirmed by the server: only leftovers are removed
 3. `_admit_memory`     declared memory beyond the budget: blocked
@@ -64,6 +67,8 @@ from trainedmodel_puller.core.state import (
 
 #: How soon to look again at a server that is loading or unloading a name by itself.
 POLL_S: Final = 0.5
+#: How soon to look again at what could not be looked at.
+DOUBT_S: Final = 1.0
 
 
 def plan(
@@ -75,6 +80,9 @@ def plan(
 ) -> Plan:
     """Decide what to do now, for all names or for `only` some. See the module for the rules."""
     draft = Draft(desired, observed, limits, now)
+    if observed.volume_doubt is not None:
+        _await_volume(draft, observed.volume_doubt, only)
+        return _made(draft)
     known = observed.disk.keys() | observed.transfers.keys() if only is None else only
     if desired.is_known:
         for name in sorted(set(known) - desired.models.keys()):
@@ -90,6 +98,10 @@ def plan(
         _plan_wanted(draft, wanted)
     if only is None:
         _tidy(draft)
+    return _made(draft)
+
+
+def _made(draft: Draft) -> Plan:
     return Plan(
         tuple(draft.actions),
         tuple(draft.cancelled),
@@ -97,6 +109,22 @@ def plan(
         tuple(draft.queued_downloads),
         tuple(draft.queued_loads),
     )
+
+
+def _await_volume(draft: Draft, why: str, only: Collection[str] | None) -> None:
+    until = draft.now + DOUBT_S
+    for name, wanted in draft.desired.models.items():
+        if (only is None or name in only) and not _is_settled(draft, name, wanted):
+            words = f"the model volume cannot be looked at: {why}"
+            draft.defer(name, Reason.VOLUME_ERROR, words, until)
+
+
+def _await_look(draft: Draft, name: str, disk: DiskModel) -> bool:
+    if disk.doubt is None:
+        return False
+    words = f"its files cannot be looked at: {disk.doubt}"
+    draft.defer(name, Reason.VOLUME_ERROR, words, draft.now + DOUBT_S)
+    return True
 
 
 def _priority(draft: Draft, wanted: WantedModel) -> tuple[int, bool, str]:
@@ -109,7 +137,7 @@ def _priority(draft: Draft, wanted: WantedModel) -> tuple[int, bool, str]:
 def _plan_wanted(draft: Draft, wanted: WantedModel) -> None:
     name = wanted.entry.name
     disk = draft.observed.disk.get(name, NOTHING)
-    if _keep_foreign(draft, name, disk):
+    if _await_look(draft, name, disk) or _keep_foreign(draft, name, disk):
         return
     failure = _active_failure(draft, wanted)
     is_waiting = failure is not None and draft.now < failure.until
@@ -150,7 +178,7 @@ def _keep_foreign(draft: Draft, name: str, disk: DiskModel) -> bool:
     return True
 
 
-def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
+def _is_settled(draft: Draft, name: str, wanted: WantedModel) -> bool:
     disk = draft.observed.disk.get(name)
     revision = wanted.entry.revision
     if disk is None or disk.loaded != revision or revision not in disk.published:
@@ -160,8 +188,13 @@ def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
     server = draft.observed.server
     if not server.is_known or server.models.get(name) is not ServerState.READY:
         return False
-    if server.revisions and server.revisions.get(name, revision) != revision:
+    return not server.revisions or server.revisions.get(name, revision) == revision
+
+
+def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
+    if not _is_settled(draft, name, wanted):
         return False
+    disk, revision = draft.observed.disk[name], wanted.entry.revision
     if name in draft.observed.transfers:
         draft.cancelled.append(name)
     elif (disk.is_staged or len(disk.trees) > 1) and _may_tidy(draft, name):
@@ -176,7 +209,8 @@ def _may_tidy(draft: Draft, name: str) -> bool:
     observed = draft.observed
     failure = observed.failures.get((name, ""))
     return (
-        name not in observed.server_actions
+        observed.disk.get(name, NOTHING).doubt is None
+        and name not in observed.server_actions
         and name not in observed.removals
         and (failure is None or draft.now >= failure.until)
     )
@@ -269,6 +303,8 @@ def _plan_unwanted(draft: Draft, name: str, disk: DiskModel) -> None:
         return
     if name in observed.transfers:
         return  # cancelled by the caller; its end is the next pass
+    if _await_look(draft, name, disk):
+        return
     failure = observed.failures.get((name, ""))
     if failure is not None and draft.now < failure.until:
         draft.defer(name, failure.reason, failure.message, failure.until)

@@ -209,6 +209,14 @@ def _leaving_model(name: str, disk: DiskModel, observed: ObservedState) -> Repor
             failed_time=_time(failure.failed_time),
             next_retry_time=_time(failure.next_retry_time),
         )
+    if disk.doubt is not None:
+        words = _words(f"its files cannot be looked at: {disk.doubt}")
+        return ReportedModel(
+            state=State.UNLOADING,
+            loaded_revision=served,
+            reason=Reason.VOLUME_ERROR,
+            message=words,
+        )
     return ReportedModel(state=State.UNLOADING, loaded_revision=served, reason=Reason.IN_PROGRESS)
 
 

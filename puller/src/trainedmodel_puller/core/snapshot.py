@@ -16,13 +16,12 @@ good form, and says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trainedmodel_contract import names
-from trainedmodel_contract.canonical import canonical_json
+from trainedmodel_contract.canonical import canonical_json, parse_json
 from trainedmodel_contract.entry import Entry, EntryError, parse_entry
 from trainedmodel_contract.quantity import parse_bytes
 from trainedmodel_contract.reasons import Reason
@@ -37,6 +36,21 @@ LIST: Final = "list"
 
 #: Group name ("0".."3", "loose", "list") to metadata.name to entry JSON.
 Groups = dict[str, dict[str, str]]
+
+
+#: So much of a name that anybody may have written is shown.
+_MAX_SHOWN: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that is there and cannot be read.
+
+    Attributes:
+        why: In the system's words.
+    """
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +68,20 @@ class Held:
 def parse_held(text: str | bytes | None) -> Held:
     """Read what `Held.to_json` wrote; anything else is an empty memory."""
     try:
-        groups = json.loads(text or "")["groups"]
-        return Held(
-            {str(g): {str(k): str(v) for k, v in e.items()} for g, e in groups.items()}, True
-        )
+        groups = parse_json(text or "")["groups"]
+        read = {str(g): {str(k): str(v) for k, v in e.items()} for g, e in groups.items()}
+        for group in read.values():
+            for entry in group.values():
+                parse_entry(entry)
     except (ValueError, TypeError, KeyError, AttributeError):
         return Held()
+    return Held(read, is_known=True)
 
 
 class _Reading:
     """One reading of the folder, group by group."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes | Unreadable]) -> None:
         self.manifests: dict[int, ShardManifest] = {}
         self.groups: Groups = {}
         self.raw: dict[int, dict[str, bytes]] = {}
@@ -75,16 +91,20 @@ class _Reading:
         for key in sorted(files):
             self._take(key, files[key])
 
-    def _take(self, key: str, value: bytes) -> None:
+    def _take(self, key: str, value: bytes | Unreadable) -> None:
         index = names.manifest_index(key)
         if index is not None:
-            try:
-                self.manifests[index] = parse_manifest(value)
-            except EntryError:
-                self.problems.append(f"manifest of shard {index} is not readable")
+            self._take_manifest(index, value)
             return
         model_id = names.object_name(key)
         if model_id is None:
+            return
+        if not key.isprintable():
+            words = f"{key!a}: a file name must be printable UTF-8"
+            self.faults[_shown(model_id)] = EntryFault(Reason.INVALID_ENTRY, words)
+            return
+        if isinstance(value, Unreadable):
+            self._take_unreadable(key, model_id, value.why)
             return
         if key == LIST_KEY and not value.lstrip().startswith(b"{"):
             self._take_list(value)
@@ -100,14 +120,31 @@ class _Reading:
             self.groups.setdefault(str(entry.shard), {})[model_id] = value.decode()
             self.raw.setdefault(entry.shard, {})[key] = value
 
-    def _take_list(self, value: bytes) -> None:
+    def _take_manifest(self, index: int, value: bytes | Unreadable) -> None:
         try:
-            items = json.loads(value)
-        except ValueError:
-            items = None
+            if isinstance(value, Unreadable):
+                raise EntryError(value.why)
+            self.manifests[index] = parse_manifest(value)
+        except EntryError:
+            self.problems.append(f"manifest of shard {index} is not readable")
+
+    def _take_unreadable(self, key: str, model_id: str, why: str) -> None:
+        if key == LIST_KEY:
+            self.list_is_broken = True
+            self.problems.append(f"{LIST_KEY} cannot be read: {why}")
+        else:
+            words = f"{key} cannot be read: {why}"
+            self.faults[model_id] = EntryFault(Reason.INVALID_ENTRY, words)
+
+    def _take_list(self, value: bytes) -> None:
+        why = ""
+        try:
+            items = parse_json(value)
+        except ValueError as error:
+            items, why = None, f": {error}"
         if not isinstance(items, list):
             self.list_is_broken = True
-            self.problems.append(f"{LIST_KEY} is not a JSON list")
+            self.problems.append(f"{LIST_KEY} is not a JSON list{why}")
             return
         group = self.groups.setdefault(LIST, {})
         for position, item in enumerate(items):
@@ -115,7 +152,9 @@ class _Reading:
                 entry = _kserve_entry(item)
             except EntryError as error:
                 name = item.get("modelName") if isinstance(item, dict) else None
-                model_id = str(name or f"{LIST_KEY}[{position}]")
+                model_id = f"{LIST_KEY}[{position}]"
+                if isinstance(name, str) and name:
+                    model_id = _shown(name)
                 self.faults[model_id] = EntryFault(
                     _entry_reason(str(error)), f"{LIST_KEY}[{position}]: {error}"
                 )
@@ -143,6 +182,11 @@ class _Reading:
         )
 
 
+def _shown(name: str) -> str:
+    """Return a name that anybody may have written as one that can be shown and written again."""
+    return name[:_MAX_SHOWN] if name.isprintable() else ascii(name[:_MAX_SHOWN])[1:-1]
+
+
 def _entry_reason(message: str) -> Reason:
     is_name = message.startswith("name:") and not message.endswith("required")
     return Reason.INVALID_NAME if is_name else Reason.INVALID_ENTRY
@@ -160,7 +204,9 @@ def _kserve_entry(item: Any) -> Entry:
     name, uri = item.get("modelName"), spec.get("storageUri")
     if not isinstance(name, str) or not isinstance(uri, str):
         raise EntryError("modelName and modelSpec.storageUri must be strings")
-    framework = str(spec.get("framework") or "")
+    framework = spec.get("framework") or ""
+    if not isinstance(framework, str):
+        raise EntryError("modelSpec.framework must be a string")
     try:
         memory = None if spec.get("memory") is None else parse_bytes(spec["memory"])
     except (ValueError, TypeError) as error:
@@ -177,7 +223,7 @@ def _kserve_entry(item: Any) -> Entry:
 
 
 def resolve_snapshot(
-    files: Mapping[str, bytes] | None,
+    files: Mapping[str, bytes | Unreadable] | None,
     held: Held,
     owners: Mapping[str, str | None],
     unreadable: str = "the configuration folder cannot be read",

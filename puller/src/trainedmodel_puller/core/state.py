@@ -133,6 +133,8 @@ class DiskModel:
         is_staged: A download has left something that it could go on from.
         is_foreign: `models/<name>` exists and the puller did not make it.
         is_adoptable: As `is_foreign`, and KServe's agent made it: it may be taken over.
+        doubt: Why it could not be looked at, if the last look failed. All else is what was known
+            before, and nothing is planned on it.
     """
 
     id: str | None = None
@@ -144,6 +146,7 @@ class DiskModel:
     is_staged: bool = False
     is_foreign: bool = False
     is_adoptable: bool = False
+    doubt: str | None = None
 
 
 class Stage(StrEnum):
@@ -214,6 +217,8 @@ class ObservedState:
         action_began: When each of the server actions began.
         free_bytes: What may still be written to the volume, by its disk and by its limit; None
             while that is not known.
+        volume_doubt: Why the volume cannot be looked at, if it cannot: nothing is planned then.
+        undeleted: How many removed trees could not be deleted yet.
     """
 
     disk: Mapping[str, DiskModel]
@@ -224,6 +229,8 @@ class ObservedState:
     removals: Set[str] = frozenset()
     failures: Mapping[FailureKey, Failure] = field(default_factory=dict)
     free_bytes: int | None = None
+    volume_doubt: str | None = None
+    undeleted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,8 @@ def _volume(observed: ObservedState) -> Document:
             else:
                 kept, kept_bytes = kept + 1, kept_bytes + tree.size
     return {
+        "problem": observed.volume_doubt,
+        "undeletedTrees": observed.undeleted,
         "freeBytes": observed.free_bytes,
         "servedBytes": served_bytes,
         "keptVersions": kept,

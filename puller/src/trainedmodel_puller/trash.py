@@ -1,0 +1,115 @@
+"""The trash: where things are deleted, out of sight in one rename, then piece by piece.
+
+A model server may run as another user, and write what this process may not delete (a root server's
+`__pycache__`). So only the move out of sight can fail an operation. What cannot be deleted stays in
+the trash: it is told (`left`), and tried again by `retry` and at the next start.
+
+All of it blocks; `discard` raises OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM})
+
+
+class Trash:
+    """One folder of what is being deleted.
+
+    Attributes:
+        left: What could not be deleted, by its name in the folder, and why. Never changed in
+            place: whoever has it may keep it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.left: Mapping[str, str] = {}
+        self._lock = threading.Lock()
+
+    def discard(self, path: Path) -> None:
+        """Take a folder or file out of sight, then delete of it what can be deleted."""
+        doomed = self.folder / uuid.uuid4().hex
+        path.rename(doomed)
+        self._delete(doomed)
+
+    def retry(self) -> None:
+        """Delete again what could not be deleted."""
+        for name in self.left:
+            self._delete(self.folder / name)
+
+    def empty(self) -> None:
+        """Delete what an earlier life did not finish deleting. Nobody else may use it meanwhile."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._note("", _words(error, self.folder))
+            return
+        for name in names:
+            self._delete(self.folder / name)
+
+    def _delete(self, doomed: Path) -> None:
+        error = delete_tree(doomed)
+        self._note(doomed.name, None if error is None else _words(error, doomed))
+
+    def _note(self, name: str, why: str | None) -> None:
+        with self._lock:
+            others = {key: value for key, value in self.left.items() if key != name}
+            self.left = others if why is None else {**others, name: why}
+
+
+def delete_tree(path: Path) -> OSError | None:
+    """Delete a file, or a folder with as much of its content as may be; never follow a link.
+
+    Returns:
+        The first error, if something is left.
+    """
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    refusal = _delete_folder(path)
+    if refusal is not None and refusal.errno in _REFUSED:
+        _make_writable(path)
+        refusal = _delete_folder(path)
+    return refusal
+
+
+def _delete_folder(path: Path) -> OSError | None:
+    first: list[OSError] = []
+
+    def note(_: Callable[..., Any], where: str, raised: Any) -> None:
+        error = raised[1]
+        if not first and isinstance(error, OSError):
+            first.append(OSError(error.errno, error.strerror, where))
+
+    shutil.rmtree(path, onerror=note)
+    return first[0] if first and os.path.lexists(path) else None
+
+
+def _make_writable(path: Path) -> None:
+    """Let our own folders be written to: a server of our user may have closed them."""
+    for folder, _, _ in os.walk(path):
+        try:
+            os.chmod(folder, stat.S_IRWXU)
+        except OSError:
+            continue
+
+
+def _words(error: OSError, doomed: Path) -> str:
+    where = os.fsdecode(error.filename) if error.filename else str(doomed)
+    return f"{os.path.relpath(where, doomed)!a:.200}: {error.strerror or error}"
