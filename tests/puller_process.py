@@ -205,7 +205,7 @@ class Puller:
 
     def files(self) -> list[str]:
         """Return all files below models/ and state/, but for what it remembers on purpose."""
-        kept = {self.state / "held.json"}
+        kept = {self.state / "held.json", self.state / "owner"}
         root = self.models.parent
         return sorted(
             str(path.relative_to(root))
