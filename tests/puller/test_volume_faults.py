@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Callable
@@ -57,10 +58,8 @@ def test_an_error_at_any_step_shows_nothing_partial_and_the_next_try_converges(
         if before:
             load(volume, before)
         with FAULTS.armed(root, step, CODES[(step + shift) % len(CODES)]):
-            try:
+            with contextlib.suppress(OSError, VolumeFault):
                 act(volume)
-            except (OSError, VolumeFault):
-                pass
         where = FAULTS.refused
         assert len(served(volume)) <= 1, f"files of two revisions after {where}"
         if before and after:
@@ -86,10 +85,8 @@ def test_the_same_with_a_folder_a_revision(way: str, tmp_path: Path) -> None:
         if before:
             load(volume, before)
         with FAULTS.armed(root, step, CODES[step % len(CODES)]):
-            try:
+            with contextlib.suppress(OSError, VolumeFault):
                 act(volume)
-            except (OSError, VolumeFault):
-                pass
         where = FAULTS.refused
         shown(volume)
         go_on(volume, after)
@@ -114,12 +111,9 @@ def test_an_error_at_any_step_of_a_start_loses_no_model(code: int, tmp_path: Pat
     whole = volume.scan()
     for step in range(MOST_STEPS):
         found: dict[str, DiskModel] = {}
-        with FAULTS.armed(root, step, code):
-            try:
-                volume.prepare()
-                found = volume.scan()
-            except (OSError, SettingsError):
-                pass
+        with FAULTS.armed(root, step, code), contextlib.suppress(OSError, SettingsError):
+            volume.prepare()
+            found = volume.scan()
         where = FAULTS.refused
         for name, disk in found.items():
             assert disk.trees.keys() == whole[name].trees.keys() or disk.doubt, where

@@ -27,6 +27,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 from trainedmodel_contract.modelreport import ReportedModel
+from trainedmodel_contract.names import is_model_name
 from trainedmodel_contract.reasons import State
 
 from trainedmodel_puller import metrics
@@ -46,7 +47,7 @@ P = ParamSpec("P")
 
 log: Final = structlog.get_logger()
 
-#: The folder is read whole this often even when its signature says that nothing changed, seconds.
+#: Folders are read whole this often even when a glance says that nothing changed, seconds.
 _FULL_READ_S: Final = 60.0
 #: After a pass that cost n seconds of a processor the next one waits at least this many times n.
 _REST: Final = 9.0
@@ -54,6 +55,7 @@ _REST: Final = 9.0
 _TRASH_S: Final = 60.0
 #: How many that wait for a slot are looked at when one is free: some may have ceased to.
 _NEXT: Final = 2
+_FOREIGN: Final = DiskModel(is_foreign=True)
 _NOT_THERE: Final[frozenset[str]] = frozenset()
 
 
@@ -86,6 +88,7 @@ class Loop:
         self._kept = Held()
         self._signature: Signature | None = None
         self._read_at = float("-inf")
+        self._disk_read_at = time.monotonic()
         self._seen: dict[str, frozenset[str]] | None = None
         self._first: set[str] | None = None
         self.models: dict[str, ReportedModel] = {}
@@ -264,17 +267,30 @@ class Loop:
             return self._doubt_volume(fault.message)
         self._doubt_volume(None)
         is_in_doubt = any(disk.doubt is not None for disk in known.values())
-        if seen == self._seen and self._is_at_rest() and not is_in_doubt:
+        is_due = time.monotonic() - self._disk_read_at > _FULL_READ_S
+        if seen == self._seen and self._is_at_rest() and not (is_in_doubt or is_due):
             return False
         # what is under way is not compared now, so it must be the next time
         self._seen = None if self._is_under_way() else seen
         with self._at_cost():
             names = seen.keys() | self._state.disk.keys()
             strange = [name for name in names if self._is_strange(name, seen, known)]
+        if is_due:
+            self._disk_read_at = time.monotonic()
+            await self._look_at_foreign(seen)
         for name in strange:
             if self._is_strange(name, seen, known):  # while others were looked at, much may happen
                 await self._look_at(name)
         return True
+
+    async def _look_at_foreign(self, seen: Mapping[str, frozenset[str]]) -> None:
+        """Look again at what is taken for nobody's: an earlier look may have met half of a move."""
+        state = self._state
+        for name in seen:
+            is_ours = not state.disk.get(name, _FOREIGN).is_foreign
+            is_busy = name in state.transfers or name in state.server_actions
+            if is_model_name(name) and not (is_ours or is_busy or name in state.desired.models):
+                await self._look_at(name)
 
     def _is_strange(
         self, name: str, seen: Mapping[str, frozenset[str]], known: Mapping[str, DiskModel]
@@ -323,7 +339,7 @@ class Loop:
     async def _look_at(self, name: str) -> None:
         before = self._state.disk.get(name, NOTHING)
         found = await self._disk.look(name)
-        if found != before and found.doubt is None:
+        if found != before and found.doubt is None and not found.is_foreign:
             log.warning("folder_changed", model=name, published=sorted(found.published))
 
     def _report(self, made: Plan) -> None:

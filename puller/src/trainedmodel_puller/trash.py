@@ -98,7 +98,15 @@ def _delete_folder(path: Path) -> OSError | None:
             first.append(OSError(error.errno, error.strerror, where))
 
     shutil.rmtree(path, onerror=note)
-    return first[0] if first and os.path.lexists(path) else None
+    if not first:
+        return None
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None  # what an error kept from being seen was gone already
+    except OSError as error:
+        return error
+    return first[0]
 
 
 def _make_writable(path: Path) -> None:

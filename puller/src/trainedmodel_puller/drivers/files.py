@@ -14,7 +14,14 @@ from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import ServerState
-from trainedmodel_puller.drivers.base import Layout, ServerSettings, Sight, Target
+from trainedmodel_puller.drivers.base import (
+    Layout,
+    ServerInDoubt,
+    ServerSettings,
+    Sight,
+    Target,
+)
+from trainedmodel_puller.durable import words_of
 
 
 class FilesOnly:
@@ -34,7 +41,10 @@ class FilesOnly:
 
     async def observe(self, names: Collection[str]) -> Sight:
         """Call ready what has a folder."""
-        return Sight(await asyncio.to_thread(self._look, tuple(names)))
+        try:
+            return Sight(await asyncio.to_thread(self._look, tuple(names)))
+        except OSError as error:
+            raise ServerInDoubt(words_of(error)) from error
 
     def _look(self, names: Collection[str]) -> Mapping[str, ServerState]:
         return {name: ServerState.READY for name in names if (self._model_dir / name).is_dir()}
