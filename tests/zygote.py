@@ -5,7 +5,8 @@ an audit hook counts each step that changes the outside world (a file made, open
 renamed or removed, a connection made, an exchange of folders) and ends the process with SIGKILL
 before the n-th. Nothing of this is known to the puller.
 
-    in:  {"argv": [...], "env": {...}, "log": path, "kill_at": n or null, "clock_jump_s": seconds}
+    in:  {"argv": [...], "env": {...}, "log": path, "kill_at": n or null, "clock_jump_s": seconds,
+          "uid": user and group, "umask": mask}
     out: {"pid": n}
     in:  {"wait": pid}        out: {"status": exit status, negative for a signal}
 """
@@ -71,6 +72,11 @@ def become_puller(spec: dict[str, Any]) -> None:
     from trainedmodel_puller import command as program
     from trainedmodel_puller import durable, staged, trees
 
+    os.umask(spec.get("umask", 0o022))
+    if "uid" in spec:
+        os.setgroups([])
+        os.setgid(spec["uid"])
+        os.setuid(spec["uid"])
     jump_s = spec.get("clock_jump_s")
     if jump_s:
         began, real = time.monotonic(), time.time

@@ -57,9 +57,9 @@ def test_an_error_at_any_step_shows_nothing_partial_and_the_next_try_converges(
         volume = make_volume(root)
         if before:
             load(volume, before)
-        with FAULTS.armed(root, step, CODES[(step + shift) % len(CODES)]):
-            with contextlib.suppress(OSError, VolumeFault):
-                act(volume)
+        fault = FAULTS.armed(root, step, CODES[(step + shift) % len(CODES)])
+        with fault, contextlib.suppress(OSError, VolumeFault):
+            act(volume)
         where = FAULTS.refused
         assert len(served(volume)) <= 1, f"files of two revisions after {where}"
         if before and after:
@@ -84,9 +84,9 @@ def test_the_same_with_a_folder_a_revision(way: str, tmp_path: Path) -> None:
         volume = lora_volume(root)
         if before:
             load(volume, before)
-        with FAULTS.armed(root, step, CODES[step % len(CODES)]):
-            with contextlib.suppress(OSError, VolumeFault):
-                act(volume)
+        fault = FAULTS.armed(root, step, CODES[step % len(CODES)])
+        with fault, contextlib.suppress(OSError, VolumeFault):
+            act(volume)
         where = FAULTS.refused
         shown(volume)
         go_on(volume, after)
