@@ -90,8 +90,9 @@ class Life:
             return False
         if revision is None:
             return held is None and "m" not in self.loop.models
-        is_so = held is not None and held.loaded == revision and not held.is_staged
-        return is_so and held.published == {revision} and held.doubt is None and not held.trying
+        if held is None or held.doubt is not None or held.is_staged or held.trying:
+            return False
+        return held.loaded == revision and held.published == {revision}
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
