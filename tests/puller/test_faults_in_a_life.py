@@ -82,6 +82,7 @@ class Life:
             await downloader.close()
             await registry.close()
             disk.close()
+            self.loop.close()
 
     def is_done(self, revision: str | None) -> bool:
         """Tell whether all is as it is wanted, with nothing under way or left to tidy."""

@@ -191,6 +191,7 @@ async def _run_parts(
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
     if not await until_done(loop.restore, front, stop):
         disk.close()
+        loop.close()
         return
     if settings.volume_limit:
         await state.usage.measure()  # before anything is let in

@@ -286,7 +286,7 @@ class Executor:
         if loaded == failed:
             return
         try:
-            if loaded is not None and loaded in (await self._disk.look(name)).trees:
+            if loaded is not None and await self._disk.run(name, self._volume.finds, name, loaded):
                 await self._publish(name, loaded)
                 log.info("rolled_back", model=name, revision=loaded, failed=failed)
             else:

@@ -235,6 +235,11 @@ class Volume:
             else:
                 path.rename(path.with_name(revision))
 
+    def finds(self, name: str, revision: str) -> bool:
+        """Tell whether a revision is on disk, also if a stop left it under a wrong name."""
+        self._mend_versions(name)
+        return self.tree(name, revision) is not None
+
     def tree(self, name: str, revision: str) -> Path | None:
         """Return where the tree of a revision lies now."""
         published = self.served.trees(name).get(revision)
