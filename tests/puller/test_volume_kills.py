@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,8 +40,8 @@ class _Countdown:
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.left is None:
             return
-        opens_to_write = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        if event in self.writes or opens_to_write:
+        flags = arguments[2] if event == "open" and not isinstance(arguments[0], int) else 0
+        if event in self.writes or (isinstance(flags, int) and flags & os.O_WRONLY):
             self.step()
 
 

@@ -42,7 +42,8 @@ def volume_fault(error: OSError) -> VolumeFault:
 
 def words_of(error: OSError) -> str:
     """Say what the system refused, and of what; not where on this machine that lies."""
-    where = Path(os.fsdecode(error.filename)).name if error.filename else "the model volume"
+    is_named = isinstance(error.filename, (str, bytes)) and error.filename
+    where = Path(os.fsdecode(error.filename)).name if is_named else "the model volume"
     return f"{where!a:.200}: {error.strerror or error}"
 
 
@@ -70,11 +71,14 @@ def read_file(path: Path | str) -> bytes | None:
         if error.errno in _NO_FILE:
             return None
         raise
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_FILE_BYTES:
             return None
-        return file.readall()
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.readall()
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
@@ -95,12 +99,28 @@ def write_file(path: Path | str, text: str, *, durable: bool, mode: int | None =
 
     Half of it may stand there after a kill. It has its `mode` before it has its content.
     """
-    with open(path, "wb", buffering=0) as file:
+    with open(_open_to_write(path), "wb", buffering=0) as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         file.write(text.encode("utf-8", "surrogateescape"))
         if durable:
             os.fsync(file.fileno())
+
+
+def _open_to_write(path: Path | str) -> int:
+    """Open a file of ours; a link, a pipe or a device in its place goes, and is not written to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    os.unlink(path)
+    return os.open(path, flags | os.O_EXCL, 0o666)
 
 
 def replace_file(path: Path | str, text: str, *, durable: bool, mode: int | None = None) -> None:

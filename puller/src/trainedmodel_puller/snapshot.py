@@ -90,10 +90,13 @@ def _read_file(entry: os.DirEntry[str]) -> bytes | Unreadable | None:
     if not entry.is_file():
         return None
     descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        content = file.read(_MAX_FILE_BYTES + 1) or b""
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_FILE_BYTES:
         return Unreadable(f"is larger than {_MAX_FILE_BYTES} bytes")
     return content

@@ -22,6 +22,7 @@ from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.durable import exchange, read_json, write_durably
 from trainedmodel_puller.trash import Trash
+from trainedmodel_puller.trees import is_real_folder
 
 _JOURNAL: Final = ".journal"
 _UNPACKED: Final = ".unpacked"
@@ -77,9 +78,10 @@ class StagingArea:
         """
         tree = self.tree(name, revision)
         mark = read_json(f"{tree}{_VERIFIED}").get("fingerprint")
-        is_whole = mark == fingerprint and tree.is_dir()
+        is_folder = is_real_folder(tree)
+        is_whole = mark == fingerprint and is_folder
         kept = {tree.name, tree.name + (_VERIFIED if is_whole else _JOURNAL)}
-        if mark is not None and not is_whole:
+        if not is_folder or (mark is not None and not is_whole):
             kept = set()
         for leftover in self.leftovers(name):
             if leftover not in kept:
@@ -89,7 +91,7 @@ class StagingArea:
     def begin_unpacking(self, name: str, revision: str) -> Path:
         """Return an empty folder, beside the staged archive, to unpack it into."""
         folder = Path(f"{self.tree(name, revision)}{_UNPACKED}")
-        if folder.exists():
+        if os.path.lexists(folder):
             self._trash.discard(folder)
         folder.mkdir()
         return folder

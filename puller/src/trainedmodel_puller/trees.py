@@ -123,6 +123,14 @@ def is_intact(tree: Path, fingerprint: str) -> bool:
         return False
 
 
+def is_real_folder(path: Path | str) -> bool:
+    """Tell whether there is a folder, and no link to one: what a link leads to is not ours."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def is_kserves(folder: Path) -> bool:
     """Tell whether KServe's agent made a folder, and finished it."""
     try:

@@ -29,7 +29,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
@@ -38,6 +38,7 @@ from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.drivers.base import Layout
 from trainedmodel_puller.durable import replace_file, sync_tree, words_of, write_file
 from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.folders import refuse, refuses_writes, try_move
 from trainedmodel_puller.held import HeldFile
 from trainedmodel_puller.markers import Markers
 from trainedmodel_puller.staged import Begun, StagingArea
@@ -51,16 +52,10 @@ from trainedmodel_puller.trees import (
     describe_tree,
     is_intact,
     is_kserves,
+    is_real_folder,
     make_model_dir,
     read_identity,
     revision_of,
-)
-
-#: A volume that has no room or is read-only still serves what is on it.
-_REFUSES_WRITES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-#: What no waiting mends: the folders were named wrongly, or belong to somebody else.
-_WRONG_FOLDERS: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
 
@@ -125,39 +120,16 @@ class Volume:
         self.make_folders()
         self.trash.empty()
         try:
-            self._try_move()
+            try_move(self.trash.folder, self.model_dir, self._own_folders())
         except OSError as error:
             self._refuse(error)
-            if error.errno in _REFUSES_WRITES:
+            if refuses_writes(error):
                 return words_of(error)
             raise
         return None
 
-    def _try_move(self) -> None:
-        """Find out whether a rename could go from one folder to the other. Needs no room.
-
-        The kernel says no to another file system, or to a read-only one, before it looks whether
-        there is anything to rename.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.trash.folder / ".probe", self.model_dir / ".probe")
-        for folder in (self.model_dir, *self._own_folders()):
-            os.stat(folder)
-            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-
     def _refuse(self, error: OSError) -> None:
-        """Raise what no waiting mends as SettingsError."""
-        if error.errno == errno.EXDEV:
-            raise SettingsError(
-                "--model-dir and --state-dir must be on one file system: "
-                "put both on the same volume"
-            ) from error
-        if error.errno in _WRONG_FOLDERS:
-            raise SettingsError(
-                f"--model-dir {self.model_dir} and --state-dir {self.state_dir} "
-                f"must be writable folders: {error.strerror} ({error.filename})"
-            ) from error
+        refuse(error, self.model_dir, self.state_dir)
 
     def _own_folders(self) -> tuple[Path, ...]:
         # the trash first: a full volume may have room for no other folder before it is emptied
@@ -218,11 +190,22 @@ class Volume:
         return {path.name: path for path in found if revision_of(path) == path.name}
 
     def _beside(self, name: str) -> list[Path]:
+        folder = os.path.join(self._versions, name)
+        if os.path.islink(folder):
+            return []  # what it leads to is not ours
         try:
-            with os.scandir(os.path.join(self._versions, name)) as entries:
+            with os.scandir(folder) as entries:
                 return [Path(entry.path) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def _versions_of(self, name: str) -> Path:
+        """Return the folder of a name's trees, made if it is missing, or is something else."""
+        folder = self._versions / name
+        if os.path.lexists(folder) and not is_real_folder(folder):
+            self.trash.discard(folder)
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _mend_versions(self, name: str) -> None:
         """Put right what a stop between the two renames of a swap left under a wrong name."""
@@ -316,13 +299,14 @@ class Volume:
         return self._put_away(name, revision, self._staging.light_tree(name, revision))
 
     def _put_away(self, name: str, revision: str, tree: Path) -> bool:
+        if not is_real_folder(tree):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(tree))
         sealed = self._versions / name / revision
-        if sealed.exists():  # what this one is to replace
-            self.trash.discard(sealed)
+        if os.path.lexists(sealed):  # what this one is to replace
+            self.trash.discard(self._versions_of(name) / revision)
         is_published = self.served.publish_first(name, revision, tree)
         if not is_published:
-            sealed.parent.mkdir(exist_ok=True)
-            tree.rename(sealed)
+            tree.rename(self._versions_of(name) / revision)
         self._staging.forget(name, revision)
         return is_published
 
@@ -337,14 +321,12 @@ class Volume:
         """
         self._mend_versions(name)
         self.markers.try_another(name, revision)
-        (self._versions / name).mkdir(exist_ok=True)
-        return self.served.publish(name, revision, self._versions / name)
+        return self.served.publish(name, revision, self._versions_of(name))
 
     def withdraw(self, name: str, revision: str) -> None:
         """Take a revision out of the server's sight, where the layout allows that; keep it."""
         self._mend_versions(name)
-        (self._versions / name).mkdir(exist_ok=True)
-        self.served.withdraw(name, revision, self._versions / name)
+        self.served.withdraw(name, revision, self._versions_of(name))
 
     # -- the way out --------------------------------------------------------------------
 
@@ -353,8 +335,8 @@ class Volume:
         self._mend_versions(name)
         removable = self.served.removable(name)
         for revision in revisions:
-            tree = self._versions / name / revision
-            if tree.exists():
+            tree = self._versions_of(name) / revision
+            if os.path.lexists(tree):
                 self.trash.discard(tree)
             elif revision in removable:
                 self.trash.discard(removable[revision])
