@@ -42,7 +42,7 @@ async def test_a_pass_writes_shards_then_annotations_then_statuses(
     assert [kind for _, kind, _ in kube.writes] == ["shard", "nudge", "status"]
 
 
-LISTS = ["list_models", "list_shards", "list_pods", "list_report_metadata", "get_report"]
+LISTS = ["list_models", "list_shards", "list_pods", "list_report_metadata"]
 
 
 @pytest.mark.parametrize("method", LISTS)

@@ -7,8 +7,9 @@ the status, and an operator that starts anew and changes no status writes no Eve
 
 Promises: telling the recorder takes no time and cannot fail. Writes are in the least urgent lane,
 one at a time, in a queue of their own: whatever is wrong with them, no shard and no status waits.
-An Event that cannot be written is counted and forgotten: it is not worth a second try. What was not
-written when the process ends is lost.
+An Event that cannot be written is counted and forgotten: it is not worth a second try. Nor are any
+in a namespace where one had no answer, for `SLOW_S`: each would keep those of all others waiting.
+What was not written when the process ends is lost.
 
 `reportingInstance` names the pod that wrote it: of two replicas, one can tell who led.
 """
@@ -35,7 +36,7 @@ from trainedmodel_operator.core.eventbook import (
 )
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.core.transitions import MOST_NOTE, transition
-from trainedmodel_operator.errors import ApiError, NotFound
+from trainedmodel_operator.errors import ApiError, NotFound, Unavailable, Unreachable
 from trainedmodel_operator.metrics import Metrics
 
 CONTROLLER: Final = f"{names.GROUP}/operator"
@@ -43,6 +44,8 @@ CONTROLLER: Final = f"{names.GROUP}/operator"
 MOST_INSTANCE: Final = 128
 #: Failures are logged so often at most.
 COMPLAIN_S: Final = 300.0
+#: How long no Event is written in a namespace where one had no answer.
+SLOW_S: Final = 60.0
 
 log = structlog.get_logger()
 Document = Mapping[str, Any]
@@ -80,6 +83,7 @@ class EventRecorder:
         self._written: OrderedDict[int, str] = OrderedDict()
         self._dropped = 0
         self._complain_at = float("-inf")
+        self._slow_until: dict[str, float] = {}
         self._bell = asyncio.Event()
 
     def status_written(
@@ -111,6 +115,10 @@ class EventRecorder:
 
     async def _write(self, write: EventWrite) -> None:
         namespace = write.subject.key.namespace
+        now = asyncio.get_running_loop().time()
+        if now < self._slow_until.get(namespace, now):
+            self._metrics.count_event("failed")
+            return
         try:
             known = self._written.get(write.series)
             if write.count > 1 and known is not None:
@@ -122,6 +130,8 @@ class EventRecorder:
         except ApiError as error:
             self._metrics.count_event("failed")
             self._complain(error)
+            if isinstance(error, Unavailable) and not isinstance(error, Unreachable):
+                self._leave_alone(namespace)
             return
         self._metrics.count_event("written")
         self._written[write.series] = event["metadata"]["name"]
@@ -164,6 +174,11 @@ class EventRecorder:
         self._metrics.set_depth("events", self._book.waiting)
         dropped, self._dropped = self._book.dropped - self._dropped, self._book.dropped
         self._metrics.count_event("dropped", dropped)
+
+    def _leave_alone(self, namespace: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._slow_until = {one: until for one, until in self._slow_until.items() if until > now}
+        self._slow_until[namespace] = now + SLOW_S
 
     def _complain(self, error: ApiError) -> None:
         now = asyncio.get_running_loop().time()

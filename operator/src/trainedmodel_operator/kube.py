@@ -32,12 +32,14 @@ from trainedmodel_operator.errors import (
 )
 from trainedmodel_operator.kubeclient import ModelVersion, as_it_is
 from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, Document, Transport
+from trainedmodel_operator.transport import JSON, LIST_TIMEOUT_S, TIMEOUT_S, Document, Transport
 
 FIELD_MANAGER: Final = names.MANAGED_BY
 PAGE_SIZE: Final = 500
 #: A shard has up to 900 kB.
 PAGE_OF_SHARDS: Final = 20
+#: Events are written one after the other: one that hangs keeps all others.
+EVENT_TIMEOUT_S: Final = 3.0
 
 log = structlog.get_logger()
 
@@ -219,15 +221,14 @@ class ApiKubeClient:
 
     async def create_event(self, namespace: str, event: Document) -> None:
         """Write a new Event."""
-        await self._write(
-            Lane.EVENT, "POST", f"{_EVENTS_PATH}/namespaces/{namespace}/events", event
-        )
+        path = f"{_EVENTS_PATH}/namespaces/{namespace}/events"
+        await self._write(Lane.EVENT, "POST", path, event, timeout_s=EVENT_TIMEOUT_S)
         self._metrics.count_write("event")
 
     async def patch_event(self, namespace: str, name: str, patch: Document) -> None:
         """Change an Event."""
         path = f"{_EVENTS_PATH}/namespaces/{namespace}/events/{name}"
-        await self._write(Lane.EVENT, "PATCH", path, patch, _MERGE_PATCH)
+        await self._write(Lane.EVENT, "PATCH", path, patch, _MERGE_PATCH, timeout_s=EVENT_TIMEOUT_S)
         self._metrics.count_write("event")
 
     async def _list(
@@ -291,10 +292,18 @@ class ApiKubeClient:
         path: str,
         body: Document | list[Document],
         content_type: str = JSON,
+        *,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         query = {"fieldManager": FIELD_MANAGER}
         await self._transport.request(
-            lane, method, path, query=query, body=body, content_type=content_type
+            lane,
+            method,
+            path,
+            query=query,
+            body=body,
+            content_type=content_type,
+            timeout_s=timeout_s,
         )
 
 

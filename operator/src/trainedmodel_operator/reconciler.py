@@ -198,6 +198,7 @@ class Reconciler:
             pods=self._read_pods(key, sides.pods, began),
             reports=of_their_pods(sides.reports, sides.pods),
             quiet=self._reports.quiet(key),
+            unread=self._reports.unread(key),
             service=service,
             memory=self._memory(key),
             may_write_shards=may_write,

@@ -6,6 +6,9 @@ whose uid, generation and owner are still those of the list, and reads the other
 events drop their documents in here on the way, which usually makes even those reads unnecessary. A
 report that no event ever brought is simply read: nothing depends on the watch.
 
+One report that cannot be read costs no other anything: what it said before stands, and it is read
+again by the next pass (`unread`).
+
 A heartbeat changes a report's metadata and not its generation. So it rings no bell, and costs
 neither a read nor a parse; a pass sees it in the list, and judges by it how quiet each report is
 (`core.quiet`).
@@ -26,9 +29,12 @@ from trainedmodel_operator.core.fingerprint import content_version, report_part,
 from trainedmodel_operator.core.quiet import Heard, Quiet, hear, quiet, was_blind
 from trainedmodel_operator.core.reported import ReportReader
 from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.errors import ApiError
 from trainedmodel_operator.kubeclient import KubeClient
 
 READS_AT_ONCE: Final = 8
+#: A report of 5,000 models takes a busy API server a second.
+PATIENCE_S: Final = 5.0
 SMALLEST_PIECE: Final = 50
 LARGEST_PIECE: Final = 500
 #: Reported models in one piece of a list of reports, each some 100 bytes.
@@ -58,6 +64,7 @@ class ReportCache:
         self._quiet: dict[ParentKey, dict[str, Quiet]] = {}
         self._parts: dict[ParentKey, dict[str, str]] = {}
         self._parts_read: dict[ParentKey, dict[str, str]] = {}
+        self._unread: dict[ParentKey, frozenset[str]] = {}
 
     def offer(self, document: Document) -> bool:
         """Keep what a watch event brought; return whether it is news, and not a heartbeat alone."""
@@ -76,13 +83,22 @@ class ReportCache:
     async def read(self, client: KubeClient, key: ParentKey) -> list[ModelReport]:
         """Return a parent's reports as they are now; `of_their_pods` says whose they are.
 
+        One that cannot be read is returned as it was last read; `unread` names it.
+
         Raises:
-            ApiError: a list or read failed; nothing partial is returned.
+            ApiError: the list failed.
         """
         listed = [item["metadata"] for item in await client.list_report_metadata(*key)]
         self._note(key, listed)
-        await self._read_changed(client, listed)
+        self._unread.pop(key, None)
+        unread = await self._read_changed(client, listed)
+        if unread:
+            self._unread[key] = frozenset(unread)
         return self._known(key, listed)
+
+    def unread(self, key: ParentKey) -> frozenset[str]:
+        """Return the uids of the pods whose reports could not be read by the last `read`."""
+        return self._unread.get(key, frozenset())
 
     def recall(self, key: ParentKey, listed: Sequence[Document]) -> list[ModelReport] | None:
         """Return a parent's reports out of what was offered; None if one of them was not.
@@ -166,23 +182,32 @@ class ReportCache:
             or self._cached[metadata["uid"]].version != content_version(metadata)
         ]
 
-    async def _read_changed(self, client: KubeClient, listed: Sequence[Document]) -> None:
+    async def _read_changed(self, client: KubeClient, listed: Sequence[Document]) -> set[str]:
+        """Read what is not known; return the pods whose report could not be read."""
         changed = self._changed(listed)
         limit = asyncio.Semaphore(READS_AT_ONCE)
+        unread: set[str] = set()
 
         async def read_one(metadata: Document) -> None:
-            async with limit:
-                document = await client.get_report(metadata["namespace"], metadata["name"])
+            try:
+                async with limit, asyncio.timeout(PATIENCE_S):
+                    document = await client.get_report(metadata["namespace"], metadata["name"])
+            except (ApiError, TimeoutError) as error:
+                log.warning("report not read", report=metadata["name"], error=str(error) or "slow")
+                owners = metadata.get("ownerReferences") or ()
+                unread.update(owner.get("uid", "") for owner in owners)
+                return
             if document is None:
                 self.forget(metadata["uid"])
             else:
                 self.offer(document)
 
         if not changed:
-            return
+            return unread
         async with asyncio.TaskGroup() as group:
             for metadata in changed:
                 group.create_task(read_one(metadata))
+        return unread
 
 
 def reports_at_once(most_models: int) -> int:

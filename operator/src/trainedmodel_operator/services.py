@@ -7,8 +7,9 @@ stays.
 
 - The kind is not installed (404 for the list): not asked again for `ABSENT_S`, for any parent.
 - Not allowed (403), or anything else of that sort: the same, for that namespace.
-- Slow or broken, which for this kind usually means its conversion webhook: the namespace is left
-  alone for `BROKEN_S`, and a single answer is waited for no longer than `PATIENCE_S`.
+- Slow or broken, which for this kind usually means its conversion webhook: this service is left
+  alone for `BROKEN_S`, and the whole namespace if that happens to a second one meanwhile. A single
+  answer is waited for no longer than `PATIENCE_S`.
 
 A list that selects one name is asked for, not the object: an empty list says that *this service* is
 not there, and a 404 only that the *kind* is not.
@@ -47,13 +48,17 @@ class InferenceServices:
         self._client = client
         self._absent_until = float("-inf")
         self._quiet_until: dict[str, float] = {}
+        self._broken_until: dict[ParentKey, float] = {}
 
     async def read(self, key: ParentKey) -> ServiceView:
         """Return what is known of a parent's InferenceService; never fails."""
         now = asyncio.get_running_loop().time()
         if now < self._absent_until:
             return ServiceView()
-        if now < self._quiet_until.get(key.namespace, now):
+        quiet_until = max(
+            self._quiet_until.get(key.namespace, now), self._broken_until.get(key, now)
+        )
+        if now < quiet_until:
             return ServiceView(is_known=False)
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -66,6 +71,7 @@ class InferenceServices:
             self._leave_alone(key, error)
             return ServiceView(is_known=False)
         self._quiet_until.pop(key.namespace, None)
+        self._broken_until.pop(key, None)
         if not found:
             return ServiceView()
         return ServiceView(exists=True, url=service_url(found[0].get("status")))
@@ -75,7 +81,11 @@ class InferenceServices:
         self._quiet_until = {
             name: until for name, until in self._quiet_until.items() if until > now
         }
-        pause = ABSENT_S if isinstance(error, TerminalError) else BROKEN_S
+        self._broken_until = {one: at for one, at in self._broken_until.items() if at > now}
+        is_refused = isinstance(error, TerminalError)
+        pause = ABSENT_S if is_refused else BROKEN_S
+        is_first = not any(one.namespace == key.namespace for one in self._broken_until)
+        self._broken_until[key] = now + pause
         if key.namespace not in self._quiet_until:
             log.warning(
                 "inference service not read",
@@ -84,4 +94,5 @@ class InferenceServices:
                 error=str(error),
                 seconds=pause,
             )
-        self._quiet_until[key.namespace] = now + pause
+        if is_refused or not is_first:
+            self._quiet_until[key.namespace] = now + pause

@@ -11,6 +11,9 @@ The writer knows what it sent last, and lends it to passes (`newer_than`): a lis
 while a write was under way shows an older status, and comparing with that would write twice and
 move transition times.
 
+A write that takes longer than `SLOW_AFTER_S` gives its turn back, and its namespace has at most
+`SLOW_AT_ONCE` at a time for `SLOW_S`: a webhook that hangs there keeps no other namespace waiting.
+
 A write that fails is made again with back-off; one for an object that is gone is dropped; one that
 the API refuses is logged and dropped, and the model left alone for a minute. A write replaces the
 whole status, so it never depends on what lies there, and names the object's uid, so it never
@@ -22,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +54,9 @@ from trainedmodel_operator.metrics import Metrics
 
 IN_FLIGHT: Final = 16
 YIELDING: Final = 2
+SLOW_AFTER_S: Final = 3.0
+SLOW_AT_ONCE: Final = 4
+SLOW_S: Final = 30.0
 FORGET_AFTER_S: Final = 2 * AFTER_IDLE_S
 
 log = structlog.get_logger()
@@ -75,6 +82,7 @@ class _Slot:
     Attributes:
         sent: The status that was sent last, be it answered or not.
         answered_at: When its answer came; infinity while it is under way.
+        put_off_in: The namespace of a write that failed and was not made good since.
     """
 
     pending: _Pending | None = None
@@ -84,6 +92,7 @@ class _Slot:
     last: LastWrite | None = None
     failures: int = 0
     retry_at: float = -inf
+    put_off_in: str | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -110,6 +119,8 @@ class StatusWriter:
         self.yields_to: Callable[[], bool] = lambda: False
         self.written: Written = lambda *_: None
         self._in_flight = 0
+        self._busy: Counter[str] = Counter()
+        self._slow_until: dict[str, float] = {}
         self._ended = asyncio.Event()
         self._slots: dict[str, _Slot] = {}
         self._queue: list[tuple[float, str]] = []
@@ -196,37 +207,80 @@ class StatusWriter:
             if is_current and due > now:
                 return None
             heapq.heappop(self._queue)
-            if is_current:
-                return uid
+            if slot is None or not is_current:
+                continue
+            if slot.pending is not None and self._is_crowded(slot.pending.namespace, now):
+                slot.due = now + 1
+                heapq.heappush(self._queue, (slot.due, uid))
+                continue
+            return uid
         return None
 
+    def _is_crowded(self, namespace: str, now: float) -> bool:
+        """Tell whether a namespace where writes hang has as many under way as it may."""
+        if now >= self._slow_until.get(namespace, now):
+            return False
+        return self._busy[namespace] >= SLOW_AT_ONCE
+
     async def _send(self, uid: str) -> None:
-        clock = asyncio.get_running_loop().time
         slot = self._slots.get(uid)
+        if slot is None or slot.pending is None or slot.in_flight:
+            self._give_back()
+            return
+        write, slot.pending, slot.due = slot.pending, None, inf
+        self._waiting.discard(uid)
+        self._busy[write.namespace] += 1
+        late = asyncio.get_running_loop().call_later(SLOW_AFTER_S, self._is_late, write.namespace)
         try:
-            if slot is None or slot.pending is None or slot.in_flight:
-                return
-            write, slot.pending, slot.due = slot.pending, None, inf
-            self._waiting.discard(uid)
-            before, slot.sent, slot.answered_at = slot.sent, write.status, inf
-            try:
-                await self._client.write_status(write.namespace, write.name, uid, write.status)
-            except ApiError as error:
-                slot.sent = before
-                self._failed(uid, slot, write, error)
-            else:
-                slot.failures, slot.retry_at = 0, -inf
-                slot.last = LastWrite(clock(), write.weight)
-                _tell(write)
-                key = ParentKey(write.namespace, write.parent)
-                self.written(key, write.name, uid, write.told, write.status)
-            slot.answered_at = clock()
-            self._schedule(uid, slot, clock())
-            self._bell.set()
+            await self._write(uid, slot, write)
         finally:
-            self._in_flight -= 1
-            self._ended.set()
+            if asyncio.get_running_loop().time() < late.when():
+                late.cancel()
+                self._give_back()
+            self._busy[write.namespace] -= 1
+            if not self._busy[write.namespace]:
+                del self._busy[write.namespace]
             self._metrics.set_depth("statuses", len(self._waiting))
+
+    async def _write(self, uid: str, slot: _Slot, write: _Pending) -> None:
+        clock = asyncio.get_running_loop().time
+        before, slot.sent, slot.answered_at = slot.sent, write.status, inf
+        try:
+            await self._client.write_status(write.namespace, write.name, uid, write.status)
+        except ApiError as error:
+            slot.sent = before
+            self._failed(uid, slot, write, error)
+        else:
+            self._put_off(slot, None)
+            slot.failures, slot.retry_at = 0, -inf
+            slot.last = LastWrite(clock(), write.weight)
+            _tell(write)
+            key = ParentKey(write.namespace, write.parent)
+            self.written(key, write.name, uid, write.told, write.status)
+        slot.answered_at = clock()
+        self._schedule(uid, slot, clock())
+        self._bell.set()
+
+    def _give_back(self) -> None:
+        self._in_flight -= 1
+        self._ended.set()
+
+    def _is_late(self, namespace: str) -> None:
+        """Take note of a write that hangs: others go on without it."""
+        now = asyncio.get_running_loop().time()
+        self._slow_until = {one: until for one, until in self._slow_until.items() if until > now}
+        if namespace not in self._slow_until:
+            log.warning("statuses are slow here", namespace=namespace, seconds=SLOW_AFTER_S)
+        self._slow_until[namespace] = now + SLOW_S
+        self._give_back()
+
+    def _put_off(self, slot: _Slot, namespace: str | None) -> None:
+        """Count a model whose status could not be written, in a namespace; None: it was."""
+        if slot.put_off_in is not None:
+            self._metrics.count_put_off(slot.put_off_in, "status", -1)
+        slot.put_off_in = namespace
+        if namespace is not None:
+            self._metrics.count_put_off(namespace, "status", 1)
 
     def _failed(self, uid: str, slot: _Slot, write: _Pending, error: ApiError) -> None:
         model = f"{write.namespace}/{write.name}"
@@ -234,7 +288,9 @@ class StatusWriter:
         if isinstance(error, NotFound):
             slot.pending = None
             self._waiting.discard(uid)
+            self._put_off(slot, None)
             return
+        self._put_off(slot, write.namespace)
         if isinstance(error, TerminalError):
             slot.retry_at = now + LONGEST_BACKOFF_S
             log.error("status refused", model=model, error=str(error))
@@ -256,6 +312,7 @@ class StatusWriter:
         self._forget_at = now + FORGET_AFTER_S
         for uid, slot in list(self._slots.items()):
             if slot.pending is None and slot.answered_at < now - FORGET_AFTER_S:
+                self._put_off(slot, None)
                 del self._slots[uid]
 
 

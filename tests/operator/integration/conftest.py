@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -43,12 +43,14 @@ def cluster(control_plane: ControlPlane) -> Cluster:
 @pytest.fixture
 def start_operator(control_plane: ControlPlane, tmp_path: Path) -> StartOperator:
     """Start the operator as the shipped service account, with the shipped roles."""
-    kubeconfig = control_plane.kubeconfig_for_service_account(
+    shipped = control_plane.kubeconfig_for_service_account(
         "trainedmodel-system", "trainedmodel-operator"
     )
 
     @contextlib.contextmanager
-    def start(*, resync_s: float = 60.0) -> Iterator[OperatorProcess]:
+    def start(
+        *, resync_s: float = 60.0, flags: Sequence[str] = (), kubeconfig: Path = shipped
+    ) -> Iterator[OperatorProcess]:
         log = tmp_path / f"operator-{next(_numbers)}.log"
         with log.open("wb") as output:
             child = subprocess.Popen(
@@ -60,6 +62,7 @@ def start_operator(control_plane: ControlPlane, tmp_path: Path) -> StartOperator
                     "--health-port=0",
                     "--log-format=console",
                     f"--resync-s={resync_s}",
+                    *flags,
                 ],
                 env={**os.environ, "KUBECONFIG": str(kubeconfig), "NO_PROXY": "127.0.0.1"},
                 stdout=output,

@@ -39,6 +39,8 @@ NUDGE_AGAIN = timedelta(seconds=3)
 LONGEST_NUDGE_PAUSE = timedelta(seconds=60)
 #: A service that comes up gets its URL some time after its pods are there, and no event tells.
 URL_AGAIN = timedelta(seconds=60)
+#: A report that could not be read is read again.
+READ_AGAIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ def plan(gathered: Gathered, now: datetime) -> Plan:
     if held_back:
         waits.append(Deferred(None, "the shard window is closed"))
     waits.extend(_put_off_waits(gathered, held, now))
+    if gathered.unread:
+        waits.append(Deferred(now + READ_AGAIN, "a report could not be read"))
     if placed.waiting and writes:
         waits.append(Deferred(now, "an entry waits for the write to another shard"))
     if placed.moving:
@@ -261,7 +265,8 @@ def _statuses(
     None at all while a pod's report could not be read and was never read before: what the pod
     serves is not known, and each status tells of all pods.
     """
-    if any(pod.is_desired and pod.uid in gathered.unread for pod in gathered.pods):
+    unknown = gathered.unread - set(gathered.reports)
+    if any(pod.is_desired and pod.uid in unknown for pod in gathered.pods):
         return ()
     writes = []
     told = _told_refusals(gathered, held, now)

@@ -150,7 +150,8 @@ class Gathered:
         shards: The ConfigMaps that exist with a shard's name, ours or not.
         reports: By the uid of the pod that each report is owned by.
         quiet: How long those that promise heartbeats have said nothing, by the same uid.
-        unread: Uids of the pods whose report is there, could not be read, and never was.
+        unread: Uids of the pods whose report is there and could not be read now: what is in
+            `reports` is what it said before.
         may_write_shards: False while the shard window is closed: the pass then tells statuses
             only.
     """
