@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import islice
 
+import kopf
 import pytest
 from operator_builders import document
 from operator_fake import FakeKube, Operator
@@ -20,6 +21,7 @@ from trainedmodel_operator.watches import (
     SILENCE_S,
     STREAM_S,
     Backoffs,
+    Watches,
     kopf_settings,
 )
 from trainedmodel_operator.workqueue import PassResult, WorkQueue
@@ -163,3 +165,25 @@ def test_so_many_reports_are_read_at_once_as_memory_allows(models: int, reports:
 def test_lists_come_in_smaller_pieces_where_reports_are_long(models: int, piece: int) -> None:
     assert piece_of_list(models) == piece
     assert kopf_settings(piece).watching.chunk_size == piece
+
+
+async def test_the_watches_begin_where_the_user_has_no_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000620000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+
+    async def broken() -> None:
+        raise AssertionError("they have ended")
+
+    begun = asyncio.Event()
+    watches = Watches(
+        kopf.OperatorRegistry, Metrics(), namespaces=["demo"], begun=begun.set, broken=broken
+    )
+    running = asyncio.create_task(watches.run())
+    await asyncio.wait([running, asyncio.create_task(begun.wait())], return_when="FIRST_COMPLETED")
+    assert begun.is_set()
+    running.cancel()
+    await asyncio.wait([running])

@@ -41,6 +41,8 @@ from typing import Any, Final
 
 import kopf
 import structlog
+from kopf._core.engines.peering import Identity
+from trainedmodel_contract import names
 
 from trainedmodel_operator.metrics import Metrics
 from trainedmodel_operator.reports import SMALLEST_PIECE, piece_of_list
@@ -57,6 +59,10 @@ LONGEST_PAUSE_S: Final = 30.0
 WELL_AFTER_S: Final = 60.0
 #: How long kopf may take over its end.
 LAST_WORDS_S: Final = 3.0
+
+#: kopf would ask the system for the name of the user, and end where there is none: on platforms
+#: that run each namespace's containers as a number of its own.
+IDENTITY: Final = Identity(names.MANAGED_BY)
 
 _KOPF: Final = f"{Path(kopf.__file__).parent}{os.sep}"
 
@@ -122,6 +128,7 @@ class Watches:
         tasks = await kopf.spawn_tasks(
             registry=self._make_registry(),
             settings=kopf_settings(piece_of_list(self._most_models())),
+            identity=IDENTITY,
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
