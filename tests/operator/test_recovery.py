@@ -9,6 +9,7 @@ import kopf
 import pytest
 from operator_builders import document
 from operator_fake import FakeKube, Operator
+from trainedmodel_contract import names
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, Refused, Unavailable
@@ -167,23 +168,22 @@ def test_lists_come_in_smaller_pieces_where_reports_are_long(models: int, piece:
     assert kopf_settings(piece).watching.chunk_size == piece
 
 
-async def test_the_watches_begin_where_the_user_has_no_name(
+async def test_kopf_is_given_a_name_and_asks_no_system_that_has_none_for_the_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def nameless() -> str:
-        raise KeyError("getpwuid(): uid not found: 1000620000")
+    given: list[object] = []
 
-    monkeypatch.setattr("getpass.getuser", nameless)
+    async def spawn(*, identity: object, **_: object) -> list[asyncio.Task[bool]]:
+        given.append(identity)
+        return [asyncio.create_task(asyncio.Event().wait())]
 
     async def broken() -> None:
         raise AssertionError("they have ended")
 
-    begun = asyncio.Event()
-    watches = Watches(
-        kopf.OperatorRegistry, Metrics(), namespaces=["demo"], begun=begun.set, broken=broken
-    )
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn)
+    watches = Watches(kopf.OperatorRegistry, Metrics(), namespaces=["demo"], broken=broken)
     running = asyncio.create_task(watches.run())
-    await asyncio.wait([running, asyncio.create_task(begun.wait())], return_when="FIRST_COMPLETED")
-    assert begun.is_set()
+    await asyncio.sleep(1)
+    assert given == [names.MANAGED_BY]
     running.cancel()
     await asyncio.wait([running])
