@@ -151,3 +151,18 @@ with asyncio.Runner(loop_factory=OutsideLoop) as runner:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert ran.stdout == b"left\n"
     assert time.monotonic() - began < 50
+
+
+def test_a_signal_ends_the_process_in_time_whatever_hangs() -> None:
+    """A thread that hangs in a system call is waited for by the interpreter, for ever."""
+    code = """
+import concurrent.futures, time
+from trainedmodel_puller import command
+command._LONGEST_END_S = 0.5
+command.end_soon()
+concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 100)
+"""
+    began = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=True)
+    assert b"ended_early" in ran.stdout + ran.stderr
+    assert time.monotonic() - began < 60
