@@ -60,9 +60,13 @@ class Bench:
         """Apply documents."""
         self.kubectl("apply", "-f", "-", documents=documents)
 
+    def apply_deployment(self, deployment: Json) -> None:
+        """Apply a Deployment whose pods get a puller if they ask for one."""
+        self.apply(self._injection.into(deployment))
+
     def deploy(self, deployment: Json) -> str:
         """Apply a Deployment with a puller, wait until it has rolled out, and return its name."""
-        self.apply(self._injection.into(deployment))
+        self.apply_deployment(deployment)
         name = str(deployment["metadata"]["name"])
         self.rolled_out(name)
         return name

@@ -170,6 +170,15 @@ def test_kserves_trained_model_is_read_in_both_groups(group: str) -> None:
     }
 
 
+def test_the_label_that_kserves_controller_finds_its_models_by_is_not_copied() -> None:
+    document = yaml.safe_load(KUBEFLOW)
+    document["metadata"]["labels"] = {"inferenceservice": "triton-mms"}
+    assert "labels" not in converted(yaml.safe_dump(document)).objects[0]["metadata"]
+    document["metadata"]["labels"] = {"inferenceservice": "mine", "team": "a"}
+    (made,) = converted(yaml.safe_dump(document)).objects
+    assert made["metadata"]["labels"] == {"inferenceservice": "mine", "team": "a"}
+
+
 def test_a_trained_model_of_model_mesh_may_name_no_service_and_a_key() -> None:
     document = yaml.safe_load(KUBEFLOW)
     document["metadata"]["annotations"] = {"serving.kserve.io/secret-key": "localMinIO"}
@@ -247,6 +256,10 @@ def test_a_predictor_that_says_too_little_is_told_what_in_its_own_words() -> Non
             "abfss://container@account.dfs.core.windows.net/models/iris/",
         ),
         (
+            "https://account.blob.core.windows.net/container/My%20Models/iris",
+            "abfss://container@account.dfs.core.windows.net/My Models/iris",
+        ),
+        (
             "https://account.blob.core.windows.net/container",
             "abfss://container@account.dfs.core.windows.net/",
         ),
@@ -272,6 +285,8 @@ def test_each_address_that_kserve_reads_is_one_that_the_puller_reads(
         ("https://account.z12.blob.storage.azure.net/container/iris", "AZURE_STORAGE_ENDPOINT"),
         ("https://account.blob.core.windows.net/c/iris?sig=hush", "AZURE_STORAGE_SAS_TOKEN"),
         ("https://account.blob.core.windows.net/", "names no container"),
+        ("https://account.blob.core.windows.net/c/a%3Fb", "'?' or '#'"),
+        ("https://account.blob.core.windows.net/c/a%FF", "not UTF-8"),
         ("/mnt/models/iris", "has no scheme"),
     ],
 )

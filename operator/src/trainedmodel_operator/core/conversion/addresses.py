@@ -119,8 +119,11 @@ def _azure(found: Field, text: str) -> str:
         )
     if not match["container"]:
         raise Unconvertible(f"{found} names no container: write .../CONTAINER/PATH")
-    path = match["path"] or ""
-    if "%" in path and unquote(path) != path and not re.search(r"[^\S ]|[%?#]| $", unquote(path)):
-        path = unquote(path)
+    try:
+        path = unquote(match["path"] or "/", errors="strict")  # only http addresses are encoded
+    except UnicodeDecodeError:
+        raise Unconvertible(f"{found}: its path is not UTF-8: rename the blobs") from None
+    if "?" in path or "#" in path:
+        raise Unconvertible(f"{found}: the puller reads no blobs with '?' or '#' in their name")
     account = match["account"].lower()
-    return f"abfss://{match['container']}@{account}.dfs.core.windows.net{path or '/'}"
+    return f"abfss://{match['container']}@{account}.dfs.core.windows.net{path}"

@@ -17,6 +17,7 @@ from trainedmodel_operator.core.conversion.result import (
     part,
 )
 
+_PARENT_LABEL: Final = "inferenceservice"
 #: Words in a runtime's or predictor's name, and the server that it is.
 _SERVERS: Final = (
     ("mlserver", "mlserver"),
@@ -49,11 +50,21 @@ def from_trained_model(document: Document, options: Options) -> Conversion:
         credentials=_first(annotation(document, "secret-key"), annotation(document, "secretKey")),
     )
     made, notes = make(document, source, options)
+    _drop_parent_label(made)
     notes += unknown(spec, {"inferenceService", "model"}, "spec")
     notes += unknown(model, {"storageUri", "framework", "memory"}, "spec.model")
     if source.credentials.value:
         notes.append(credentials_note(source.credentials, made))
     return Conversion((made,), tuple(notes), key=source.credentials.text())
+
+
+def _drop_parent_label(made: Document) -> None:
+    """Drop the label that KServe's controller puts on its own objects to find them by."""
+    labels = made["metadata"].get("labels", {})
+    if labels.get(_PARENT_LABEL) == made["spec"]["inferenceService"]:
+        del labels[_PARENT_LABEL]
+        if not labels:
+            del made["metadata"]["labels"]
 
 
 def advice(document: Document) -> Iterator[str]:
