@@ -83,7 +83,8 @@ class Bench:
             for one in items
             if "deletionTimestamp" not in one["metadata"]
             and any(
-                one["metadata"]["labels"].get(key) == service for key in names.PARENT_POD_LABELS
+                one["metadata"].get("labels", {}).get(key) == service
+                for key in names.PARENT_POD_LABELS
             )
         )
 

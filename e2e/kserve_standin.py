@@ -203,7 +203,7 @@ def asked_in_the_cluster(bench: Bench, service: str, models: list[str]) -> Itera
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
     }
     bench.apply(pod)

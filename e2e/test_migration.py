@@ -35,6 +35,8 @@ from e2e.kubectl import Json, wait_until
 from e2e.providers import Provider
 from e2e.workloads import Injection
 
+pytestmark = pytest.mark.timeout(600)
+
 PAGE = checkout() / "docs" / "migration.md"
 SECTION = "### Service by service, without a lost request"
 MODELS = {f"model-{k}": float(k) for k in range(1, 6)}
@@ -121,7 +123,7 @@ def run(bench: Bench, folder: Path, script: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=500,
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,7 +1,8 @@
 """Requests from within the cluster, by a Service's own address: run as a script, in a pod.
 
 It asks each model in turn, on a new connection each time, and tells on port 8000 what came of it.
-A connection that is refused before a request was sent is tried once more, as any ingress does.
+A connection that is refused, before a request was sent, is tried again for two seconds, as any
+ingress does: a pod that is being stopped refuses until the node's rules are without it.
 Arguments: the Service's address, then the models' names.
 """
 
@@ -18,6 +19,7 @@ BODY = json.dumps(
 ).encode()
 TOLD: dict[str, Any] = {"answered": 0, "refused": 0, "failures": []}
 STARTED = time.monotonic()
+CONNECT_FOR_S = 2.0
 
 
 class Teller(BaseHTTPRequestHandler):
@@ -39,12 +41,7 @@ def ask(address: str, model: str) -> str:
     """Ask once; return what went wrong, if anything did."""
     connection = http.client.HTTPConnection(address, 80, timeout=10)
     try:
-        try:
-            connection.connect()
-        except ConnectionRefusedError:
-            TOLD["refused"] += 1
-            time.sleep(0.05)
-            connection.connect()
+        connect(connection)
         path = f"/v2/models/{model}/infer"
         connection.request("POST", path, BODY, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -54,6 +51,19 @@ def ask(address: str, model: str) -> str:
     finally:
         connection.close()
     return "" if answer.status == 200 else f"status {answer.status}"
+
+
+def connect(connection: http.client.HTTPConnection) -> None:
+    """Connect, and count what was refused."""
+    deadline = time.monotonic() + CONNECT_FOR_S
+    while True:
+        try:
+            return connection.connect()
+        except ConnectionRefusedError:
+            TOLD["refused"] += 1
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def main() -> None:

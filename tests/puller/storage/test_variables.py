@@ -51,6 +51,7 @@ from trainedmodel_puller.storage.variables import (
         ({"awsAnonymousCredential": "True"}, {"AWS_SKIP_SIGNATURE": "true"}),
         ({"awsAnonymousCredential": "false"}, {}),
         ({"S3_USE_VIRTUAL_BUCKET": "true"}, {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"}),
+        ({"S3_USER_VIRTUAL_BUCKET": "true"}, {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"}),
         ({"AZ_TENANT_ID": "b"}, {"AZURE_TENANT_ID": "b"}),
         ({"AZ_STORAGE_ACCESS_KEY": "k"}, {"AZURE_STORAGE_ACCESS_KEY": "k"}),
         ({"AZ_CLIENT_ID": "a", "AZURE_CLIENT_ID": "c"}, {"AZURE_CLIENT_ID": "c"}),

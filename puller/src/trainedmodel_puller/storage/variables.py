@@ -32,6 +32,8 @@ _AZURE_ALIASES: Final = {
     "AZ_STORAGE_ACCOUNT_NAME": "AZURE_STORAGE_ACCOUNT_NAME",
     "AZ_STORAGE_ACCESS_KEY": "AZURE_STORAGE_ACCESS_KEY",
 }
+#: The second is what KServe's injector writes, a slip of the pen that became its spelling.
+_VIRTUAL_BUCKET: Final = ("S3_USE_VIRTUAL_BUCKET", "S3_USER_VIRTUAL_BUCKET")
 #: Where an endpoint of S3 may be named, the first that is set counts.
 S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 #: What a store's place is, as opposed to who asks: a profile without them takes the environment's.
@@ -143,7 +145,7 @@ def translated(variables: Mapping[str, str]) -> dict[str, str]:
         found["AWS_ENDPOINT_URL"] = url.rstrip("/")
     if _is(variables, "awsAnonymousCredential", _TRUE):
         found.setdefault("AWS_SKIP_SIGNATURE", "true")
-    if _is(variables, "S3_USE_VIRTUAL_BUCKET", _TRUE):
+    if any(_is(variables, name, _TRUE) for name in _VIRTUAL_BUCKET):
         found.setdefault("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
     if _is(variables, "S3_VERIFY_SSL", _FALSE):
         found["S3_VERIFY_SSL"] = "0"
@@ -152,7 +154,7 @@ def translated(variables: Mapping[str, str]) -> dict[str, str]:
 
 _SPELLINGS: Final = frozenset(
     {
-        *("S3_ENDPOINT", "S3_USE_HTTPS", "S3_VERIFY_SSL", "S3_USE_VIRTUAL_BUCKET"),
+        *("S3_ENDPOINT", "S3_USE_HTTPS", "S3_VERIFY_SSL", *_VIRTUAL_BUCKET),
         *("awsAnonymousCredential", *_AZURE_ALIASES),
         *(name.lower() for name in PROXY_VARIABLES),
     }
