@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from helm_chart import CHART, Helm, by_key, container_of
+from injection_corpus import accepted
+from trainedmodel_contract import names
 from trainedmodel_operator.__main__ import main
+from trainedmodel_operator.core.injection.inject import inject
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.settings import Settings
 
@@ -280,6 +283,32 @@ def test_the_pullers_of_the_served_namespaces_are_scraped_and_no_others(helm: He
 
     assert selector() == {"any": True}
     assert selector("--set", "watch.namespaces={a,b}") == {"matchNames": ["a", "b"]}
+
+
+def test_what_is_scraped_is_what_the_webhook_injects(helm: Helm) -> None:
+    """Every pod that is let in, of KServe's forms and others."""
+    documents = helm.render("--set", "podMonitor.enabled=true")
+    [monitor] = [one["spec"] for one in documents if one["kind"] == "PodMonitor"]
+    [endpoint] = monitor["podMetricsEndpoints"]
+    pods = accepted()
+    assert len(pods) > 10
+    for name, pod in pods.items():
+        patch = inject(pod, InjectionSettings(image="x")).patch
+        [puller] = [one for one in objects_of(patch) if one.get("name") == names.PULLER_CONTAINER]
+        ports = [one["name"] for one in puller["ports"]]
+        assert ports.count(endpoint["port"]) == 1, name
+        labels = pod["metadata"]["labels"]
+        assert monitor["selector"]["matchLabels"].items() <= labels.items(), name
+
+
+def objects_of(value: Any) -> Iterator[Any]:
+    """Yield every object in a JSON patch."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from objects_of(inner)
 
 
 def test_selectors_never_change(helm: Helm) -> None:

@@ -1,7 +1,7 @@
 """How big a ModelReport may become, what it leaves out to stay below, how often it is written.
 
 A report is one object of etcd, which refuses 1.5 MiB, and an API server spends half a second of a
-core on a patch of one that has 1 MB. So a report of 10,000 models is kept below 1 MB by telling
+core on a write of one that has 1 MB. So a report of 10,000 models is kept below 1 MB by telling
 less of each, never by telling something else:
 
 0. `WHOLE`     all there is to say
@@ -113,8 +113,8 @@ _FIELD_MARKS: Final = 4
 #: Bytes of `{}`.
 _EMPTY: Final = 2
 
-#: A write is followed by a pause of a second for each so many bytes of the report, and of the
-#: patch: an API server then spends an eighth of a core on one pod's report at most.
+#: A write is followed by a pause of a second for each so many bytes of the report, and of what
+#: changed: an API server then spends an eighth of a core on one pod's report at most.
 _BYTES_PER_SECOND: Final = 250_000
 _LEAST_SPACING_S: Final = 0.2
 
@@ -124,7 +124,7 @@ def spacing_s(size: int, sent: int) -> float:
 
     Args:
         size: Bytes of the whole report; etcd and each watcher get all of it with each write.
-        sent: Bytes of the patch.
+        sent: Bytes of what changed.
     """
     return max(_LEAST_SPACING_S, (size + sent) / _BYTES_PER_SECOND)
 
@@ -135,7 +135,7 @@ def bound_models(
     """Fit models into a budget. Total, deterministic; see the module for the rules in order.
 
     `before` is what was returned last time. While the level stays, a model that is the same object
-    as then gives the same object as then, so that one change is one small patch.
+    as then gives the same object as then, so that only what changed is dumped anew.
     """
     before = before or Bounded()
     known = before.sources
