@@ -125,7 +125,7 @@ class Crowd:
         await self._send("POST", _REPORTS.format(self.namespace), report)
 
     async def patch_report(self, pod: str, patch: Mapping[str, Any]) -> None:
-        """Say more in a pod's report, without `managedFields`. A puller replaces the whole of it."""
+        """Say more in a report, without `managedFields`. A puller replaces the whole of it."""
         bare = {**patch, "metadata": {"managedFields": [{}]}}
         await self._send("PATCH", f"{_REPORTS.format(self.namespace)}/{pod}", bare)
 
