@@ -195,6 +195,14 @@ class TestDoubt:
             with pytest.raises(ServerFault, match="does not call the model ready"):
                 await driver.load(target())
 
+    async def test_settings_that_mlserver_cannot_use_are_named(self) -> None:
+        async def handler(request: web.Request) -> web.Response:
+            return web.json_response({"error": "Model m not found"}, status=404)
+
+        async with serving(handler) as driver:
+            with pytest.raises(ServerFault, match=r"cannot use model-settings\.json"):
+                await driver.load(target())
+
     async def test_a_server_that_is_busy_after_a_load_is_asked_again_and_not_doubted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

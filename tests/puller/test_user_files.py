@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from driver_builders import entry, server_settings
@@ -19,7 +21,8 @@ from trainedmodel_puller.drivers.torchserve import TorchServe
 from trainedmodel_puller.drivers.triton import Triton
 from trainedmodel_puller.drivers.userfiles import MOST_BYTES
 from trainedmodel_puller.drivers.vllm import VLLM
-from trainedmodel_puller.errors import ServerFault
+from trainedmodel_puller.errors import ServerFault, VolumeFault
+from trainedmodel_puller.fetching import Fetcher
 
 #: A tree for each kind that is fine but for the one file that a driver reads in it.
 READ = {
@@ -267,3 +270,22 @@ def test_what_is_no_ensemble_gets_no_version_folder(tmp_path: Path) -> None:
     with pytest.raises(ServerFault, match=r"found: config\.pbtxt"):
         Triton(server_settings()).prepare(tmp_path, entry())
     assert not (tmp_path / "1").exists()
+
+
+def test_a_full_volume_while_a_tree_is_fitted_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users' files are the driver's to judge; what the volume refuses is the volume's fault."""
+    (tmp_path / "model.joblib").touch()
+    made = driver("mlserver")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    fetcher = object.__new__(Fetcher)
+    fetcher._server = made
+    work = SimpleNamespace(entry=entry("sklearn"))
+    with pytest.raises(VolumeFault) as caught:
+        fetcher._fit(work, tmp_path, {})  # type: ignore[arg-type]
+    assert caught.value.reason == "InsufficientDisk"

@@ -85,6 +85,12 @@ class MLServer(RepositoryServer):
             )
         return True
 
+    def _refusal(self, status: int, body: bytes) -> str:
+        said = super()._refusal(status, body)
+        # of settings that it cannot use it says that there is no such model
+        hint = f": it cannot use {MLSERVER_SETTINGS}; its log says why" if status == 404 else ""
+        return f"{said}{hint}"
+
 
 def _make_settings(shape: Shape, entry: Entry) -> dict[str, Any]:
     artefact = choose_artefact(shape.files, entry.framework)

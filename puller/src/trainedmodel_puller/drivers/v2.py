@@ -179,14 +179,16 @@ class RepositoryServer:
             await self._poll_ready(name, deadline)
             return
         if status != 200:
-            raise ServerFault(
-                Reason.LOAD_FAILED, f"{self.kind} refused the load ({status}): {words(answer)}"
-            )
+            raise ServerFault(Reason.LOAD_FAILED, self._refusal(status, answer))
         if not await self._is_ready_soon(name):
             raise ServerFault(
                 Reason.LOAD_FAILED,
                 f"{self.kind} answered 200 to the load but does not call the model ready",
             )
+
+    def _refusal(self, status: int, body: bytes) -> str:
+        """Put a refused load into words."""
+        return f"{self.kind} refused the load ({status}): {words(body)}"
 
     def _load_body(self, entry: Entry) -> dict[str, Any]:
         return {}
