@@ -209,6 +209,7 @@ def test_pages_without_an_end_are_not_turned_for_ever(tmp_path: Path, clock: Clo
     assert turned < 2000
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=500))
 @example(b'{"error": "\\ud800"}')
 @example(b'{"error": "\\u001b[31mred"}')
