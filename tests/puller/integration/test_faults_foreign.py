@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import Make, puller_factory, write_model
+from faulted_puller import InstantProcess, Make, puller_factory, write_instant, write_model
 from forked_puller import ForkedPuller, Zygote
 from puller_process import get, infer
 from trainedmodel_devkit.models import write_scale_mlserver
@@ -107,6 +108,24 @@ def test_what_a_root_server_writes_into_its_model_holds_nothing_up(
         assert puller.events("crashed") == []
 
 
+def test_a_rollback_to_a_tree_that_a_root_server_wrote_into_is_loaded(
+    as_user: Make, home: Path
+) -> None:
+    with InstantProcess() as server:
+        puller = as_user(server="triton", server_url=server.url)
+        old, new = write_instant(home, "old"), write_instant(home, "new")
+        first = puller.put("m", old)
+        puller.wait("m", state="Loaded", revision=first)
+        cache = puller.models / "m" / "1" / "__pycache__"
+        cache.mkdir(mode=0o755)
+        (cache / "made_by_root.pyc").write_bytes(b"pyc")
+        puller.wait("m", state="Loaded", revision=puller.put("m", new))
+        puller.put("m", old)
+        puller.wait("m", state="Loaded", revision=first)
+        assert (cache / "made_by_root.pyc").exists(), "it is the tree that was kept"
+        assert puller.events("failed") == []
+
+
 @pytest.mark.parametrize("kind", ["none", "vllm", "torchserve", "tfs"])
 def test_a_folder_of_another_user_is_in_nobodys_way(as_user: Make, home: Path, kind: str) -> None:
     closed = home / "volume" / "models" / "closed"
@@ -174,3 +193,25 @@ def test_a_puller_without_a_file_descriptor_left_waits_until_it_has_some(
     assert not puller.has_died
     assert puller.events("crashed") == []
     assert len(puller.events("downloaded")) == 2
+
+
+def test_the_modes_of_what_is_served_do_not_follow_the_umask(make: Make, tmp_path: Path) -> None:
+    """The server is another user: it must be able to read what a careful shell started."""
+    packed = tmp_path / "source" / "packed"
+    packed.mkdir(parents=True)
+    with tarfile.open(packed / "m.tar", "w") as archive:
+        archive.add(Path(__file__), "sub/folder/code.py")
+    write_model(tmp_path, "small")
+    write_model(tmp_path, "small/sub")
+    write_model(tmp_path, "large", bytes(20 * 2**20))
+    puller = make("--period", "0.2", start={"umask": 0o077, "kill_at": None})
+    sources = {name: f"file://{tmp_path}/source/{name}" for name in ("small", "large")}
+    for name, uri in {**sources, "twin": sources["large"], "p": f"file://{packed}/m.tar"}.items():
+        puller.put(name, uri)
+        puller.wait(name, state="Loaded", timeout_s=30)
+    paths = list(puller.models.rglob("*"))
+    assert len(paths) > 12
+    assert [path for path in paths if path.stat().st_mode & 0o044 != 0o044] == []
+    folders = [path for path in paths if path.is_dir()]
+    assert [path for path in folders if path.stat().st_mode & 0o055 != 0o055] == []
+    assert [path for path in paths if path.stat().st_mode & 0o022] == []

@@ -113,6 +113,31 @@ async def test_an_empty_object_and_an_escaped_name(downloader: Downloader, tmp_p
     assert (tmp_path / "to" / "my model.bin").exists()
 
 
+async def test_a_head_that_says_empty_is_not_believed(
+    downloader: Downloader, tmp_path: Path
+) -> None:
+    """Frameworks answer HEAD without a body by a length of 0."""
+
+    async def respond(request: Request) -> None:
+        if request.method == "HEAD":
+            await request.answer(200, ETag='"1"')
+        else:
+            await request.serve(CONTENT)
+
+    async with RawServer(respond) as server:
+        assert await _fetch(downloader, server, tmp_path / "to") == CONTENT
+
+
+async def test_an_empty_object_of_a_server_that_refuses_its_first_byte(
+    downloader: Downloader, tmp_path: Path
+) -> None:
+    async def respond(request: Request) -> None:
+        await request.answer(416 if request.range else 200, ETag='"1"')
+
+    async with RawServer(respond) as server:
+        assert await _fetch(downloader, server, tmp_path / "to") == b""
+
+
 @pytest.mark.parametrize("path", ["", "a/", "a/..%2f..%2fx", "%2e%2e", "a%00b"])
 async def test_a_uri_that_names_no_usable_file_is_refused(
     downloader: Downloader, path: str

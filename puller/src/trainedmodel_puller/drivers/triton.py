@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -88,9 +89,9 @@ class Triton(RepositoryServer):
         """Set every time stamp in the tree to now, without which a reload may be skipped."""
         now = time.time()
         for folder, _, files in os.walk(tree):
-            for name in files:
-                os.utime(os.path.join(folder, name), (now, now))
-            os.utime(folder, (now, now))
+            for path in (*(os.path.join(folder, name) for name in files), folder):
+                with contextlib.suppress(PermissionError):  # a root server's own, not the model's
+                    os.utime(path, (now, now))
 
     def _load_body(self, entry: Entry) -> dict[str, Any]:
         return {"parameters": dict(entry.parameters)} if entry.parameters else {}

@@ -42,13 +42,15 @@ from trainedmodel_puller.storage.receive import stalled
 from trainedmodel_puller.storage.settings import StorageSettings
 from trainedmodel_puller.storage.variables import read_profile, translated, with_places
 
+#: A length with more digits is none.
+_MOST_DIGITS: Final = 18
 _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 #: Files of certificates are read again so often, in seconds, for they are rotated.
 _TRUST_S: Final = 30.0
 #: A variable of proxies that is named like those of logins.
 _PROXY: Final = "HTTP_PROXY"
-_CONTENT_RANGE: Final = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d{1,18}|\*)")
 _REASONS: Final = {
     401: Reason.ACCESS_DENIED,
     403: Reason.ACCESS_DENIED,
@@ -97,8 +99,9 @@ class HttpStorage:
             raise SourceFault(Reason.UNSAFE_PATH, f"{uri}: {name!a:.200} is no usable file name")
         await self._look_up_login()
         item = await self._head(uri, name)
-        if item is None or (not item.is_ranged and item.size != 0):
-            item = await self._probe(uri, name)
+        # some answer HEAD with a length of 0, whatever the object holds
+        if item is None or item.size == 0 or not item.is_ranged:
+            item = await self._probe(uri, name, is_empty=item is not None and item.size == 0)
         return make_listing([item], is_single=True, where=uri)
 
     async def read(
@@ -180,13 +183,18 @@ class HttpStorage:
                 return None
             length = answer.headers.get("Content-Length", "")
             is_ranged = answer.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
-            size = int(length) if length.isdecimal() else UNKNOWN_SIZE
+            is_size = length.isdecimal() and len(length) <= _MOST_DIGITS
+            size = int(length) if is_size else UNKNOWN_SIZE
             return _source_object(name, size, answer, is_ranged=is_ranged and size >= 0)
 
-    async def _probe(self, uri: StorageUri, name: str) -> SourceObject:
-        """Ask for one byte: a partial answer tells the size and that there are ranges."""
+    async def _probe(self, uri: StorageUri, name: str, *, is_empty: bool) -> SourceObject:
+        """Ask for one byte: a partial answer tells the size and that there are ranges.
+
+        `is_empty` says that a HEAD called the object empty: then it is, if it has no first byte.
+        """
         async with self._follow("GET", uri, {"Range": "bytes=0-0"}) as answer:
-            if answer.status == 416 and answer.headers.get("Content-Range") == "bytes */0":
+            is_told = answer.headers.get("Content-Range") == "bytes */0"
+            if answer.status == 416 and (is_told or is_empty):
                 return _source_object(name, 0, answer, is_ranged=False)
             self.check_answer(uri, answer, frozenset({200, 206}))
             size, is_ranged = answer.content_length, False
