@@ -140,6 +140,7 @@ class Cluster:
             and request.user == OPERATOR
             and request.verb in {"create", "patch", "update", "delete"}
             and request.code < 300
+            and "dryRun=" not in request.uri
         )
 
     def patch_pod_as_operator(

@@ -107,10 +107,10 @@ class ShardWriter:
             for write in writes
             if write.index not in self._under_way.get(key, ())
         }
-        self._under_way[key] |= set(tasks)
-        now = asyncio.get_running_loop().time()
-        is_slow = now < self._slow_until.get(key.namespace, now)
         if tasks:
+            self._under_way[key] |= set(tasks)
+            now = asyncio.get_running_loop().time()
+            is_slow = now < self._slow_until.get(key.namespace, now)
             await asyncio.wait(tasks.values(), timeout=0 if is_slow else PATIENCE_S)
         if key in self._fenced:
             raise NotLeading("not sent: this replica does not lead")
