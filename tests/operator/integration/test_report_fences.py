@@ -223,6 +223,26 @@ def test_a_backup_tool_restores_reports(control_plane: ControlPlane, b: Tenant, 
     assert ask("DELETE", path).status == 200
 
 
+def test_a_pod_takes_over_the_report_of_an_earlier_pod_of_its_name(
+    control_plane: ControlPlane, cluster: Cluster
+) -> None:
+    """A StatefulSet's pods have one name after the other, and their reports too."""
+    for pod in ("web-0", "earlier"):
+        cluster.run_pod(pod)
+    left = cluster.report_document("earlier", models={"iris": {"state": "Loaded"}})
+    left["metadata"]["name"] = "web-0"
+    cluster.apply(left)
+    ask = account(control_plane, cluster.namespace, "default", pod="web-0")
+    path = reports(cluster.namespace, "web-0")
+    read = ask("DELETE", path, TRIED)
+    assert read.status == 200, read
+    document = cluster.report_document("web-0", models={})
+    document["metadata"]["resourceVersion"] = read.document["metadata"]["resourceVersion"]
+    assert ask("PUT", path, document).status == 200
+    [owner] = cluster.find("modelreport", "web-0")["metadata"]["ownerReferences"]
+    assert owner["uid"] == cluster.find("pod", "web-0")["metadata"]["uid"]
+
+
 def test_a_report_goes_with_its_pod(control_plane: ControlPlane, cluster: Cluster) -> None:
     cluster.run_pod("brief")
     ask = account(control_plane, cluster.namespace, "default", pod="brief")
