@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import structlog
-from trainedmodel_contract import modelreport, names
+from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import (
     MAX_MESSAGE,
     ModelReport,
@@ -43,6 +43,7 @@ from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models
 from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.kube import ReportClient, ReportConflict, ReportGone, ReportRefused
+from trainedmodel_puller.reportdocuments import ReportDocuments
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 from trainedmodel_puller.state import LiveState
@@ -135,7 +136,7 @@ class KubernetesReporter:
         self._budget = Budget()
         self._bounded = Bounded()
         self._sent: Models = {}
-        self._dumps: dict[str, tuple[ReportedModel, Document]] = {}
+        self._documents = ReportDocuments(identity)
         self._sent_head: Document = {}
         self._told: tuple[object, ...] = ()
         self._version = ""
@@ -327,37 +328,12 @@ class KubernetesReporter:
     async def _replace(self, models: Models, head: Document) -> None:
         """Write the whole report over the one that was last written or read."""
         self._promised = heartbeat_s(self._bounded.size)
-        document = await asyncio.to_thread(self._document, models, head, self._kept)
+        document = await asyncio.to_thread(
+            self._documents.make, models, head, self._kept, self._heartbeat()
+        )
         document["metadata"]["resourceVersion"] = self._version
         self._version = await self._client.replace(document)
         self._note_written()
-
-    def _document(self, models: Models, head: Document, kept: Document) -> Document:
-        annotations = {**kept.get("annotations", {}), **self._heartbeat()}
-        return {
-            "apiVersion": names.API_VERSION,
-            "kind": modelreport.KIND,
-            "metadata": {
-                **kept,
-                "name": self._identity.pod_name,
-                "namespace": self._identity.namespace,
-                "ownerReferences": [self._owner()],
-                "annotations": annotations,
-            },
-            **{key: value for key, value in head.items() if value is not None},
-            "models": self._dumped(models),
-        }
-
-    def _dumped(self, models: Models) -> dict[str, Document]:
-        """Dump models; who is the same object as in the last write is not dumped again."""
-        known = self._dumps
-        self._dumps = {
-            key: found
-            if (found := known.get(key)) and found[0] is model
-            else (model, model.to_dict())
-            for key, model in models.items()
-        }
-        return {key: document for key, (_, document) in self._dumps.items()}
 
     # -- what is there ------------------------------------------------------------------
 
@@ -383,19 +359,13 @@ class KubernetesReporter:
             # a dead pod of the same name (a StatefulSet's) left it: it would be collected with it
             self._beat_at = float("-inf")
 
-    def _owner(self) -> dict[str, str]:
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": self._identity.pod_name,
-            "uid": self._identity.pod_uid,
-        }
-
     async def _create(self, bounded: Bounded, head: Document) -> None:
         self._kept, self._promised = {}, heartbeat_s(bounded.size)
         is_small = bounded.size <= _CREATED_BYTES
         models = bounded.models if is_small else {}
-        document = await asyncio.to_thread(self._document, models, head, self._kept)
+        document = await asyncio.to_thread(
+            self._documents.make, models, head, self._kept, self._heartbeat()
+        )
         self._version = await self._client.create(document)
         self._sent, self._sent_head, self._is_sure = models, head, True
         if not is_small:
