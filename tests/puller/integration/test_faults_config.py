@@ -238,3 +238,31 @@ def test_a_folder_full_of_other_things_is_no_problem(make: Make, tmp_path: Path)
     puller.put("a", write_model(tmp_path, "a"))
     puller.wait("a", state="Loaded")
     assert states(puller) == {"a": "Loaded"}
+
+
+def test_files_that_nobody_writes_on_purpose_are_told_and_hurt_no_other(
+    make: Make, tmp_path: Path
+) -> None:
+    puller = make("--period", "0.2")
+    items = [{"modelName": "listed", "modelSpec": {"storageUri": write_model(tmp_path, "listed")}}]
+    puller.write("models.json", json.dumps(items))
+    puller.put("kept", write_model(tmp_path, "kept"))
+    for name in ("listed", "kept"):
+        puller.wait(name, state="Loaded")
+    (puller.config / "models.json").write_text("[" * 1000 + "]" * 1000)
+    (puller.config / "kept.json").unlink()
+    os.symlink("kept.json", puller.config / "kept.json")
+    with open(os.fsencode(puller.config) + b"/latin-\xe9.json", "wb") as file:
+        file.write(b"{}")
+    puller.put("good", write_model(tmp_path, "good"))
+    puller.wait("good", state="Loaded")
+    assert "nested" in (problem(puller) or "") or "recursion" in (problem(puller) or "")
+    told = puller.wait("kept", state="Failed", reason="InvalidEntry")
+    assert "symbolic links" in told["message"]
+    assert told["loadedRevision"], "it keeps its last good form"
+    assert puller.model("latin-\\udce9")["reason"] == "InvalidEntry"
+    puller.write("models.json", json.dumps([{"modelName": "\ud800", "modelSpec": {}}, *items]))
+    puller.until(lambda: "hex escape" in (problem(puller) or ""), "a lone surrogate to be told")
+    assert puller.model("listed")["state"] == "Loaded"
+    assert puller.events("crashed") == []
+    assert not puller.has_died
