@@ -65,6 +65,17 @@ class Metrics:
             ["lane"],
             registry=self.registry,
         )
+        self._watch_restarts = Counter(
+            "trainedmodel_operator_watch_restarts",
+            "How often the watches were begun anew, by cause.",
+            ["cause"],
+            registry=self.registry,
+        )
+        self._add_left_out()
+        self._add_models()
+
+    def _add_left_out(self) -> None:
+        """Add what is measured of writes that were put off and namespaces that cannot be read."""
         self._put_off_counts: Counts[tuple[str, str]] = Counts()
         self._put_off = Gauge(
             "trainedmodel_operator_writes_put_off",
@@ -78,13 +89,6 @@ class Metrics:
             ["namespace"],
             registry=self.registry,
         )
-        self._watch_restarts = Counter(
-            "trainedmodel_operator_watch_restarts",
-            "How often the watches were begun anew, by cause.",
-            ["cause"],
-            registry=self.registry,
-        )
-        self._add_models()
 
     def _add_models(self) -> None:
         """Add what is measured of models, Events and pods that are injected."""

@@ -37,7 +37,7 @@ from trainedmodel_puller.opening import take, until_done
 from trainedmodel_puller.ownership import Ownership
 from trainedmodel_puller.reporters import KubernetesReporter
 from trainedmodel_puller.serverwatch import ServerWatch
-from trainedmodel_puller.settings import Settings
+from trainedmodel_puller.settings import PodIdentity, Settings
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
@@ -217,9 +217,8 @@ async def _run_parts(
         if settings.has_watch:
             owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell)))
         if settings.identity is not None:
-            client = ReportClient(settings.identity.namespace, settings.identity.account_dir)
-            stack.push_async_callback(client.close)
-            reporter = KubernetesReporter(settings.identity, client, (state, loop, watch, server))
+            sources = (state, loop, watch, server)
+            reporter = _make_reporter(stack, settings.identity, sources)
             owned.append(tasks.create_task(reporter.run()))
         try:
             await loop.run(executor, stop)
@@ -228,6 +227,16 @@ async def _run_parts(
             for task in owned:
                 task.cancel()
             await executor.drain(_GRACE_S)
+
+
+def _make_reporter(
+    stack: AsyncExitStack,
+    identity: PodIdentity,
+    sources: tuple[LiveState, Loop, ServerWatch, ModelServer],
+) -> KubernetesReporter:
+    client = ReportClient(identity.namespace, identity.account_dir)
+    stack.push_async_callback(client.close)
+    return KubernetesReporter(identity, client, sources)
 
 
 async def _serve(stack: AsyncExitStack, application: web.Application, port: int) -> None:

@@ -29,7 +29,7 @@ from trainedmodel_puller import metrics
 from trainedmodel_puller.core.state import ObservedState, Plan
 from trainedmodel_puller.core.status import status_head, status_models
 from trainedmodel_puller.drivers.base import ModelServer
-from trainedmodel_puller.reporters import server_part
+from trainedmodel_puller.reportdocuments import server_part
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.state import LiveState
 from trainedmodel_puller.waiting import application_of

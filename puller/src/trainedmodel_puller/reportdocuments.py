@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from trainedmodel_contract import modelreport, names
-from trainedmodel_contract.modelreport import ReportedModel
+from trainedmodel_contract.modelreport import MAX_MESSAGE, ReportedModel, ReportedServer
 
+from trainedmodel_puller.drivers.base import ModelServer
+from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 
 Document = dict[str, Any]
+
+
+def server_part(server: ModelServer, watch: ServerWatch) -> ReportedServer:
+    """Say which server there is and whether it answers."""
+    return ReportedServer(
+        kind=server.kind,
+        url=server.url,
+        reachable=watch.is_reachable,
+        since=datetime.fromtimestamp(round(watch.since), UTC),
+        message=watch.message[:MAX_MESSAGE].encode("utf-8", "replace").decode() or None,
+    )
 
 
 class ReportDocuments:

@@ -34,7 +34,6 @@ from trainedmodel_contract.modelreport import (
     MAX_MESSAGE,
     ModelReport,
     ReportedModel,
-    ReportedServer,
 )
 from trainedmodel_contract.reasons import Reason
 
@@ -43,7 +42,7 @@ from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models
 from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.kube import ReportClient, ReportConflict, ReportGone, ReportRefused
-from trainedmodel_puller.reportdocuments import ReportDocuments
+from trainedmodel_puller.reportdocuments import ReportDocuments, server_part
 from trainedmodel_puller.serverwatch import ServerWatch
 from trainedmodel_puller.settings import PodIdentity
 from trainedmodel_puller.state import LiveState
@@ -78,17 +77,6 @@ Document = dict[str, Any]
 def heartbeat_s(size: int) -> int:
     """Return how many seconds may pass between two signs of life of a report of so many bytes."""
     return round(max(_HEARTBEAT_S, size / _HEARTBEAT_BYTES_PER_SECOND))
-
-
-def server_part(server: ModelServer, watch: ServerWatch) -> ReportedServer:
-    """Say which server there is and whether it answers."""
-    return ReportedServer(
-        kind=server.kind,
-        url=server.url,
-        reachable=watch.is_reachable,
-        since=datetime.fromtimestamp(round(watch.since), UTC),
-        message=watch.message[:MAX_MESSAGE].encode("utf-8", "replace").decode() or None,
-    )
 
 
 class Passes(Protocol):

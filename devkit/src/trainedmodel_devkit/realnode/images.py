@@ -204,11 +204,16 @@ def _leave_store() -> None:
 def _buildah(*words: str) -> str:
     store = cache_folder() / "containers"
     options = ["--root", str(store), "--runroot", str(_RUNTIME), "--storage-driver", "overlay"]
-    return _run(["buildah", *options, *words]).strip()
+    # Without it buildah makes /etc/cni/net.d on the machine, though its builds use no network.
+    settings = _RUNTIME / "containers.conf"
+    settings.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.write_text(f'[network]\nnetwork_config_dir = "{_RUNTIME}/cni"\n')
+    env = {**os.environ, "CONTAINERS_CONF": str(settings)}
+    return _run(["buildah", *options, *words], env).strip()
 
 
-def _run(command: list[str]) -> str:
-    result = run_to_end(command)
+def _run(command: list[str], env: Mapping[str, str] | None = None) -> str:
+    result = run_to_end(command, env=env)
     if result.returncode != 0:
         raise BuildFailed(f"{' '.join(command)}:\n{(result.stdout + result.stderr)[-6000:]}")
     return result.stdout
