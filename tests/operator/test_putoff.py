@@ -31,6 +31,14 @@ def test_pauses_double_and_have_a_bound() -> None:
     assert failed_often(Kind.RACE, 4) == [0.05, 0.1, 0.2, 0.4]
 
 
+def test_a_namespace_that_is_being_deleted_is_left_in_peace_and_its_models_are_told_nothing() -> (
+    None
+):
+    assert failed_often(Kind.ENDING, 3) == [60, 60, 60]
+    first = put_off(None, Failure(Kind.ENDING, QUOTA, "one"), NOW, 1.0)
+    assert not first.is_told(NOW + 2 * TELL_AFTER)
+
+
 def test_another_write_is_tried_at_once_and_begins_anew() -> None:
     first = put_off(None, Failure(Kind.REFUSED, QUOTA, "one"), NOW, 1.0)
     assert first.holds("one", NOW)

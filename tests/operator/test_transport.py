@@ -12,9 +12,15 @@ import aiohttp
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from trainedmodel_operator.core.throttle import LONGEST_OUTAGE_PAUSE_S, Lane, Throttle
-from trainedmodel_operator.errors import Throttled, Unavailable, Unreachable
+from trainedmodel_operator.errors import (
+    NamespaceEnds,
+    Refused,
+    Throttled,
+    Unavailable,
+    Unreachable,
+)
 from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.transport import ATTEMPTS, Gate, Transport
+from trainedmodel_operator.transport import ATTEMPTS, Gate, Transport, read_error
 
 pytestmark = pytest.mark.looptime
 
@@ -201,3 +207,25 @@ async def test_a_silence_of_nothing_is_still_a_pause() -> None:
     with pytest.raises(Throttled):
         await over(wire).request(Lane.SHARD, "PATCH", "/a")
     assert now() >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        (
+            {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]},
+            NamespaceEnds,
+        ),
+        ({"causes": [{"reason": "FieldValueInvalid"}]}, Refused),
+        ({"causes": "nonsense"}, Refused),
+        ([], Refused),
+        (None, Refused),
+    ],
+)
+def test_a_refusal_because_the_namespace_is_being_deleted_is_told_by_its_cause(
+    details: object, kind: type[Exception]
+) -> None:
+    raw = json.dumps({"message": "no", "details": details}).encode()
+    error = read_error("POST /x", 403, {}, raw)
+    assert type(error) is kind
+    assert error.said == "no"

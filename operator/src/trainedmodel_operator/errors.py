@@ -15,6 +15,7 @@
         └── TerminalError       the same request would fail again
             ├── NotFound        404: the object (or its kind) is not there
             ├── Refused         any other 4xx: not allowed, or not valid
+            │   └── NamespaceEnds  nothing new may be made where all is being deleted
             └── NothingReadable none of the namespaces to be served can be read
 
 A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
@@ -112,6 +113,12 @@ class Refused(TerminalError):
     """Not allowed, or not valid."""
 
     cause = "refused"
+
+
+class NamespaceEnds(Refused):
+    """Nothing new may be made in a namespace that is being deleted."""
+
+    cause = "namespace_ends"
 
 
 class NothingReadable(TerminalError):

@@ -32,6 +32,7 @@ from trainedmodel_operator.errands import Errands
 from trainedmodel_operator.errors import (
     ApiError,
     Conflict,
+    NamespaceEnds,
     NotFound,
     NotLeading,
     TerminalError,
@@ -232,6 +233,8 @@ def _failure(write: ShardWrite, error: ApiError) -> Failure:
     kind = Kind.TROUBLE
     if is_gone or isinstance(error, Conflict):
         kind = Kind.RACE
+    elif isinstance(error, NamespaceEnds):
+        kind = Kind.ENDING
     elif isinstance(error, TerminalError):
         kind = Kind.REFUSED
     pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0

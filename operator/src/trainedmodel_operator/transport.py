@@ -37,6 +37,7 @@ from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errors import (
     ApiError,
     Conflict,
+    NamespaceEnds,
     NotFound,
     Refused,
     Throttled,
@@ -56,6 +57,8 @@ SHORTEST_PAUSE_S: Final = 0.1
 
 JSON: Final = "application/json"
 _SLACK_S: Final = 0.001
+#: The cause that Kubernetes gives when something is created in a namespace that is being deleted.
+_NAMESPACE_ENDS: Final = "NamespaceTerminating"
 
 log = structlog.get_logger()
 
@@ -249,13 +252,26 @@ class Transport:
 def read_error(what: str, status: int, headers: Mapping[str, str], raw: bytes) -> ApiError:
     """Return the error that an answer stands for; its words are fit for logs and statuses."""
     try:
-        said = str(json.loads(raw).get("message", ""))
+        answer = json.loads(raw)
+        said = str(answer.get("message", ""))
     except (ValueError, AttributeError):
-        said = raw[:300].decode(errors="replace")
+        answer, said = {}, raw[:300].decode(errors="replace")
     said = api_words(said)
-    error = _error(f"{what}: {status} {said}", status, headers)
+    message = f"{what}: {status} {said}"
+    if status == 403 and _NAMESPACE_ENDS in _causes(answer):
+        error: ApiError = NamespaceEnds(message, status)
+    else:
+        error = _error(message, status, headers)
     error.said = said
     return error
+
+
+def _causes(answer: Mapping[str, Any]) -> set[str]:
+    """Return the reasons of the causes in a Status object."""
+    try:
+        return {str(cause["reason"]) for cause in answer["details"]["causes"]}
+    except (KeyError, TypeError):
+        return set()
 
 
 def _error(message: str, status: int, headers: Mapping[str, str]) -> ApiError:

@@ -128,11 +128,13 @@ async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | 
 def _make_folder(folder: Path) -> None:
     try:
         make_model_dir(folder)
-    except PermissionError as error:
-        raise SettingsError(
-            f"--model-dir {folder} must be a writable folder: {error.strerror}"
-        ) from error
     except OSError as error:
+        # A parent that is there, and in which no folder can be made: /proc for one.
+        is_hopeless = isinstance(error, FileNotFoundError) and folder.parent.is_dir()
+        if is_hopeless or isinstance(error, PermissionError):
+            raise SettingsError(
+                f"--model-dir {folder} must be a writable folder: {error.strerror}"
+            ) from error
         log.warning("model_dir_not_made", folder=str(folder), why=error.strerror)  # `take` waits
 
 

@@ -150,7 +150,7 @@ class Disk:
     def retry_trash(self) -> None:
         """Have a thread delete again what could not be deleted; returns at once."""
         if self._sweep is None or self._sweep.done():
-            self._sweep = self._threads.submit(self.volume.trash.retry)
+            self._sweep = self._threads.submit(self.volume.trash.empty)
 
     def close(self) -> None:
         """End the threads."""

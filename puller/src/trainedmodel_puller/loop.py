@@ -327,7 +327,7 @@ class Loop:
     def _retry_trash(self) -> None:
         """Try again to delete what could not be deleted, and tell what still cannot."""
         trash = self._volume.trash
-        if trash.left and time.monotonic() - self._trash_tried_at > _TRASH_S:
+        if time.monotonic() - self._trash_tried_at > _TRASH_S:
             self._trash_tried_at = time.monotonic()
             self._disk.retry_trash()
         left = trash.left

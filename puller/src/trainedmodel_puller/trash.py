@@ -2,7 +2,7 @@
 
 A model server may run as another user, and write what this process may not delete (a root server's
 `__pycache__`). So only the move out of sight can fail an operation. What cannot be deleted stays in
-the trash: it is told (`left`), and tried again by `retry` and at the next start.
+the trash: it is told (`left`), and tried again by `empty`.
 
 All of it blocks; `discard` raises OSError.
 """
@@ -34,28 +34,37 @@ class Trash:
         self.folder = folder
         self.left: Mapping[str, str] = {}
         self._lock = threading.Lock()
+        self._being_deleted: set[str] = set()
 
     def discard(self, path: Path) -> None:
         """Take a folder or file out of sight, then delete of it what can be deleted."""
         doomed = self.folder / uuid.uuid4().hex
-        path.rename(doomed)
-        self._delete(doomed)
-
-    def retry(self) -> None:
-        """Delete again what could not be deleted."""
-        for name in self.left:
-            self._delete(self.folder / name)
+        with self._lock:
+            self._being_deleted.add(doomed.name)
+        try:
+            path.rename(doomed)
+            self._delete(doomed)
+        finally:
+            with self._lock:
+                self._being_deleted.discard(doomed.name)
 
     def empty(self) -> None:
-        """Delete what an earlier life did not finish deleting. Nobody else may use it meanwhile."""
+        """Delete all that lies there: what could not be deleted, and what an earlier life left.
+
+        What lies there is asked of the folder, not of `left`: a file that the system said is not
+        there may be there all the same.
+        """
         try:
-            names = os.listdir(self.folder)
+            found = os.listdir(self.folder)
         except FileNotFoundError:
-            return
+            found = []
         except OSError as error:
             self._note("", _words(error, self.folder))
             return
-        for name in names:
+        self._note("", None)
+        with self._lock:
+            names = {*found, *self.left} - self._being_deleted
+        for name in sorted(names):
             self._delete(self.folder / name)
 
     def _delete(self, doomed: Path) -> None:

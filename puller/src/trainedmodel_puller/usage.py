@@ -7,7 +7,7 @@ node's, and tells how much room the node has. So the puller keeps its own accoun
 - It measures: it walks the volume and adds up allocated blocks, as the kubelet does, each inode
   once. When that is due is decided in `core.room`; it is never done for each pass.
 - Between two measurements it adds what it writes itself, as it comes in. What is deleted is
-  subtracted by the next measurement only. So the account is never below what downloads have used.
+  subtracted by the next measurement only.
 
 What others write (a server's caches, an init container) is seen at the next measurement.
 """
@@ -75,7 +75,9 @@ class VolumeUsage:
         self._is_stale = False
         measured, unread = await asyncio.to_thread(allocated_bytes, self._folders)
         if unread.isdisjoint(map(os.fspath, self._folders)):
-            # what was written meanwhile may be counted twice, but is never missed
+            # What was noted meanwhile may be counted twice. What was noted before, and was still
+            # on its way to the disk or between two folders, is missed until the next measurement:
+            # a few files, for which there is a margin below the limit.
             self._measured = measured
             self._written -= before
         self._measured_at = time.monotonic()

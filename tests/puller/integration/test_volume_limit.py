@@ -132,7 +132,9 @@ def test_many_small_models_at_once_stop_at_the_limit(limited: Make, tmp_path: Pa
     puller.until(are_settled, "all to be loaded or blocked", 60)
     loaded = states().count("Loaded")
     most = USABLE // size
-    assert most - 8 <= loaded <= most, f"{loaded} loaded, {most} have room"
+    # What is being written while the volume is measured may be missed until the next measurement:
+    # the margin below the limit is there for that.
+    assert most - 8 <= loaded <= LIMIT // size, f"{loaded} loaded, {most} have room"
 
 
 def test_a_download_of_unknown_size_is_stopped_below_the_limit_and_leaves_nothing(

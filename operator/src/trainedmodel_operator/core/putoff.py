@@ -7,6 +7,8 @@ failure. All other writes of the service go on.
   two tries, and told at once, because it lasts until somebody does something.
 - *Trouble* (no answer, a 5xx, "come back later"): at most `LONGEST_TROUBLE_S`, because nobody knows
   when it ends, and told when it has lasted for `TELL_AFTER`.
+- *Ending* (the namespace is being deleted): tried again after `LONGEST_BACKOFF_S`, and told to
+  nobody: what the models are about to lose is the models themselves.
 - *Race* (somebody else wrote meanwhile): the first pause is 0.05 s. Told as trouble is.
 
 A write that differs from the one that failed is tried at once: the change may be the cure.
@@ -38,6 +40,12 @@ class Kind(StrEnum):
     REFUSED = "refused"
     TROUBLE = "trouble"
     RACE = "race"
+    ENDING = "ending"
+
+
+#: Failures that last until somebody does something.
+_LASTING: Final = frozenset({Kind.REFUSED, Kind.ENDING})
+_FIRST_S: Final = {Kind.RACE: FIRST_RACE_S, Kind.ENDING: LONGEST_BACKOFF_S}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,8 @@ class PutOff:
 
     def is_told(self, now: datetime) -> bool:
         """Tell whether people are told of it."""
+        if self.kind is Kind.ENDING:
+            return False
         return self.kind is Kind.REFUSED or now - self.since >= TELL_AFTER
 
 
@@ -87,8 +97,8 @@ def put_off(before: PutOff | None, failure: Failure, now: datetime, jitter: floa
     failures = 1
     if before is not None and before.attempt == failure.attempt:
         failures = min(before.failures + 1, _MOST_FAILURES)
-    first = FIRST_RACE_S if failure.kind is Kind.RACE else FIRST_BACKOFF_S
-    longest = LONGEST_BACKOFF_S if failure.kind is Kind.REFUSED else LONGEST_TROUBLE_S
+    longest = LONGEST_BACKOFF_S if failure.kind in _LASTING else LONGEST_TROUBLE_S
+    first = _FIRST_S.get(failure.kind, FIRST_BACKOFF_S)
     pause = min(first * 2.0 ** (failures - 1), longest) * (0.5 + jitter / 2)
     words = failure.words
     if before is not None and shape(before.words) == shape(words):
