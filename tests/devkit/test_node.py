@@ -112,7 +112,7 @@ async def test_a_killed_container_is_restarted_and_counted(
     await until(lambda: pod.pid("main") not in (None, first))
 
     path = "jsonpath={.status.containerStatuses[0].restartCount}"
-    for _ in range(100):
+    for _ in range(150):
         if await kubectl("get", "pod", "killed", "-o", path) == "1":
             break
         await asyncio.sleep(0.1)

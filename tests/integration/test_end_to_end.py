@@ -155,7 +155,7 @@ async def test_pullers_and_operator_killed_at_any_moment_converge_and_unload_not
 
 
 @pytest.mark.scale
-@pytest.mark.timeout(330)
+@pytest.mark.timeout(660)
 async def test_200_models_at_once_cost_few_writes_and_all_become_ready(stack: Stack) -> None:
     for number in range(2):
         await stack.start_pod(f"many-{number}", "many", MLServer())
@@ -166,8 +166,8 @@ async def test_200_models_at_once_cost_few_writes_and_all_become_ready(stack: St
     applied = time.monotonic() - began
     # kubectl wait asks for each name in turn, a few a second: one list tells of all
     while not all(is_ready(item.get("status", {})) for item in (await stack.all()).values()):
-        # MLServer's own cost: 90 s on two cores alone, and other tests run beside this one
-        assert time.monotonic() - began < 270, "not all Ready after 270 s"
+        # MLServer's own cost: 90 to 200 s on two cores alone; other tests run beside this one
+        assert time.monotonic() - began < 600, "not all Ready after 600 s"
         await asyncio.sleep(0.25)
     ready = time.monotonic() - began
     writes = [
