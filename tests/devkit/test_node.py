@@ -102,6 +102,7 @@ async def test_placeholders_are_filled(node: DevNode) -> None:
     assert said.split() == ["filled", str(pod.folders.models)]
 
 
+@pytest.mark.timeout(60)
 async def test_a_killed_container_is_restarted_and_counted(
     node: DevNode, kubectl: Callable[..., asyncio.Future[str]]
 ) -> None:
@@ -112,7 +113,7 @@ async def test_a_killed_container_is_restarted_and_counted(
     await until(lambda: pod.pid("main") not in (None, first))
 
     path = "jsonpath={.status.containerStatuses[0].restartCount}"
-    for _ in range(150):
+    for _ in range(100):
         if await kubectl("get", "pod", "killed", "-o", path) == "1":
             break
         await asyncio.sleep(0.1)
