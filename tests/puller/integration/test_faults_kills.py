@@ -18,7 +18,7 @@ from forked_puller import ForkedPuller, Zygote
 from killed_puller import enumerate_kills, wipe
 from puller.standins import StandInVLLM, running, write_adapter
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 # -- archives ---------------------------------------------------------------------------------
 
