@@ -7,6 +7,7 @@ be searched everywhere. `docs/reasons.md` is checked against this module by a te
 
 from __future__ import annotations
 
+import textwrap
 from enum import StrEnum
 from typing import Final
 
@@ -165,13 +166,20 @@ def render_page() -> str:
         "",
         "Every word that `kubectl get tmodel`, conditions, reports, metrics and logs use.",
         "",
-        "| state | meaning |",
-        "| --- | --- |",
-        *(f"| `{state}` | {STATE_SENTENCES[state]} |" for state in State),
+        "## States",
         "",
-        "| reason | meaning, and what to do |",
-        "| --- | --- |",
-        *(f"| `{reason}` | {SENTENCES[reason]} |" for reason in Reason),
+        *(_row(state, STATE_SENTENCES[state]) for state in State),
+        "",
+        "## Reasons, and what to do",
+        "",
+        *(_row(reason, SENTENCES[reason]) for reason in Reason),
         "",
     ]
     return "\n".join(lines)
+
+
+def _row(word: str, sentence: str) -> str:
+    text = f"- `{word}`: {sentence}"
+    return textwrap.fill(
+        text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
