@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,45 @@ async def test_the_end_is_awaited_without_blocking(tmp_path: Path) -> None:
     assert turns > 5
 
 
-def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def prefix(tmp_path: Path) -> Iterator[str]:
+    """Name shared memory that nobody else has, and remove it in the end."""
+    prefix = f"trainedmodel-test-{os.getpid()}-{tmp_path.name}-"
+    yield prefix
+    for path in regions(prefix):
+        path.unlink()
+
+
+def regions(prefix: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{prefix}*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_shared_memory_of_a_process_goes_with_it_and_no_other(
+    tmp_path: Path, prefix: str, number: signal.Signals
+) -> None:
+    other = Path("/dev/shm") / f"{prefix}other"
+    other.touch()
+    script = f"touch /dev/shm/{prefix}own-1 /dev/shm/{prefix}own-2; echo ready; exec sleep 300"
+    process = ManagedProcess(
+        "shell", ["sh", "-c", script], log=tmp_path / "log", shared_memory=f"{prefix}own-"
+    )
+    for _ in range(2):
+        process.start()
+        read_when_there(tmp_path / "log")
+        assert len(regions(prefix)) == 3
+        process.kill(number)
+        await process.exited()
+        assert regions(prefix) == [other]
+        (tmp_path / "log").unlink()
+
+
+def test_no_prefix_removes_no_shared_memory() -> None:
+    with pytest.raises(ValueError, match="all programs"):
+        guardian.remove_shared_memory("")
+
+
+def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path, prefix: str) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     script = f"""
@@ -104,8 +143,9 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         from trainedmodel_devkit import guard
         from trainedmodel_devkit.processes import ManagedProcess
         guard.watch_folder(Path({str(folder)!r}))
-        command = ["sh", "-c", "sleep 300 & echo $! $$; wait"]
-        process = ManagedProcess("shell", command, log=Path({str(tmp_path / "log")!r}))
+        command = ["sh", "-c", "touch /dev/shm/{prefix}1; sleep 300 & echo $! $$; wait"]
+        log = Path({str(tmp_path / "log")!r})
+        process = ManagedProcess("shell", command, log=log, shared_memory={prefix!r})
         process.start()
         print("the guard knows", flush=True)
         time.sleep(60)
@@ -115,25 +155,30 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "the guard knows\n"
         pids = [int(word) for word in read_when_there(tmp_path / "log").split()]
+        assert len(regions(prefix)) == 1
         os.kill(parent.pid, signal.SIGKILL)
 
     assert gone_within(3, *pids)
     deadline = time.monotonic() + 3
-    while folder.exists():
+    while folder.exists() or regions(prefix):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(
+    tmp_path: Path, prefix: str
+) -> None:
     folder = tmp_path / "scratch"
     folder.mkdir()
+    (Path("/dev/shm") / f"{prefix}1").touch()
     script = f"""
         import time
         from pathlib import Path
         from trainedmodel_devkit import guard
         from trainedmodel_devkit.processes import ManagedProcess
         guard.watch_folder(Path({str(folder)!r}))
-        process = ManagedProcess("shell", ["sleep", "300"], log=Path({str(tmp_path / "log")!r}))
+        log = Path({str(tmp_path / "log")!r})
+        process = ManagedProcess("shell", ["sleep", "300"], log=log, shared_memory={prefix!r})
         process.start()
         print(process.pid, guard._helper.pid, flush=True)
         time.sleep(60)
@@ -152,6 +197,7 @@ def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(tmp_path: Path)
     assert len(guardian.mend(journals)) == 1
     assert gone_within(3, child)
     assert not folder.exists()
+    assert regions(prefix) == []
     assert list(journals.iterdir()) == []
 
 
@@ -169,20 +215,25 @@ def test_a_living_guards_journal_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_was_removed_or_belongs_to_another_boot_or_process_is_left_alone(
-    tmp_path: Path,
+    tmp_path: Path, prefix: str
 ) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
+    memory = Path("/dev/shm") / f"{prefix}1"
+    memory.touch()
     with subprocess.Popen(["sleep", "300"], start_new_session=True) as stranger:
         lines = [
             *(f"+folder {kept}", f"-folder {kept}", f"+group {stranger.pid} 1", "+link lo 99"),
+            *(f"+memory {prefix}", f"-memory {prefix}"),
             *("+group none 1", "+unheard of", ""),
         ]
         (tmp_path / "a.journal").write_text("\n".join(lines))
         started = guardian.start_time(stranger.pid)
-        (tmp_path / "b.journal").write_text(f"boot another\n+group {stranger.pid} {started}\n")
+        others = ["boot another", f"+group {stranger.pid} {started}", f"+memory {prefix}", ""]
+        (tmp_path / "b.journal").write_text("\n".join(others))
         assert len(guardian.mend(tmp_path)) == 2
         assert kept.exists()
+        assert regions(prefix) == [memory]
         assert stranger.poll() is None
         stranger.kill()
 

@@ -1,5 +1,7 @@
 """The model servers are real: they load, predict, fail and stop as the programs in a cluster do."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from trainedmodel_devkit import models
 from trainedmodel_devkit.errors import PredictionFailed
 from trainedmodel_devkit.servers import MLServer, RunningServer, ServerLauncher, Triton, serve
+from trainedmodel_devkit.servers.base import shared_memory
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -55,13 +58,26 @@ async def test_an_update_changes_the_answer(server: RunningServer) -> None:
         assert await models.predict(server.url, "changing", [10]) == [10 * k]
 
 
-def test_a_server_that_was_stopped_leaves_nothing(tmp_path: Path) -> None:
-    before = set(Path("/dev/shm").glob("trainedmodel-*"))
+def regions(server: RunningServer) -> list[Path]:
+    """List the shared memory of one server: others may run beside it."""
+    port = int(server.url.rpartition(":")[2])
+    return list(Path("/dev/shm").glob(f"{shared_memory(port)}*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_server_that_was_stopped_or_killed_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with serve(Triton(), tmp_path) as running:
         pid = running.process.pid
         assert pid is not None
-    assert not Path(f"/proc/{pid}").exists()
-    assert set(Path("/dev/shm").glob("trainedmodel-*")) == before
+        models.write_scale_triton(tmp_path / "scale", 3)
+        assert (await load(running, "scale"))[0] == 200
+        assert regions(running) != []
+        running.process.kill(number)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert regions(running) == []
 
 
 async def test_the_variants_of_a_classifier_disagree(tmp_path: Path) -> None:

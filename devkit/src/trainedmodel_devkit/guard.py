@@ -1,12 +1,12 @@
 """Nothing is left behind, even if the process that started everything is killed.
 
 One small helper process (`guardian`) holds the reading end of a pipe. The parent tells it of each
-process group, folder, cgroup and network device that it makes and of each that it has removed; when
-the pipe closes, for whatever reason, the helper kills what is still listed, newest first (an API
-server before its etcd), and then removes the rest. This works where the parent-death signal of the
-kernel does not: that one follows the *thread* that forked, and pool threads end long before their
-process. If the helper is killed as well, the next run finds its journal and does the same;
-`python -m trainedmodel_devkit clean` does it at once.
+process group, folder, cgroup and network device that it makes, of the shared memory of its servers,
+and of each that it has removed. When the pipe closes, for whatever reason, the helper kills what is
+still listed, newest first (an API server before its etcd), and then removes the rest. This works
+where the parent-death signal of the kernel does not: that one follows the *thread* that forked, and
+pool threads end long before their process. If the helper is killed as well, the next run finds its
+journal and does the same; `python -m trainedmodel_devkit clean` does it at once.
 
 What it cannot do: a parent killed in the millisecond between making something and telling of it
 leaves that.
@@ -67,6 +67,16 @@ def watch_link(name: str) -> None:
 def forget_link(name: str) -> None:
     """Take a network device off the list: it is gone."""
     _tell(f"-link {name}")
+
+
+def watch_memory(prefix: str) -> None:
+    """Remove the shared memory of this prefix if this process dies. Nobody else may use it."""
+    _tell(f"+memory {prefix}")
+
+
+def forget_memory(prefix: str) -> None:
+    """Take shared memory off the list: it is gone."""
+    _tell(f"-memory {prefix}")
 
 
 def mend() -> int:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_SHARED_MEMORY = Path("/dev/shm")
 _SUFFIX = ".journal"
 _CGROUP_TIMEOUT_S = 5.0
 
@@ -42,7 +43,7 @@ class Made:
         sign, kind = verb[:1], verb[1:]
         if verb == "boot":
             self._boot = rest
-        elif kind in ("folder", "cgroup"):
+        elif kind in ("folder", "cgroup", "memory"):
             self._set(sign, kind, rest, "")
         elif kind in ("group", "link"):
             name, _, identity = rest.partition(" ")
@@ -150,12 +151,26 @@ def remove_cgroup(top: Path) -> None:
             time.sleep(0.05)
 
 
+def _remove_memory(name: str, _identity: str) -> None:
+    remove_shared_memory(name)
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove the shared memory whose names begin with a prefix, which must not be empty."""
+    if not prefix:
+        raise ValueError("an empty prefix would remove the shared memory of all programs")
+    for path in _SHARED_MEMORY.iterdir():
+        if path.name.startswith(prefix):
+            path.unlink(missing_ok=True)
+
+
 def _remove_folder(name: str, _identity: str) -> None:
     shutil.rmtree(name, ignore_errors=True)
 
 
 _REMOVERS = (
     ("group", _end_group),
+    ("memory", _remove_memory),
     ("link", _remove_link),
     ("cgroup", _remove_cgroup),
     ("folder", _remove_folder),

@@ -143,6 +143,7 @@ class DevPod:
                 log=self._logs / f"{spec.name}.log",
                 env=self._environment(spec),
                 cwd=work,
+                shared_memory=spec.shared_memory,
             )
             container = Container(process, restart=spec.restart, on_restart=self._report)
             self._containers[spec.name] = container

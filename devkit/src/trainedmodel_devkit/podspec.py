@@ -14,7 +14,7 @@ from trainedmodel_contract.names import (
 )
 
 from trainedmodel_devkit.ports import free_port
-from trainedmodel_devkit.servers.base import ServerLauncher
+from trainedmodel_devkit.servers.base import ServerLauncher, shared_memory
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class ContainerSpec:
     restart: bool = True
     sidecar: bool = False
     """A native sidecar: an init container that is started first and stopped last."""
+    shared_memory: str = ""
+    """The prefix that the program gives to the names of its shared memory, if it has any."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def puller_pod(
         command=server.command("{model_dir}", server_port),
         env=server.env(server_port),
         ready_url=server.ready_url(server_port),
+        shared_memory=shared_memory(server_port),
     )
     return PullerPodSpec(
         name=name,

@@ -1,7 +1,8 @@
 """Processes that this process started: their start, their log, their end.
 
 Each runs in a process group of its own, known to the guard, so that its helpers (Triton's Python
-stubs) end with it. A signal goes only to a process that is still our unreaped child, so never to a
+stubs) end with it. A program that is killed cannot remove its shared memory, so that goes with the
+process too. A signal goes only to a process that is still our unreaped child, so never to a
 stranger that got its number.
 """
 
@@ -19,10 +20,15 @@ from pathlib import Path
 
 from trainedmodel_devkit import guard
 from trainedmodel_devkit.errors import StartFailed
+from trainedmodel_devkit.guardian import remove_shared_memory
 
 
 class ManagedProcess:
-    """One program: started, logged to a file, stopped; may be started again."""
+    """One program: started, logged to a file, stopped; may be started again.
+
+    `shared_memory` is the prefix of the names that the program gives to its shared memory, if it
+    has any. No other program may use the prefix.
+    """
 
     def __init__(
         self,
@@ -32,12 +38,14 @@ class ManagedProcess:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        shared_memory: str = "",
     ) -> None:
         self.name = name
         self.command = [str(word) for word in command]
         self.log_file = log
         self._env = None if env is None else dict(env)
         self._cwd = cwd
+        self._shared_memory = shared_memory
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -49,6 +57,8 @@ class ManagedProcess:
     def start(self) -> None:
         """Start the program; its output is appended to the log."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if self._shared_memory:
+            guard.watch_memory(self._shared_memory)
         with self.log_file.open("ab") as log:
             child = subprocess.Popen(
                 self.command,
@@ -75,6 +85,9 @@ class ManagedProcess:
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 guard.forget_group(child.pid)
+                if self._shared_memory:
+                    remove_shared_memory(self._shared_memory)
+                    guard.forget_memory(self._shared_memory)
             return child.returncode
 
     def kill(self, number: int = signal.SIGKILL) -> None:

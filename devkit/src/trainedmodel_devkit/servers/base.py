@@ -1,6 +1,7 @@
 """What a launcher is, and a way to run one server outside a pod."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -57,6 +58,15 @@ class RunningServer:
     process: ManagedProcess
 
 
+def shared_memory(port: int) -> str:
+    """Return the prefix that an instance gives to the names of its shared memory, if it has any.
+
+    All runs on a machine share the folder of these names, and one run may choose a port that
+    another one has just had: the process that starts the instance is a part of the prefix.
+    """
+    return f"trainedmodel-{os.getpid()}-{port}-"
+
+
 @contextlib.contextmanager
 def serve(
     launcher: ServerLauncher, model_dir: Path, *, timeout_s: float = 60
@@ -68,7 +78,14 @@ def serve(
     guard.watch_folder(work)
     env = {"PATH": "/usr/bin:/bin", "HOME": str(work), "LANG": "C.UTF-8", **launcher.env(port)}
     command = launcher.command(model_dir, port)
-    process = ManagedProcess(launcher.kind, command, log=work / "server.log", env=env, cwd=work)
+    process = ManagedProcess(
+        launcher.kind,
+        command,
+        log=work / "server.log",
+        env=env,
+        cwd=work,
+        shared_memory=shared_memory(port),
+    )
     try:
         process.start()
         _wait_ready(process, launcher.ready_url(port), timeout_s)

@@ -15,6 +15,7 @@ from pathlib import Path
 from trainedmodel_devkit.cache import building, locked
 from trainedmodel_devkit.environments import ensure_environment
 from trainedmodel_devkit.errors import MissingTool
+from trainedmodel_devkit.servers.base import shared_memory
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -55,8 +56,7 @@ class Triton:
             "--allow-metrics=false",
             "--http-address=127.0.0.1",
             f"--http-port={port}",
-            # Two servers on one machine share /dev/shm.
-            f"--backend-config=python,shm-region-prefix-name=trainedmodel-{port}-",
+            f"--backend-config=python,shm-region-prefix-name={shared_memory(port)}",
         ]
 
     def env(self, port: int) -> dict[str, str]:
