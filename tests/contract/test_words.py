@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import unicodedata
 from random import Random
 from typing import Any
 
@@ -20,7 +23,7 @@ from trainedmodel_contract.shard import (
     make_manifest,
     parse_manifest,
 )
-from trainedmodel_contract.uri import parse_uri
+from trainedmodel_contract.uri import BLANK, parse_uri
 
 
 class TestNames:
@@ -115,6 +118,14 @@ class TestUris:
     def test_a_space_in_the_wrong_place_is_told_as_that(self, text: str, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             parse_uri(text)
+
+    def test_blank_characters_are_those_that_unicode_calls_so(self) -> None:
+        """The CRD's rule names the categories; both must refuse the same URIs."""
+        letters = map(chr, range(sys.maxunicode + 1))
+        blank = [x for x in letters if unicodedata.category(x) in {"Zs", "Zl", "Zp", "Cc"}]
+        assert set(blank) - {" "} == set(
+            re.findall(BLANK, "".join(map(chr, range(sys.maxunicode + 1))))
+        )
 
     @given(st.text(max_size=30))
     @example("s3://b/a b?c d#e")

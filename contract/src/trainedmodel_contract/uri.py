@@ -10,7 +10,6 @@ http address has an encoding of its own, in which a space is `%20`.
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +21,9 @@ CONTAINER_AT_ACCOUNT_SCHEMES: Final = frozenset({"abfs", "abfss", "az", "wasb", 
 #: Schemes whose paths are percent-encoded.
 ENCODED_SCHEMES: Final = frozenset({"http", "https"})
 
-#: Unicode categories of white space and control characters, as CEL's `\\p{Z}` and `\\p{Cc}`.
-_BLANK: Final = frozenset({"Zs", "Zl", "Zp", "Cc"})
+#: All that is in the Unicode categories Z and Cc, as CEL's `\\p{Z}` and `\\p{Cc}`, but for the
+#: plain space. A pattern, because a thousand URIs are checked at each start.
+BLANK: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 _URI = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)"
 )
@@ -62,7 +62,7 @@ def parse_uri(text: str) -> StorageUri:
         ValueError: it is not a URI, carries user info, or has `.` or `..` among its segments;
             the message names the fault and does not repeat a secret.
     """
-    if any(char != " " and unicodedata.category(char) in _BLANK for char in text):
+    if BLANK.search(text):
         raise ValueError(
             "storageUri must not have control characters, or white space other than plain spaces"
         )

@@ -60,6 +60,7 @@ from trainedmodel_puller.core.state import (
     Plan,
     Remove,
     ServerState,
+    ServerView,
     Stage,
     Unload,
     WantedModel,
@@ -113,8 +114,10 @@ def _made(draft: Draft) -> Plan:
 
 def _await_volume(draft: Draft, why: str, only: Collection[str] | None) -> None:
     until = draft.now + DOUBT_S
+    observed = draft.observed
     for name, wanted in draft.desired.models.items():
-        if (only is None or name in only) and not _is_settled(draft, name, wanted):
+        disk = observed.disk.get(name, NOTHING)
+        if (only is None or name in only) and not _is_settled(name, wanted, disk, observed.server):
             words = f"the model volume cannot be looked at: {why}"
             draft.defer(name, Reason.VOLUME_ERROR, words, until)
 
@@ -178,38 +181,38 @@ def _keep_foreign(draft: Draft, name: str, disk: DiskModel) -> bool:
     return True
 
 
-def _is_settled(draft: Draft, name: str, wanted: WantedModel) -> bool:
-    disk = draft.observed.disk.get(name)
+def _is_settled(name: str, wanted: WantedModel, disk: DiskModel, server: ServerView) -> bool:
     revision = wanted.entry.revision
-    if disk is None or disk.loaded != revision or revision not in disk.published:
-        return False
-    if disk.trying is not None:
-        return False  # the marker is of before another load call
-    server = draft.observed.server
-    if not server.is_known or server.models.get(name) is not ServerState.READY:
-        return False
-    return not server.revisions or server.revisions.get(name, revision) == revision
+    return (
+        disk.loaded == revision
+        and revision in disk.published
+        and disk.trying is None  # else the marker is of before another load call
+        and server.is_known
+        and server.models.get(name) is ServerState.READY
+        and (not server.revisions or server.revisions.get(name, revision) == revision)
+    )
 
 
 def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
-    if not _is_settled(draft, name, wanted):
+    observed = draft.observed
+    disk = observed.disk.get(name, NOTHING)
+    if not _is_settled(name, wanted, disk, observed.server):
         return False
-    disk, revision = draft.observed.disk[name], wanted.entry.revision
-    if name in draft.observed.transfers:
+    if name in observed.transfers:
         draft.cancelled.append(name)
-    elif (disk.is_staged or len(disk.trees) > 1) and _may_tidy(draft, name):
+    elif (disk.is_staged or len(disk.trees) > 1) and _may_tidy(draft, name, disk):
         if len(disk.trees) > 1:
-            draft.kept.extend(kept_trees(name, disk, revision))
+            draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
         if disk.is_staged:
             draft.actions.append(Remove(name, is_staging=True, reason="a cancelled download"))
     return True
 
 
-def _may_tidy(draft: Draft, name: str) -> bool:
+def _may_tidy(draft: Draft, name: str, disk: DiskModel) -> bool:
     observed = draft.observed
-    failure = observed.failures.get((name, ""))
+    failure = observed.failures.get((name, "")) if observed.failures else None
     return (
-        observed.disk.get(name, NOTHING).doubt is None
+        disk.doubt is None
         and name not in observed.server_actions
         and name not in observed.removals
         and (failure is None or draft.now >= failure.until)
@@ -328,8 +331,9 @@ def _tidy(draft: Draft) -> None:
     if draft.missing_bytes > 0:
         for name, wanted in draft.desired.models.items():
             disk = draft.observed.disk.get(name)
-            is_idle = name not in draft.observed.transfers and _may_tidy(draft, name)
-            if disk is not None and is_idle and disk.loaded != wanted.entry.revision:
+            if disk is None or name in draft.observed.transfers:
+                continue
+            if _may_tidy(draft, name, disk) and disk.loaded != wanted.entry.revision:
                 draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
         for tree in evict(draft.kept, draft.missing_bytes):
             gone.setdefault(tree, "room for another model")

@@ -8,6 +8,7 @@ words that name the file. A file is replaced, never written into: other names ma
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from trainedmodel_puller.storage.files import FILE_MODE
 #: Larger files are not read, in bytes. Settings that people write take a few thousand.
 MOST_BYTES: Final = 1024 * 1024
 _TEMPORARY: Final = ".trainedmodel-new"
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def refused(message: str) -> ServerFault:
@@ -38,18 +40,23 @@ def shape_of(tree: Path) -> Shape:
 
 
 def _paths(tree: Path) -> Iterator[str]:
-    for name in os.listdir(tree):
-        path = os.path.join(tree, name)
-        if os.path.isfile(path):
-            yield name
-        elif os.path.isdir(path):
-            yield f"{name}/"
-            for inner in os.listdir(path):
-                at = os.path.join(path, inner)
-                if os.path.isfile(at):
-                    yield f"{name}/{inner}"
-                elif os.path.isdir(at):
-                    yield f"{name}/{inner}/"
+    for name, is_file, path in _listed(tree):
+        yield name if is_file else f"{name}/"
+        if not is_file:
+            for inner, is_inner_file, _ in _listed(path):
+                yield f"{name}/{inner}" if is_inner_file else f"{name}/{inner}/"
+
+
+def _listed(folder: Path | str) -> Iterator[tuple[str, bool, str]]:
+    """Yield the files and folders of a folder, links followed: name, whether a file, path."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # Only a link costs a call of its own; one that leads nowhere or in a circle is neither.
+            is_link = entry.is_symlink()
+            if os.path.isfile(entry.path) if is_link else entry.is_file():
+                yield entry.name, True, entry.path
+            elif os.path.isdir(entry.path) if is_link else entry.is_dir():
+                yield entry.name, False, entry.path
 
 
 def read_user_file(tree: Path, name: str) -> bytes | None:
@@ -58,12 +65,8 @@ def read_user_file(tree: Path, name: str) -> bytes | None:
     Raises:
         ServerFault: InvalidLayout; it is no file, is too large, or lies outside the tree.
     """
-    path = tree / name
-    root = os.path.realpath(tree)
-    if not os.path.realpath(path).startswith(f"{root}{os.sep}"):
-        raise refused(f"{named([name])} is a link that leads out of the source: put a file there")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = _open_inside(tree, name)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -79,6 +82,20 @@ def read_user_file(tree: Path, name: str) -> bytes | None:
     if len(content) > MOST_BYTES:
         raise refused(f"{named([name])} is larger than {MOST_BYTES // 1024} KiB, and is not read")
     return content
+
+
+def _open_inside(tree: Path, name: str) -> int:
+    """Open a file of a tree; links are followed within the tree only."""
+    path = os.path.join(tree, name)
+    if os.sep not in name:
+        try:  # most are plain files, and need no look at what the path leads through
+            return os.open(path, _FLAGS | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+    if not os.path.realpath(path).startswith(f"{os.path.realpath(tree)}{os.sep}"):
+        raise refused(f"{named([name])} is a link that leads out of the source: put a file there")
+    return os.open(path, _FLAGS)
 
 
 def _read_up_to(descriptor: int, most: int) -> bytes:
