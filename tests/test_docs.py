@@ -19,7 +19,7 @@ def test_each_test_that_the_architecture_page_names_exists() -> None:
 
 def test_each_invariant_has_a_row() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    rows = set(re.findall(r"^\| ([OP]\d+) \|", page, re.MULTILINE))
+    rows = set(re.findall(r"^- \*\*([OP]\d+)\*\* ", page, re.MULTILINE))
     assert rows == {f"O{n}" for n in range(1, 12)} | {f"P{n}" for n in range(1, 13)}
 
 
