@@ -31,8 +31,9 @@ from typing import Any
 
 from trainedmodel_contract import names
 from trainedmodel_devkit import meter
-from trainedmodel_devkit.crowd import Crowd, loaded, trained_model, until
+from trainedmodel_devkit.crowd import Crowd, loaded, trained_model
 from trainedmodel_devkit.operatorscene import Asked, OperatorScene
+from trainedmodel_devkit.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMESPACE = "crowd"
@@ -92,7 +93,8 @@ async def measure_creation(
     cpu, mark, began = scene.cpu_s(), scene.mark(), time.monotonic()
     await crowd.create_models(models)
     created = time.monotonic()
-    complete = await until(lambda: _holds(crowd, count), 120, 0.2)
+    await until(lambda: _holds(crowd, count), 120, every_s=0.2)
+    complete = time.monotonic()
     rest = await on_rest(scene)
     asked = scene.asked(mark)
     late, most = complete - created, max(asked.shard_writes.values(), default=0)
@@ -194,12 +196,13 @@ async def reports(count: int, pods: int) -> Column:
             for pod in names_of_pods:
                 await crowd.create_report(pod, await crowd.create_pod(pod, "service"), "service")
             await crowd.create_models(models)
-            await until(lambda: _holds(crowd, count), 120, 0.2)
+            await until(lambda: _holds(crowd, count), 120, every_s=0.2)
             await on_rest(scene)
             cpu, first = scene.cpu_s(), scene.mark()
             began = time.monotonic()
             last, mark = await _report(scene, crowd, models, names_of_pods)
-            ready = await until(lambda: _are_ready(crowd, count), 300, 0.5)
+            await until(lambda: _are_ready(crowd, count), 300, every_s=0.5)
+            ready = time.monotonic()
             rest = await on_rest(scene)
             after, whole = scene.asked(mark), scene.asked(first)
             peak = meter.rss_mib(scene.pid, peak=True)

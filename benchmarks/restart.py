@@ -30,17 +30,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from puller_process import Puller, get, running
 from trainedmodel_devkit.models import write_iris, write_scale_mlserver, write_scale_triton
 from trainedmodel_devkit.servers import MLServer, RunningServer, Triton, serve
+from trainedmodel_devkit.waiting import wait_until
 
 _AT_ONCE = 4
 
 
 def wait_for(condition: Callable[[], bool], pause_s: float = 0.01) -> float:
-    """Return when the condition holds; end the script after five minutes."""
-    deadline = time.monotonic() + 300
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit("waited five minutes in vain")
-        time.sleep(pause_s)
+    """Return when the condition holds."""
+    wait_until(condition, 300, every_s=pause_s)
     return time.monotonic()
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from trainedmodel_contract import names
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.stores import S3Store
+from trainedmodel_devkit.waiting import wait_until
 
-from e2e.kubectl import Json, Kubectl, wait_until
+from e2e.kubectl import Json, Kubectl
 from e2e.providers import Provider
 from e2e.workloads import SERVER_PORT, STORE_SECRET, Injection
 

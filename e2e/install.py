@@ -12,8 +12,9 @@ from pathlib import Path
 import yaml
 from trainedmodel_devkit.binaries import helm_binary
 from trainedmodel_devkit.environments import checkout
+from trainedmodel_devkit.waiting import wait_until
 
-from e2e.kubectl import Json, Kubectl, Refused, wait_until
+from e2e.kubectl import Json, Kubectl, Refused
 from e2e.providers import Images
 
 SYSTEM = "trainedmodel-system"

@@ -8,35 +8,19 @@ import math
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
+from trainedmodel_devkit.waiting import wait_until
 
-T = TypeVar("T")
 Json = dict[str, Any]
 
 
 class Refused(Exception):
     """kubectl ended with an error; the text is what it said."""
-
-
-def wait_until(
-    look: Callable[[], T], timeout_s: float = 60, *, what: str = "", every_s: float = 0.1
-) -> T:
-    """Return what `look` returns once that is true of it.
-
-    Raises:
-        AssertionError: after the deadline, with the last thing seen.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what or 'condition'}: still {found!r} after {timeout_s} s")
-        time.sleep(every_s)
-    return found
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from trainedmodel_devkit.binaries import control_plane_binaries
 from trainedmodel_devkit.realnode import NodeCluster
+from trainedmodel_devkit.waiting import wait_until
 
-from e2e.kubectl import Kubectl, wait_until
+from e2e.kubectl import Kubectl
 from e2e.providers import Images, restarts
 
 

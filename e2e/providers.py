@@ -19,8 +19,9 @@ from typing import Protocol
 
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.processes import ManagedProcess
+from trainedmodel_devkit.waiting import wait_until
 
-from e2e.kubectl import Kubectl, Refused, wait_until
+from e2e.kubectl import Kubectl, Refused
 
 
 class NotHere(Exception):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench
 from e2e.install import operator_away
-from e2e.kubectl import wait_until
 from e2e.workloads import SERVER, plain
 
 SERVICE = "tabular"

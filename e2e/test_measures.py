@@ -10,10 +10,10 @@ import statistics
 import time
 
 import pytest
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench
 from e2e.figures import Figure, Record
-from e2e.kubectl import wait_until
 from e2e.workloads import plain
 
 pytestmark = [pytest.mark.measure, pytest.mark.timeout(600)]

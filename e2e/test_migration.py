@@ -20,6 +20,7 @@ import pytest
 import yaml
 from trainedmodel_devkit.environments import checkout
 from trainedmodel_devkit.stores import S3Store
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench
 from e2e.figures import Figure, Record
@@ -31,7 +32,7 @@ from e2e.kserve_standin import (
     kserve_model,
     kserve_service,
 )
-from e2e.kubectl import Json, wait_until
+from e2e.kubectl import Json
 from e2e.providers import Provider
 from e2e.workloads import Injection
 

@@ -6,9 +6,10 @@ import json
 
 import pytest
 from trainedmodel_contract import names
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench
-from e2e.kubectl import Json, Refused, wait_until
+from e2e.kubectl import Json, Refused
 from e2e.workloads import plain
 
 PULLER = "trainedmodel-puller"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import urllib.error
 
 import pytest
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench, predict
-from e2e.kubectl import wait_until
 from e2e.traffic import Traffic
 from e2e.workloads import SERVER_PORT, plain
 

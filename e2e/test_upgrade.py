@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trainedmodel_devkit.waiting import wait_until
 
 from e2e.bench import Bench
 from e2e.install import OPERATOR, SYSTEM, chart_with, helm, wait_for_operator
-from e2e.kubectl import wait_until
 from e2e.traffic import Traffic
 from e2e.workloads import SERVER_PORT, plain
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
+from trainedmodel_devkit.waiting import wait_until
+
 from e2e.bench import predict
-from e2e.kubectl import wait_until
 
 
 class Traffic:

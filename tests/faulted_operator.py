@@ -29,12 +29,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from operator_on_cluster import Cluster, OperatorProcess, loaded, wait_until
+from operator_on_cluster import Cluster, OperatorProcess, loaded
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
 from trainedmodel_contract.trainedmodel import parse_trained_model
 from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 
 #: Longest time from SIGTERM to the end; it takes a tenth of that on an idle machine.
 LAST_WORDS_S = 8

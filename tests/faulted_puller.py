@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from forked_puller import ForkedPuller, Zygote
 from puller_process import get
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 
 Make = Callable[..., ForkedPuller]
 
@@ -78,13 +78,13 @@ class InstantProcess:
         """Start it, empty, and wait until it answers."""
         command = [sys.executable, "-m", "trainedmodel_devkit.instant", "--port", str(self.port)]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                get(f"{self.url}/count")
-                return
-            assert time.monotonic() < deadline, "the instant server does not answer"
-            time.sleep(0.02)
+        wait_until(self._answers, what="an answer of the instant server", every_s=0.02)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            get(f"{self.url}/count")
+            return True
+        return False
 
     def kill(self) -> None:
         """End it as the kernel would."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from operator_on_cluster import Cluster, wait_until
+from operator_on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.waiting import wait_until
 
 _ANYTHING: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from trainedmodel_contract import names
 from trainedmodel_contract.trainedmodel import parse_trained_model
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.waiting import wait_until
 
 OPERATOR = "system:serviceaccount:trainedmodel-system:trainedmodel-operator"
 
@@ -32,15 +33,6 @@ class OperatorProcess:
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
-
-
-def wait_until(look: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    """Return what `look` returns once that is true of it."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"still {found!r} after {timeout_s} s"
-        time.sleep(0.05)
-    return found
 
 
 def model(name: str, /, parent: str = "tabular", uri: str | None = None, **more: Any) -> Any:

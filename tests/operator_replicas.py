@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from operator_on_cluster import OPERATOR, Cluster, OperatorProcess, wait_until
+from operator_on_cluster import OPERATOR, Cluster, OperatorProcess
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 
 SYSTEM = "trainedmodel-system"
 DURATION_S, DEADLINE_S = 5, 3

@@ -19,6 +19,7 @@ from typing import Any
 from trainedmodel_contract.revision import compute_revision
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.projection import AtomicWriter
+from trainedmodel_devkit.waiting import wait_until
 
 Json = dict[str, Any]
 
@@ -187,14 +188,13 @@ class Puller:
 
         self.until(is_gone, f"{name} to go", timeout_s)
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
         """Wait for a condition; fail with the process's own words."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > deadline:
-                words = self.log.read_text(errors="replace")[-3000:]
-                raise AssertionError(f"waited {timeout_s} s for {what}\n{self.status()}\n{words}")
-            time.sleep(0.01)
+
+        def details() -> str:
+            return f"{self.status()}\n{self.log.read_text(errors='replace')[-3000:]}"
+
+        wait_until(condition, timeout_s, what=what, every_s=0.01, details=details)
 
     def events(self, name: str | None = None) -> list[Json]:
         """Return its log lines, of all its lives."""

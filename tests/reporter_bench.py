@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainedmodel_contract.modelreport import ReportedModel
+from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
 from trainedmodel_puller.kube import ReportClient, ReportConflict, ReportGone, ReportRefused
@@ -121,11 +122,7 @@ class Bench:
         return [metadata for kind, metadata in self.api.calls if kind == "beat"]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while True:
-                if condition():
-                    return
-                await asyncio.sleep(0.01)
+        await until(condition, every_s=0.01)
 
     def told(self) -> dict[str, str]:
         models = (self.api.document or {}).get("models", {})

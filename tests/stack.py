@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from trainedmodel_devkit.podspec import PullerPodSpec, puller_pod
 from trainedmodel_devkit.processes import ManagedProcess
 from trainedmodel_devkit.servers.base import ServerLauncher
 from trainedmodel_devkit.stores import S3Store
+from trainedmodel_devkit.waiting import until
 
 Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,9 +86,8 @@ class Stack:
         """End the operator as the kernel would."""
         assert self.operator is not None
         self.operator.kill()
-        await self.until(
-            lambda: self.operator is not None and self.operator.poll() is not None, "x"
-        )
+        operator = self.operator
+        await self.until(lambda: operator.poll() is not None, "the operator to end")
 
     async def start_pod(self, name: str, parent: str, launcher: ServerLauncher) -> PullerPodSpec:
         """Start a pod with a puller and a model server."""
@@ -123,17 +122,18 @@ class Stack:
         return {item["metadata"]["name"]: item for item in listed["items"]}
 
     async def wait_status(
-        self, name: str, is_so: Callable[[Json], bool], what: str, timeout_s: float = 20
+        self, name: str, is_so: Callable[[Json], bool], what: str, timeout_s: float = 60
     ) -> Json:
         """Wait until a TrainedModel's status is so; return the TrainedModel."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+        document: Json = {}
+
+        async def found() -> bool:
+            nonlocal document
             document = await self.get(name)
-            if is_so(document.get("status", {})):
-                return document
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{name}: waited {timeout_s} s for {what}\n{document}")
-            await asyncio.sleep(0.05)
+            return is_so(document.get("status", {}))
+
+        await until(found, timeout_s, what=f"{name}: {what}", details=lambda: str(document))
+        return document
 
     async def wait_ready(self, *names: str, timeout_s: float = 30) -> None:
         """Wait with kubectl, as a user does, for Ready at the current generation."""
@@ -144,13 +144,9 @@ class Stack:
             *(f"trainedmodel/{name}" for name in names),
         )
 
-    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-        """Wait for a condition that is cheap to ask."""
-        deadline = time.monotonic() + timeout_s
-        while not await asyncio.to_thread(condition):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"waited {timeout_s} s for {what}")
-            await asyncio.sleep(0.05)
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+        """Wait for a condition that may block its thread."""
+        await until(lambda: asyncio.to_thread(condition), timeout_s, what=what)
 
 
 def trained_model(object_name: str, parent: str, uri: str, /, **model: Any) -> Json:

@@ -17,8 +17,10 @@ import yaml
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from trainedmodel_contract import names
+from trainedmodel_devkit import waiting
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import GIVE_UP_AFTER_S
 from trainedmodel_operator.certs import CertificatePlace, Certificates, SelfMade
 from trainedmodel_operator.core.certificates import Lifetimes
 from trainedmodel_operator.core.injection.puller import InjectionSettings
@@ -229,17 +231,15 @@ async def injects(user: Transport) -> bool:
     return has_puller(await create(user, asking_pod()))
 
 
-async def until(look: Callable[[], Awaitable[Any]], timeout_s: float = 45) -> Any:
+async def until(look: Callable[[], Awaitable[Any]], timeout_s: float = GIVE_UP_AFTER_S) -> Any:
     """Return what `look` returns once that is true of it; a refusal is not."""
-    found: Any = None
-    async with asyncio.timeout(timeout_s):
-        while True:
-            try:
-                found = await look()
-            except ApiError as error:
-                found = None
-                if error.status == 403:
-                    raise
-            if found:
-                return found
-            await asyncio.sleep(0.1)
+
+    async def looked() -> Any:
+        try:
+            return await look()
+        except ApiError as error:
+            if error.status == 403:
+                raise
+            return None
+
+    return await waiting.until(looked, timeout_s, every_s=0.1)

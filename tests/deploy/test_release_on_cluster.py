@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 from helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
-from operator_on_cluster import Cluster, OperatorProcess, model, wait_until
+from operator_on_cluster import Cluster, OperatorProcess, model
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

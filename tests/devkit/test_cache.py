@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trainedmodel_devkit.binaries import control_plane_binaries
 from trainedmodel_devkit.cache import building, cache_folder, locked
 from trainedmodel_devkit.errors import BuildFailed, MissingTool
+from trainedmodel_devkit.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -114,19 +114,12 @@ def test_a_compiler_that_is_stopped_leaves_nothing_in_the_temporary_folder(
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, "-c", "from trainedmodel_devkit.binaries import *; helm_binary()"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as parent:
-        _wait_until(lambda: list(temporary.rglob("go-build*")), 200)
+        wait_until(lambda: list(temporary.rglob("go-build*")), 200)
         parent.send_signal(number)
-    _wait_until(lambda: list(temporary.iterdir()) == [], 60)
-    _wait_until(lambda: not _processes_with(str(temporary)), 60)
+    wait_until(lambda: list(temporary.iterdir()) == [], 60)
+    wait_until(lambda: not _processes_with(str(temporary)), 60)
     assert list(temporary.iterdir()) == []
     assert not list(cache.rglob("helm"))
-
-
-def _wait_until(look: Callable[[], object], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _processes_with(text: str) -> list[Path]:

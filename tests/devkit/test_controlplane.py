@@ -6,14 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from devkit.test_processes import gone_within
+from devkit.test_processes import wait_gone
 from trainedmodel_devkit.audit import Request
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -89,13 +89,14 @@ def test_writes_are_counted_at_the_api_server(control_plane: ControlPlane) -> No
     control_plane.kubectl("create", "configmap", "counted")
     control_plane.kubectl("get", "configmap", "counted")
     control_plane.kubectl("delete", "configmap", "counted", "--wait=false")
-    deadline = time.monotonic() + 10  # the log is written a moment after the answers
-    seen: list[Request] = []
-    while len(seen) < 3 and time.monotonic() < deadline:
+
+    def by_kubectl() -> list[Request]:
         seen = control_plane.requests(
             resource="configmaps", since=mark, where=lambda r: r.user_agent.startswith("kubectl")
         )
+        return seen if len(seen) >= 3 else []
 
+    seen = wait_until(by_kubectl)  # the log is written a moment after the answers
     assert [(r.verb, r.name, r.code, r.user) for r in seen] == [
         ("create", "counted", 201, "admin"),
         ("get", "counted", 200, "admin"),
@@ -130,11 +131,9 @@ def test_nothing_outlives_a_killed_parent() -> None:
         assert len(pids) == 3
         parent.send_signal(signal.SIGKILL)
 
-    assert gone_within(5, *pids)
-    deadline = time.monotonic() + 5
-    while Path(match[1]).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_gone(*pids)
+    folder = Path(match[1])
+    wait_until(lambda: not folder.exists())
 
 
 def test_ctrl_c_ends_it_in_order() -> None:

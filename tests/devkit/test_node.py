@@ -16,6 +16,7 @@ from trainedmodel_devkit.pods import DevPod
 from trainedmodel_devkit.podspec import ContainerSpec, PodSpec, puller_pod
 from trainedmodel_devkit.servers import Triton
 from trainedmodel_devkit.servers.base import shared_memory
+from trainedmodel_devkit.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -34,12 +35,6 @@ async def kubectl(control_plane: ControlPlane) -> Callable[..., asyncio.Future[s
         return asyncio.ensure_future(asyncio.to_thread(control_plane.kubectl, *args, **options))
 
     return run
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - it waits for the file system
-            await asyncio.sleep(0.02)
 
 
 def spec(name: str, *command: str, **options: object) -> PodSpec:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from trainedmodel_devkit import guardian
 from trainedmodel_devkit.errors import StartFailed
 from trainedmodel_devkit.processes import ManagedProcess
+from trainedmodel_devkit.waiting import wait_until
 
 
 def is_alive(pid: int) -> bool:
@@ -23,13 +23,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def gone_within(seconds: float, *pids: int) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(is_alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+def wait_gone(*pids: int) -> None:
+    wait_until(lambda: not any(map(is_alive, pids)), what=f"the end of {pids}", every_s=0.02)
 
 
 def shell(folder: Path, script: str) -> ManagedProcess:
@@ -37,10 +32,7 @@ def shell(folder: Path, script: str) -> ManagedProcess:
 
 
 def read_when_there(path: Path) -> str:
-    deadline = time.monotonic() + 5
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), what=f"a line in {path}")
     return path.read_text()
 
 
@@ -68,7 +60,7 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
 
     await process.exited()
 
-    assert gone_within(2, child)
+    wait_gone(child)
 
 
 async def test_a_process_that_has_ended_gets_no_signal(tmp_path: Path) -> None:
@@ -158,11 +150,8 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path, prefix: str) -
         assert len(regions(prefix)) == 1
         os.kill(parent.pid, signal.SIGKILL)
 
-    assert gone_within(3, *pids)
-    deadline = time.monotonic() + 3
-    while folder.exists() or regions(prefix):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_gone(*pids)
+    wait_until(lambda: not folder.exists() and not regions(prefix))
 
 
 def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(
@@ -191,11 +180,12 @@ def test_what_a_killed_guard_has_left_is_removed_by_the_next_one(
         os.kill(helper, signal.SIGKILL)
         os.kill(parent.pid, signal.SIGKILL)
 
+    wait_gone(helper)  # until then it holds the journal's lock
     assert folder.exists()
-    assert not gone_within(0.1, child)
+    assert is_alive(child)
     journals = tmp_path / "cache" / "guards"
     assert len(guardian.mend(journals)) == 1
-    assert gone_within(3, child)
+    wait_gone(child)
     assert not folder.exists()
     assert regions(prefix) == []
     assert list(journals.iterdir()) == []
@@ -269,7 +259,4 @@ def test_a_guard_that_was_killed_is_replaced_by_one_that_knows_everything(tmp_pa
         assert second.exists()
         os.kill(parent.pid, signal.SIGKILL)
 
-    deadline = time.monotonic() + 20
-    while first.exists() or second.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not first.exists() and not second.exists())

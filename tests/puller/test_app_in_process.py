@@ -12,6 +12,7 @@ import aiohttp
 from blockbuster import blockbuster_ctx
 from puller.in_process import settings
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import run
 
 
@@ -28,19 +29,18 @@ async def states(session: aiohttp.ClientSession, url: str) -> dict[str, str]:
     return {name: model["state"] for name, model in document["models"].items()}
 
 
-async def until(
-    condition: object, session: aiohttp.ClientSession, url: str, running: asyncio.Task[None]
+async def until_states(
+    wanted: dict[str, str], session: aiohttp.ClientSession, url: str, running: asyncio.Task[None]
 ) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if running.done():
-                running.result()
-            try:
-                if await states(session, url) == condition:
-                    return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.02)
+    async def are_there() -> bool:
+        if running.done():
+            running.result()
+        try:
+            return await states(session, url) == wanted
+        except aiohttp.ClientError:
+            return False
+
+    await until(are_there, what=f"the states {wanted}", every_s=0.02)
 
 
 async def drive(root: Path, *, has_watch: bool) -> None:
@@ -54,19 +54,19 @@ async def drive(root: Path, *, has_watch: bool) -> None:
     with blockbuster_ctx("trainedmodel_puller"):
         running = asyncio.create_task(run(settings(root, port, has_watch=has_watch)))
         async with aiohttp.ClientSession() as session:
-            await until({}, session, url, running)
+            await until_states({}, session, url, running)
             await asyncio.to_thread(write_entry, root, "m", f"file://{source}")
             await asyncio.to_thread(write_entry, root, "bad", "file:///nowhere")
-            await until({"m": "Loaded", "bad": "Failed"}, session, url, running)
+            await until_states({"m": "Loaded", "bad": "Failed"}, session, url, running)
             await asyncio.to_thread(write_entry, root, "m", f"file://{source}", "r2")
             await asyncio.to_thread((root / "config" / "bad.json").unlink)
-            await until({"m": "Loaded"}, session, url, running)
+            await until_states({"m": "Loaded"}, session, url, running)
             for path, word in (("/healthz", "ok"), ("/readyz", "ok"), ("/metrics", "models{")):
                 async with session.get(url + path) as answer:
                     assert answer.status == 200
                     assert word in await answer.text()
             await asyncio.to_thread((root / "config" / "m.json").unlink)
-            await until({}, session, url, running)
+            await until_states({}, session, url, running)
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(5):
             await running

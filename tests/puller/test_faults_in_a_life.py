@@ -11,12 +11,12 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from puller.in_process import settings
+from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import make_limits
 from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.base import ServerSettings
@@ -97,10 +97,9 @@ class Life:
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, (what, self.state, self.loop.plan)
-            await asyncio.sleep(0.005)
+        await until(
+            condition, what=what, every_s=0.005, details=lambda: f"{self.state}\n{self.loop.plan}"
+        )
 
 
 def want(root: Path, revision: str | None) -> None:

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from puller.in_process import settings
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import run
 from trainedmodel_puller.volume import Volume
 
@@ -30,11 +31,10 @@ async def said(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 
 
 async def until_said(session: aiohttp.ClientSession, url: str, expected: tuple[int, str]) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if await said(session, url) == expected:
-                return
-            await asyncio.sleep(0.02)
+    async def is_said() -> bool:
+        return await said(session, url) == expected
+
+    await until(is_said, what=f"{expected} at {url}", every_s=0.02)
 
 
 async def end(running: asyncio.Task[None]) -> None:

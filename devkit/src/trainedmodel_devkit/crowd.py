@@ -11,7 +11,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -216,15 +216,3 @@ class ShardWatch:
                     if seen == name and at >= since:
                         return at
                 await self._news.wait()
-
-
-async def until(look: Callable[[], Awaitable[bool]], timeout_s: float, every_s: float) -> float:
-    """Wait until `look` says yes; return the monotonic time then.
-
-    Raises:
-        TimeoutError: it never did.
-    """
-    async with asyncio.timeout(timeout_s):
-        while not await look():  # noqa: ASYNC110 - what is looked at is in other processes
-            await asyncio.sleep(every_s)
-    return time.monotonic()

@@ -5,6 +5,7 @@ DevkitError
     BuildFailed       a program could not be compiled, or a server not be installed
     StartFailed       a process ended or stayed silent instead of becoming ready
     CommandFailed     kubectl answered with an error
+    WaitedInVain      a condition did not become true
     PredictionFailed  a model server refused an inference request
 """
 
@@ -27,6 +28,10 @@ class StartFailed(DevkitError):
 
 class CommandFailed(DevkitError):
     """A command ended with an error; the message carries what it said."""
+
+
+class WaitedInVain(DevkitError):
+    """A condition did not become true within the time of a wait."""
 
 
 class PredictionFailed(DevkitError):

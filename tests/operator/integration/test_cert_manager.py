@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 from helm_chart import overlay
-from operator_on_cluster import OPERATOR, wait_until
+from operator_on_cluster import OPERATOR
 from trainedmodel_devkit.certmanager import CertManager
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.projection import AtomicWriter
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.transport import Transport
 from webhook_processes import Replica, all_listen, replicas
 from webhook_replicas import (

@@ -15,7 +15,8 @@ import pytest
 from kserve_kind import install_kind, remove_kind, serve
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import OPERATOR, Cluster, OperatorProcess, loaded, model, wait_until
+from operator_on_cluster import OPERATOR, Cluster, OperatorProcess, loaded, model
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core import eventbook
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.events import EventRecorder

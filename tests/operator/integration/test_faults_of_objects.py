@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import Cluster, loaded, model, wait_until
+from operator_on_cluster import Cluster, loaded, model
 from trainedmodel_contract import names
 from trainedmodel_devkit.faultproxy import Request, answering, is_write
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

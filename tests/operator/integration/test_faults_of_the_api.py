@@ -8,8 +8,9 @@ import time
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import model, wait_until
+from operator_on_cluster import model
 from trainedmodel_devkit.faultproxy import Request, answering, is_write
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import model, wait_until
+from operator_on_cluster import model
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.watches import SILENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from operator_on_cluster import Cluster, loaded, model, wait_until
+from operator_on_cluster import Cluster, loaded, model
 from operator_replicas import (
     DEADLINE_S,
     DURATION_S,
@@ -27,6 +27,7 @@ from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator import pki
 from trainedmodel_operator.__main__ import LOST
 from trainedmodel_operator.core.certificates import Lifetimes

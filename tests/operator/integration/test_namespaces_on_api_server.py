@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from operator_on_cluster import Cluster, OperatorProcess, model
-from operator_on_cluster import wait_until as wait_until_for
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.ports import free_port
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -27,11 +27,6 @@ ACCOUNT = "tenants-operator"
 READABLE = "trainedmodel_operator_namespace_readable"
 
 StartOperator = Callable[..., AbstractContextManager[OperatorProcess]]
-
-
-def wait_until(look: Callable[[], Any], timeout_s: float = 120) -> Any:
-    """Wait for as long as a busy machine may need: nothing here is about how fast it is."""
-    return wait_until_for(look, timeout_s)
 
 
 def rules(*, without: str = "") -> list[Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from asking import Answer, Asker, account
-from operator_on_cluster import Cluster, model, wait_until
+from operator_on_cluster import Cluster, model
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -14,15 +14,10 @@ from datetime import datetime
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import (
-    Cluster,
-    OperatorProcess,
-    loaded,
-    model,
-    wait_until,
-)
+from operator_on_cluster import Cluster, OperatorProcess, loaded, model
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.errors import NotFound, Refused
 from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.metrics import Metrics

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from operator_on_cluster import Cluster, OperatorProcess, loaded, model
-from operator_on_cluster import wait_until as wait_until_for
 from trainedmodel_contract import names
+from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core.shards import seen_digest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
@@ -24,11 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 StartOperator = Callable[..., AbstractContextManager[OperatorProcess]]
 #: The longest pause between two tries is a minute; the machine may be busy.
 CURED_S = 120
-
-
-def wait_until(look: Callable[[], Any], timeout_s: float = 90) -> Any:
-    """Wait for as long as a busy machine may need: nothing here is about how fast it is."""
-    return wait_until_for(look, timeout_s)
 
 
 def accepted(cluster: Cluster, name: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from asking import APPLY, JSON_PATCH, MERGE, Answer, Asker, account
-from operator_on_cluster import Cluster, wait_until
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 import yaml
 from kserve_kind import install_kind, remove_kind, serve
-from operator_on_cluster import Cluster, OperatorProcess, loaded, model, wait_until
+from operator_on_cluster import Cluster, OperatorProcess, loaded, model
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from trainedmodel_contract import names
 from trainedmodel_devkit import meter
-from trainedmodel_devkit.crowd import Crowd, loaded, trained_model, until
+from trainedmodel_devkit.crowd import Crowd, loaded, trained_model
 from trainedmodel_devkit.operatorscene import OperatorScene
+from trainedmodel_devkit.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.scale, pytest.mark.timeout(180)]
 
@@ -23,7 +24,7 @@ async def placed(crowd: Crowd, count: int) -> None:
     async def all_lie_in_shards() -> bool:
         return await crowd.count_entries() >= count
 
-    await until(all_lie_in_shards, 90, 0.2)
+    await until(all_lie_in_shards, 90, every_s=0.2)
 
 
 async def told(scene: OperatorScene, mark: int, models: Iterable[Any]) -> None:
@@ -33,7 +34,7 @@ async def told(scene: OperatorScene, mark: int, models: Iterable[Any]) -> None:
     async def all_have_a_status() -> bool:
         return names_of <= set(scene.asked(mark).status_writes)
 
-    await until(all_have_a_status, 90, 0.5)
+    await until(all_have_a_status, 90, every_s=0.5)
 
 
 async def test_a_thousand_models_cost_few_writes_and_a_restart_and_a_resync_none(
@@ -95,7 +96,7 @@ async def test_five_hundred_models_in_twenty_pods_become_ready_in_two_status_wri
     async def all_are_ready() -> bool:
         return await crowd.count_ready() == len(models)
 
-    await until(all_are_ready, 90, 0.3)
+    await until(all_are_ready, 90, every_s=0.3)
     await meter.at_rest(scene.pid)
     after = scene.asked(mark)
     assert max(after.status_writes.values()) <= 2
@@ -143,7 +144,7 @@ async def test_a_shard_is_written_while_a_thousand_statuses_wait(
     async def statuses_are_written() -> bool:
         return bool(scene.asked(mark).status_writes)
 
-    await until(statuses_are_written, 60, 0.05)
+    await until(statuses_are_written, 60, every_s=0.05)
     async with crowd.watching_shards() as watch:
         began = time.monotonic()
         await crowd.create_models([trained_model("late", "late-service")])
