@@ -161,12 +161,19 @@ async def test_a_status_write_names_the_object_it_is_for() -> None:
     wire = Wire(Answer(200, {}))
     await over(wire).write_status("demo", "iris", "uid-1", {"state": "Loaded"})
     assert wire.sent[0][3][0] == {"op": "test", "path": "/metadata/uid", "value": "uid-1"}
-    generic = {"message": "the server rejected our request due to an error in our request"}
+    generic = {
+        "message": "the server rejected our request due to an error in our request",
+        "details": {},
+    }
     with pytest.raises(NotFound, match="another object"):
         await over(Wire(Answer(422, generic))).write_status("demo", "iris", "uid-1", {})
-    schema = {"message": 'TrainedModel "iris" is invalid: status.state'}
-    with pytest.raises(Refused):
-        await over(Wire(Answer(422, schema))).write_status("demo", "iris", "1", {})
+    schema = {
+        "message": 'TrainedModel "iris" is invalid: status.state',
+        "details": {"name": "iris", "causes": [{"field": "status.state"}]},
+    }
+    for refusal in (schema, {"message": "denied by a policy: the object is invalid"}):
+        with pytest.raises(Refused):
+            await over(Wire(Answer(422, refusal))).write_status("demo", "iris", "1", {})
 
 
 async def test_without_a_way_to_the_api_the_operator_says_so(

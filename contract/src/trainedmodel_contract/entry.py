@@ -19,7 +19,17 @@ MAX_INTEGER: Final = 2**63 - 1
 
 
 class EntryError(ValueError):
-    """An entry is not usable; the message names the field and what is wrong with it."""
+    """An entry is not usable; the message names the field and what is wrong with it.
+
+    Attributes:
+        field: Dotted path of the field, as in the JSON; empty where the fault is in no one field.
+        is_missing: Whether the field is not there.
+    """
+
+    def __init__(self, message: str, field: str = "", *, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.field = field
+        self.is_missing = is_missing
 
 
 class Entry(BaseModel):
@@ -75,10 +85,11 @@ def parse_entry(text: str | bytes) -> Entry:
     try:
         return Entry.model_validate_json(text)
     except ValidationError as error:
-        raise EntryError(_first_fault(error)) from error
+        raise _first_fault(error) from error
 
 
-def _first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> EntryError:
     fault: dict[str, Any] = dict(error.errors(include_url=False, include_input=False)[0])
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+    field, why = ".".join(str(part) for part in fault["loc"]), str(fault["msg"])
+    message = f"{field}: {why}" if field else why
+    return EntryError(message, field, is_missing=fault["type"] == "missing")

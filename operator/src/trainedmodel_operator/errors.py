@@ -15,7 +15,8 @@
         └── TerminalError       the same request would fail again
             ├── NotFound        404: the object (or its kind) is not there
             ├── Refused         any other 4xx: not allowed, or not valid
-            │   └── NamespaceEnds  nothing new may be made where all is being deleted
+            │   ├── NamespaceEnds     nothing new may be made where all is being deleted
+            │   └── PatchNotApplied   a JSON patch does not fit the object, or its test failed
             └── NothingReadable none of the namespaces to be served can be read
 
 A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
@@ -119,6 +120,12 @@ class NamespaceEnds(Refused):
     """Nothing new may be made in a namespace that is being deleted."""
 
     cause = "namespace_ends"
+
+
+class PatchNotApplied(Refused):
+    """A JSON patch does not fit the object as it is now, or a test in it failed."""
+
+    cause = "patch_not_applied"
 
 
 class NothingReadable(TerminalError):

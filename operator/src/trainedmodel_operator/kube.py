@@ -27,6 +27,7 @@ from trainedmodel_operator.core.throttle import Lane
 from trainedmodel_operator.errors import (
     Conflict,
     NotFound,
+    PatchNotApplied,
     Refused,
     Unavailable,
 )
@@ -186,11 +187,8 @@ class ApiKubeClient:
         ]
         try:
             await self._write(Lane.STATUS, "PATCH", path, patch, _JSON_PATCH)
-        except Refused as error:
-            # A failed test has no words of its own; a status against the schema "is invalid".
-            if error.status == 422 and "is invalid" not in str(error):
-                raise NotFound(f"{namespace}/{name} is another object now", 404) from error
-            raise
+        except PatchNotApplied as error:  # only its test can fail
+            raise NotFound(f"{namespace}/{name} is another object now", 404) from error
         self._metrics.count_write("status")
 
     async def namespace_exists(self, namespace: str) -> bool:

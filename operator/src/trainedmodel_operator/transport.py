@@ -39,6 +39,7 @@ from trainedmodel_operator.errors import (
     Conflict,
     NamespaceEnds,
     NotFound,
+    PatchNotApplied,
     Refused,
     Throttled,
     Unavailable,
@@ -260,6 +261,10 @@ def read_error(what: str, status: int, headers: Mapping[str, str], raw: bytes) -
     message = f"{what}: {status} {said}"
     if status == 403 and _NAMESPACE_ENDS in _causes(answer):
         error: ApiError = NamespaceEnds(message, status)
+    elif status == 422 and answer.get("details") == {}:
+        # An object that breaks its schema has `details` that name it and its fields. A JSON patch
+        # that could not be applied has none (measured with kube-apiserver 1.34).
+        error = PatchNotApplied(message, status)
     else:
         error = _error(message, status, headers)
     error.said = said

@@ -130,8 +130,6 @@ BUILD_INFO: Final = _gauge("build_info", "1; the version is the label.", "versio
 BUILD_INFO.labels(version=VERSION).set(1)
 
 _STAGES: Final = tuple(str(stage) for stage in Stage)
-#: How the plan ends a sentence about the slots of loads; all else that is queued is a download.
-_LOAD_SLOT: Final = " a load slot"
 
 
 # -- the calls ------------------------------------------------------------------------------
@@ -202,10 +200,10 @@ def observe(moment: Moment) -> None:
     _set_all(MODELS, "state", [str(state) for state in State], _states(moment.models.values()))
     waiting = Tally(str(item.reason) for item in moment.plan.deferred)
     _set_all(WAITING, "reason", [str(reason) for reason in Reason], waiting)
-    queued = [item.message for item in moment.plan.deferred if item.reason is Reason.QUEUED]
-    loads = sum(message.endswith(_LOAD_SLOT) for message in queued)
+    # All that is queued waits for a load slot, or for a download of its own or of another name.
+    loads = len(moment.plan.queued_loads)
     QUEUE.labels(queue="loads").set(loads)
-    QUEUE.labels(queue="downloads").set(len(queued) - loads)
+    QUEUE.labels(queue="downloads").set(waiting[str(Reason.QUEUED)] - loads)
     observed = moment.observed
     stages = _stages(observed.transfers.values(), observed.server_actions.values())
     _set_all(IN_FLIGHT, "stage", _STAGES, stages)

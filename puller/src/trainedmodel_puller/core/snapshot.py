@@ -112,7 +112,7 @@ class _Reading:
         try:
             entry = parse_entry(value)
         except EntryError as error:
-            self.faults[model_id] = EntryFault(_entry_reason(str(error)), f"{key}: {error}")
+            self.faults[model_id] = EntryFault(_entry_reason(error), f"{key}: {error}")
             return
         if entry.shard is None:
             self.groups.setdefault(LOOSE, {})[model_id] = entry.to_json()
@@ -156,7 +156,7 @@ class _Reading:
                 if isinstance(name, str) and name:
                     model_id = _shown(name)
                 self.faults[model_id] = EntryFault(
-                    _entry_reason(str(error)), f"{LIST_KEY}[{position}]: {error}"
+                    _entry_reason(error), f"{LIST_KEY}[{position}]: {error}"
                 )
             else:
                 group[entry.name] = entry.to_json()
@@ -187,8 +187,8 @@ def _shown(name: str) -> str:
     return name[:_MAX_SHOWN] if name.isprintable() else ascii(name[:_MAX_SHOWN])[1:-1]
 
 
-def _entry_reason(message: str) -> Reason:
-    is_name = message.startswith("name:") and not message.endswith("required")
+def _entry_reason(error: EntryError) -> Reason:
+    is_name = error.field == "name" and not error.is_missing
     return Reason.INVALID_NAME if is_name else Reason.INVALID_ENTRY
 
 
