@@ -1,40 +1,98 @@
-"""The pages tell the truth: what they name exists."""
+"""The pages tell the truth: what they name exists. And they can be read: words, links."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+from trainedmodel_devkit.flagpage import PAGE as FLAGS_PAGE
+from trainedmodel_devkit.flagpage import render as render_flags
+
 ROOT = Path(__file__).resolve().parents[1]
+RECORDS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+#: Pages of the project, without the records of measurements and the manifests' own.
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")]
+#: Words that make a sentence hard to read for people whose language is not English.
+HARD_WORDS = ("shall", "anew", "whoever", "whatsoever", "thereof", "told of", "of ours")
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """Return a page without blocks of code and without inline code."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what links into a page may name, as forges make it of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_each_test_that_the_architecture_page_names_exists() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = set(re.findall(r"`(test_\w+)`", page))
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     existing = set(re.findall(r"def (test_\w+)", code))
-    assert named
-    assert named <= existing, named - existing
+    assert tests
+    assert tests <= existing, tests - existing
 
 
-def test_each_invariant_has_a_row() -> None:
+def test_each_invariant_is_listed_with_a_test() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    rows = set(re.findall(r"^- \*\*([OP]\d+)\*\* ", page, re.MULTILINE))
-    assert rows == {f"O{n}" for n in range(1, 12)} | {f"P{n}" for n in range(1, 13)}
+    rows = re.findall(r"^- \*\*([OP]\d+)\*\* .+\n(?:  [^\n-].*\n)*  - `test_", page, re.MULTILINE)
+    assert set(rows) == {f"O{n}" for n in range(1, 12)} | {f"P{n}" for n in range(1, 13)}
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    wrong = []
+    for page in [*PAGES, *ROOT.glob("deploy/**/*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+            file = page.parent / target if target else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                wrong.append(f"{named(page)}: {target}#{anchor}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("word", HARD_WORDS)
+def test_pages_use_plain_words(word: str) -> None:
+    found = [named(page) for page in PAGES if re.search(rf"\b{word}\b", prose(page), re.IGNORECASE)]
+    assert found == []
+
+
+def test_the_page_of_flags_is_what_the_programs_say() -> None:
+    assert (ROOT / FLAGS_PAGE).read_text() == render_flags()
+
+
+def test_records_of_decisions_are_numbered_without_a_hole() -> None:
+    numbers = [int(record.name[:4]) for record in RECORDS]
+    assert numbers == list(range(1, len(RECORDS) + 1))
+    index = (ROOT / "docs" / "adr" / "README.md").read_text()
+    assert re.findall(r"^- \d{4}: \[.+\]\((.+)\)$", index, re.MULTILINE) == [
+        record.name for record in RECORDS
+    ]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name[:4])
+def test_a_record_has_a_date_a_status_and_each_section(record: Path) -> None:
+    text = record.read_text()
+    assert text.startswith(f"# {record.name[:4]}. ")
+    assert re.search(r"^- Date: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.search(r"^- Status: (proposed|accepted|superseded)", text, re.MULTILINE)
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert sections == ["Context", "Decision", "Consequences", "Alternatives"]
 
 
 def test_the_readme_s_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named: set[str] = set()
+    asked: set[str] = set()
     for page in ("README.md", "CONTRIBUTING.md", "AGENTS.md"):
-        named |= set(re.findall(r"make ([a-z0-9-]+)", (ROOT / page).read_text()))
-    assert named - targets <= {"lists", "setup"}, named - targets
+        asked |= set(re.findall(r"`?make ([a-z0-9-]+)", (ROOT / page).read_text()))
+    assert asked - targets <= {"lists", "setup"}, asked - targets
 
 
 def test_no_project_folder_is_a_package() -> None:

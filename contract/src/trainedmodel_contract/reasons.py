@@ -106,7 +106,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.NAME_CONFLICT: "Another model of the same service already has this served name; rename one of them.",
     Reason.SHARDS_FULL: "All four ConfigMaps of the service are full, or the entry is larger than one; remove models, shorten parameters, or use another service.",
     Reason.SHARD_NOT_OURS: "A ConfigMap with a shard's name exists without our label and is left alone; rename it.",
-    Reason.SHARD_REFUSED: "The API server does not write the ConfigMap that shall hold the model's entry; the message has its words. Raise the quota, change the policy, or delete a ConfigMap that is immutable; it is tried again at least once a minute.",
+    Reason.SHARD_REFUSED: "The API server refuses the ConfigMap for the model's entry; the message has its words. Raise the quota, change the policy, or delete a ConfigMap that is immutable; it is tried again at least once a minute.",
     Reason.SOURCE_UNREACHABLE: "The store did not answer; it is tried again.",
     Reason.OBJECT_NOT_FOUND: "The store has no object or folder at this URI; upload it or correct the URI.",
     Reason.ACCESS_DENIED: "The store refused the credentials; check the profile or the pod's identity.",

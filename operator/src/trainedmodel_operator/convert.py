@@ -60,7 +60,7 @@ _Loader.yaml_implicit_resolvers = {
     help="Bucket for ModelMesh models that name none (default_bucket of its Secret).",
 )
 def convert_command(files: tuple[IO[str], ...], services: tuple[str, ...], bucket: str) -> None:
-    """Turn models of KServe and ModelMesh into TrainedModels of ours.
+    """Turn models of KServe and ModelMesh into TrainedModels.
 
     FILES are manifests, `-` or none is standard input. Secrets with their stores' credentials
     become credential profiles. Of an InferenceService that is no model it is said what to label.
