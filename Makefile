@@ -52,13 +52,13 @@ prepare: setup ## Build the control plane and install the model servers (once; m
 prepare-tests: setup ## The same, and what only tests use: more model servers (needs Java), helm
 	@$(BIN)/python -m trainedmodel_devkit prepare --tests
 
-generate: setup ## Write crds/, docs/reasons.md, docs/flags.md and the chart's copies
+generate: setup ## Write crds/, the chart's copies, and docs/reasons.md, flags.md and pod.md
 	@$(BIN)/python -m trainedmodel_contract.generate .
-	@$(BIN)/python -m trainedmodel_devkit.flagpage .
+	@$(BIN)/python -m trainedmodel_devkit.pages .
 
 verify: setup ## Fail if what is generated is not what is committed
 	@$(BIN)/python -m trainedmodel_contract.generate --check .
-	@$(BIN)/python -m trainedmodel_devkit.flagpage --check . && echo "generated files are current"
+	@$(BIN)/python -m trainedmodel_devkit.pages --check . && echo "generated files are current"
 
 lint: setup ## Format check and lint
 	@$(BIN)/ruff format --check $(SOURCES)

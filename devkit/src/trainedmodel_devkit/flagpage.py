@@ -1,16 +1,13 @@
-"""Write `docs/flags.md`: `python -m trainedmodel_devkit.flagpage ROOT`.
+"""Render `docs/flags.md` from the programs' own flags.
 
-The page is rendered from the same click options as `--help`, so it cannot say anything else than
-the programs do. `make verify` fails while the committed page differs. This lives in the development
-kit because it needs both programs, and neither may import the other.
+The page is made from the same click options as `--help`, so it cannot say anything else than the
+programs do.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
-from pathlib import Path
 from typing import Final
 
 import click
@@ -105,20 +102,3 @@ def _default(option: click.Option) -> str:
 
 def _escaped(sentence: str) -> str:
     return re.sub(r"([<*_])", r"\\\1", sentence)
-
-
-def main(root: Path, *, check: bool) -> int:
-    """Write the page, or only compare it; return an exit code."""
-    path = root / PAGE
-    if check:
-        if path.is_file() and path.read_text() == render():
-            return 0
-        sys.stderr.write(f"{PAGE} is stale: run `make generate`\n")
-        return 1
-    path.write_text(render())
-    return 0
-
-
-if __name__ == "__main__":
-    arguments = [word for word in sys.argv[1:] if word != "--check"]
-    sys.exit(main(Path(arguments[0]), check="--check" in sys.argv))
