@@ -52,7 +52,7 @@ prepare: setup ## Build the control plane and install the model servers (once; m
 prepare-tests: setup ## The same, and what only tests use: more model servers (needs Java), helm
 	@$(BIN)/python -m trainedmodel_devkit prepare --tests
 
-generate: setup ## Write crds/, the chart's copies, and docs/reasons.md, flags.md and pod.md
+generate: setup ## Write crds/, the chart's copies, and the pages of docs/ that say so
 	@$(BIN)/python -m trainedmodel_contract.generate .
 	@$(BIN)/python -m trainedmodel_devkit.pages .
 

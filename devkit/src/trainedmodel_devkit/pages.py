@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trainedmodel_devkit import flagpage, podpage
+from trainedmodel_devkit import apipage, flagpage, podpage
 
 
 def render() -> dict[str, str]:
     """Return each page by its path below the root of the repository."""
-    return {flagpage.PAGE: flagpage.render(), podpage.PAGE: podpage.render()}
+    return {page.PAGE: page.render() for page in (apipage, flagpage, podpage)}
 
 
 def stale(root: Path) -> list[str]:
