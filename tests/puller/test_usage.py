@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trainedmodel_puller import usage as module
-from trainedmodel_puller.usage import VolumeUsage, allocated_bytes
+from trainedmodel_puller.allocation import allocated_bytes
+from trainedmodel_puller.usage import VolumeUsage
 
 KIB = 1024
 
@@ -55,14 +58,14 @@ async def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_counted(
 ) -> None:
     closed = str(volume / "models" / "m")
     whole = allocated_bytes([volume])[0]
-    scandir = os.scandir
+    begin = os.open
 
-    def scan(folder: str) -> object:
+    def opening(folder: str, flags: int) -> int:
         if folder == closed:
             raise PermissionError(13, "Permission denied", folder)
-        return scandir(folder)
+        return begin(folder, flags)
 
-    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "open", opening)
     found, unread = allocated_bytes([volume])
     assert unread == {closed}
     assert 0 < found < whole
@@ -107,6 +110,113 @@ async def test_what_is_written_during_a_measurement_is_not_lost(
     assert usage.used == 1070
 
 
+class Writers:
+    """Writes models in virtual time, and measures; after each step the account is compared.
+
+    A model is read into memory, waits for the disk, is written, and its transfer ends. A walk
+    takes time, and sees of each file what is there at some instant of it.
+    """
+
+    def __init__(self, usage: VolumeUsage, chance: random.Random) -> None:
+        self.usage = usage
+        self.in_memory = 0
+        self.files: dict[str, int] = {}
+        self._chance = chance
+
+    async def pause(self, most_s: float) -> None:
+        await asyncio.sleep(self._chance.uniform(0, most_s))
+
+    async def write(self, name: str) -> None:
+        await self.pause(10)
+        size = self._chance.randrange(1, 1000)
+        self.in_memory += size
+        self.usage.hold(name, size)
+        await self.pause(3)
+        self.in_memory -= size
+        self.files[name] = size
+        await self.pause(1)
+        self.usage.settle(name)
+
+    async def stream(self, name: str) -> None:
+        await self.pause(10)
+        for _ in range(10):
+            await self.pause(1)
+            self.files[name] = self.files.get(name, 0) + 100
+            self.usage.note_written(100)
+
+    async def walk(self, _: Callable[..., object], folders: object) -> tuple[int, frozenset[str]]:
+        begun, found = dict(self.files), 0
+        for name in sorted(begun):
+            await self.pause(0.02)
+            found += self.files[name]
+        return found, frozenset()
+
+    async def measure(self) -> None:
+        while True:
+            await self.usage.measure()
+            await self.pause(0.5)
+
+    async def compare(self) -> None:
+        while True:
+            used = self.usage.used
+            assert used is not None
+            assert used >= sum(self.files.values()) + self.in_memory
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("seed", range(20))
+async def test_the_account_is_never_below_what_is_there_and_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    usage = VolumeUsage(2**30, [Path("/nowhere")])
+    writers = Writers(usage, random.Random(seed))
+    monkeypatch.setattr(asyncio, "to_thread", writers.walk)
+    await usage.measure()
+    others = [asyncio.create_task(job) for job in (writers.measure(), writers.compare())]
+    work = [writers.write(f"m{number}") for number in range(40)]
+    await asyncio.gather(*work, writers.stream("s0"), writers.stream("s1"))
+    for task in others:
+        assert not task.done(), task.exception()
+        task.cancel()
+    await asyncio.wait(others)
+    await usage.measure()
+    assert usage.used == sum(writers.files.values()), "and exact when all is written"
+
+
+async def test_what_is_about_to_be_written_outlasts_measurements_until_it_is(
+    volume: Path,
+) -> None:
+    usage = VolumeUsage(2**30, [volume])
+    await usage.measure()
+    before = usage.used or 0
+    usage.hold("m", 40 * KIB)
+    await usage.measure()
+    await usage.measure()
+    assert usage.used == before + 40 * KIB
+    (volume / "state/staging/new").write_bytes(os.urandom(40 * KIB))
+    usage.settle("m")
+    assert usage.used == before + 40 * KIB
+    await usage.measure()
+    assert usage.used == du(volume) == before + 40 * KIB
+
+
+async def test_what_an_unpacking_has_written_is_not_counted_twice(volume: Path) -> None:
+    """It takes room piece by piece; of each, what is left is not written when it takes more."""
+    usage = VolumeUsage(2**30, [volume])
+    await usage.measure()
+    before = usage.used or 0
+    usage.hold("m", 100)
+    usage.settle("m", but=30)
+    usage.hold("m", 100)
+    assert usage.used == before + 200
+    await usage.measure()
+    assert usage.used == before + 130
+    usage.settle("m")
+    await usage.measure()
+    assert usage.used == before
+
+
 async def test_a_volume_that_cannot_be_read_is_not_an_empty_one(
     volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +242,8 @@ async def test_a_volume_that_cannot_be_read_is_not_an_empty_one(
 async def test_without_a_limit_nothing_is_counted(volume: Path) -> None:
     usage = VolumeUsage()
     usage.note_written(10**9)
+    usage.hold("m", 10**9)
+    usage.settle("m")
     assert usage.used is None
     assert usage.free_bytes(123) == 123
     assert usage.free_bytes(None) is None

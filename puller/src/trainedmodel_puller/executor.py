@@ -152,7 +152,7 @@ class Executor:
             with self._guarded(key, Stage.DOWNLOAD, lambda: action.entry):
                 await self._fetch(action)
         finally:
-            self._state.transfers.pop(name, None)
+            self._state.end_transfer(name)
             self._transfers.pop(name, None)
             self._end(name)
 

@@ -184,7 +184,7 @@ class Fetcher:
 
     async def _fetch_light(self, work: Work) -> bool:
         """Fetch, fit and seal; False if it is an archive, which then is staged."""
-        meter = self._progress.meter(work)
+        meter = self._progress.meter(work, is_in_memory=True)
         content = await self._downloader.read(
             work.uri, work.listing, meter, credentials=work.entry.credentials
         )
@@ -235,7 +235,7 @@ class Fetcher:
             work.uri,
             work.listing,
             work.folder,
-            self._progress.meter(work, is_first_there=True),
+            self._progress.meter(work),
             durable=work.is_dear,
             credentials=work.entry.credentials,
         )

@@ -61,28 +61,31 @@ class Progress:
         stage: Stage = Stage.DOWNLOAD,
     ) -> None:
         """Note what a transfer is going to write, and what that takes beside its content."""
-        self._state.usage.note_written(beside)
+        self._state.usage.hold(name, beside)
         transfer = self._state.transfers.get(name)
         if transfer is not None and transfer.revision == revision:
             self._state.transfers[name] = replace(
                 transfer, stage=stage, received_bytes=0, total_bytes=total
             )
 
-    def meter(self, work: Work, *, is_first_there: bool = False) -> Callable[[int], None]:
+    def meter(self, work: Work, *, is_in_memory: bool = False) -> Callable[[int], None]:
         """Return what is to be told of the bytes that come.
 
         Args:
             work: Whose bytes they are.
-            is_first_there: The first bytes that it is told of are on the volume already.
+            is_in_memory: They are to be written later. Otherwise they are on the volume when it
+                is told of them, and the first were there before the transfer.
         """
         name, revision = work.name, work.entry.revision
         rung = time.monotonic()
         gathered = 0
-        is_there = is_first_there
+        is_there = not is_in_memory
 
         def advance(received: int) -> None:
             nonlocal rung, gathered, is_there
-            if not is_there:
+            if is_in_memory:
+                self._state.usage.hold(name, received)
+            elif not is_there:
                 self._state.usage.note_written(received)
             is_there = False
             transfer = self._state.transfers.get(name)
@@ -118,8 +121,13 @@ class Progress:
 
         return advance, Allowance(self, work.name).spend if self._limits.volume_limit else None
 
-    def take_room(self, name: str, count: int) -> None:
+    def take_room(self, name: str, count: int, left: int) -> None:
         """Take room for bytes that nobody was told of before.
+
+        Args:
+            name: Whose bytes they are.
+            count: How many.
+            left: Of what it took before, this much is not written yet.
 
         Raises:
             VolumeFault: InsufficientDisk.
@@ -127,7 +135,8 @@ class Progress:
         room = available_bytes(self._state.observed(), self._limits, but=name)
         if room is not None and room < count:
             raise self._too_large()
-        self._state.usage.note_written(count)
+        self._state.usage.settle(name, but=left)
+        self._state.usage.hold(name, count)
 
     def _take(self, work: Work, transfer: Transfer, count: int, progressed_at: float) -> None:
         received = transfer.received_bytes + count
@@ -194,4 +203,4 @@ class Allowance:
         self._left -= count
 
     async def _ask(self, count: int) -> None:
-        self._progress.take_room(self._name, count)
+        self._progress.take_room(self._name, count, self._left)

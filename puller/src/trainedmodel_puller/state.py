@@ -120,6 +120,11 @@ class LiveState:
         """Tell whether a model waits for room on the volume."""
         return any(failure.needs_bytes is not None for failure in self.failures.values())
 
+    def end_transfer(self, name: str) -> None:
+        """Take note that a transfer has ended: what it brought is on the volume, or nowhere."""
+        self.transfers.pop(name, None)
+        self.usage.settle(name)
+
     def recheck(self, key: FailureKey) -> None:
         """Remember that the source was listed again after a failed load."""
         failure = self.failures.get(key)

@@ -6,8 +6,17 @@ node's, and tells how much room the node has. So the puller keeps its own accoun
 
 - It measures: it walks the volume and adds up allocated blocks, as the kubelet does, each inode
   once. When that is due is decided in `core.room`; it is never done for each pass.
-- Between two measurements it adds what it writes itself, as it comes in. What is deleted is
-  subtracted by the next measurement only.
+- Between two measurements it adds what it writes itself. What is deleted is subtracted by the next
+  measurement only.
+
+A measurement replaces what was added before it began, so only what is on the volume by then may be
+replaced. What is still on its way (read into memory, or granted to an unpacking) is held under the
+name of its model, beside the sum. It counts in full until the model's transfer says that it is
+written; the measurement after that replaces it. A time would be a guess: a small model waits for
+its batch as long as the disk takes.
+
+Wherever the account is not exact it is too high for a while: what came during a measurement, or is
+held and partly written, may be counted twice until the next one.
 
 What others write (a server's caches, an init container) is seen at the next measurement.
 """
@@ -23,13 +32,13 @@ from typing import Final
 
 import structlog
 
+from trainedmodel_puller.allocation import allocated_bytes
 from trainedmodel_puller.core.room import free_within, is_measurement_due
 
 log: Final = structlog.get_logger()
 
 #: How often it is decided whether a measurement is due, in seconds.
 _PERIOD_S: Final = 0.25
-_BLOCK_BYTES: Final = 512
 
 
 class VolumeUsage:
@@ -38,6 +47,9 @@ class VolumeUsage:
     Args:
         limit: Bytes that the volume may hold; 0: no limit, and nothing is counted or measured.
         folders: What counts against it.
+
+    Attributes:
+        seen_at: When the last measurement began that succeeded: what was deleted before is free.
     """
 
     def __init__(self, limit: int = 0, folders: Iterable[Path] = ()) -> None:
@@ -45,6 +57,9 @@ class VolumeUsage:
         self._folders = tuple(folders)
         self._measured: int | None = None
         self._written = 0
+        self._held: dict[str, int] = {}
+        self._held_bytes = 0
+        self.seen_at = float("-inf") if limit else float("inf")
         self._is_stale = False
         self._measured_at = float("-inf")
         self._cost_s = 0.0
@@ -53,17 +68,36 @@ class VolumeUsage:
     @property
     def used(self) -> int | None:
         """Bytes in use, or a few more; None before the first measurement."""
-        return None if self._measured is None else self._measured + self._written
+        if self._measured is None:
+            return None
+        return self._measured + self._written + self._held_bytes
 
     def free_bytes(self, of_disk: int | None) -> int | None:
         """Return what may be written, by the limit and by the file system."""
         return free_within(of_disk, self.limit, self.used)
 
     def note_written(self, count: int) -> None:
-        """Count what is about to be in the volume."""
+        """Count what is in the volume by now."""
         if self.limit:
             self._written += count
             self._is_stale = True
+
+    def hold(self, name: str, count: int) -> None:
+        """Count what is about to be written for a model; no measurement replaces it."""
+        if self.limit and count:
+            self._held[name] = self._held.get(name, 0) + count
+            self._held_bytes += count
+            self._is_stale = True
+
+    def settle(self, name: str, but: int = 0) -> None:
+        """Note that what was held for a model is in the volume by now, apart from some bytes."""
+        held = self._held.pop(name, 0)
+        still = min(but, held)
+        if still:
+            self._held[name] = still
+        if held > still:
+            self._held_bytes -= held - still
+            self.note_written(held - still)
 
     def touch(self) -> None:
         """Note that something in the volume changed."""
@@ -75,11 +109,9 @@ class VolumeUsage:
         self._is_stale = False
         measured, unread = await asyncio.to_thread(allocated_bytes, self._folders)
         if unread.isdisjoint(map(os.fspath, self._folders)):
-            # What was noted meanwhile may be counted twice. What was noted before, and was still
-            # on its way to the disk or between two folders, is missed until the next measurement:
-            # a few files, for which there is a margin below the limit.
             self._measured = measured
             self._written -= before
+            self.seen_at = began
         self._measured_at = time.monotonic()
         self._cost_s = self._measured_at - began
         if unread - self._unread:
@@ -100,44 +132,3 @@ class VolumeUsage:
                 await self.measure()
                 if wanted:
                     bell.set()
-
-
-def allocated_bytes(folders: Iterable[Path]) -> tuple[int, frozenset[str]]:
-    """Add up the blocks of all that lies in the folders, each inode once; blocks.
-
-    Returns:
-        The bytes, and the paths of folders that could not be read.
-    """
-    total = 0
-    unread: set[str] = set()
-    seen: set[tuple[int, int]] = set()
-    pending = [os.fspath(folder) for folder in folders]
-    while pending:
-        folder = pending.pop()
-        try:
-            total += os.lstat(folder).st_blocks * _BLOCK_BYTES
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    else:
-                        total += _blocks(entry, seen)
-        except FileNotFoundError:
-            continue  # deleted meanwhile
-        except OSError:
-            unread.add(folder)
-    return total, frozenset(unread)
-
-
-def _blocks(entry: os.DirEntry[str], seen: set[tuple[int, int]]) -> int:
-    """Return the bytes that a file takes; nothing if one of its other names was counted."""
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return 0
-    if status.st_nlink > 1:
-        inode = (status.st_dev, status.st_ino)
-        if inode in seen:
-            return 0
-        seen.add(inode)
-    return status.st_blocks * _BLOCK_BYTES
