@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 from puller.test_faults_in_a_life import Life
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller.core.state import Limits
 from trainedmodel_puller.usage import VolumeUsage
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,6 +43,18 @@ def put(root: Path, name: str, revision: str, size: int) -> None:
     temporary.rename(root / "config" / f"{name}.json")
 
 
+def sizes_below(folder: Path) -> int:
+    """Add up the sizes of files; what is deleted meanwhile counts for nothing."""
+    total = 0
+    for at, _, files in os.walk(folder):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(at, file)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
 def used(usage: VolumeUsage) -> int:
     """Return what a volume that was measured holds."""
     assert usage.used is not None
@@ -61,6 +76,60 @@ class Gate:
     def open(self) -> None:
         """Let all go on."""
         self._open.set()
+
+
+async def test_while_one_removal_takes_long_no_other_revision_goes_for_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`y` and `x` are enough. Of the two, `x` is still being deleted when `y` has gone."""
+    life, gate = begin_life(tmp_path), Gate()
+    volume, state = life.volume, life.state
+    capacity = 2**30
+    discard, remove_versions = volume.trash.discard, volume.remove_versions
+
+    def slowly(path: Path) -> None:
+        if path.parent.name == "x":
+            gate.pass_through()
+        discard(path)
+
+    removed: list[str] = []
+
+    def noting(name: str, revisions: frozenset[str]) -> None:
+        removed.append(name)
+        remove_versions(name, revisions)
+
+    monkeypatch.setattr(volume, "free_bytes", lambda: capacity - sizes_below(tmp_path / "volume"))
+    async with life.lived():
+        for revision, size in (("old", 8 * KIB), ("new", 1)):
+            for name in "yxz":
+                put(tmp_path, name, revision, size)
+                await life.until(
+                    lambda name=name, revision=revision: (  # type: ignore[misc]
+                        name in state.disk and state.disk[name].loaded == revision
+                    ),
+                    "a load",
+                )
+        monkeypatch.setattr(volume.trash, "discard", slowly)
+        monkeypatch.setattr(volume, "remove_versions", noting)
+        capacity = sizes_below(tmp_path / "volume") + Limits().reserve_bytes + 8 * KIB
+        put(tmp_path, "large", "1", 20 * KIB)
+        await life.until(gate.is_reached.is_set, "a removal")
+        await life.until(lambda: "old" not in state.disk["y"].trees, "the other to end")
+        passes = 0
+
+        def count() -> None:
+            nonlocal passes
+            passes += 1
+
+        life.loop.on_pass.append(count)
+        await life.until(lambda: passes > 5, "a few passes")
+        assert state.failures["large", "1"].reason is Reason.INSUFFICIENT_DISK
+        gate.open()
+        await life.until(
+            lambda: "large" in state.disk and state.disk["large"].loaded == "1", "the large one"
+        )
+    assert sorted(removed) == ["x", "y"]
+    assert set(state.disk["z"].trees) == {"old", "new"}
 
 
 async def test_a_model_in_memory_counts_through_measurements_until_it_is_written(

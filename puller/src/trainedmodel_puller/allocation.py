@@ -1,11 +1,11 @@
 """Allocated blocks of folders, as du and a kubelet count them, while trees move between them.
 
-A walk sees a folder once. A tree that moves meanwhile from a folder that is still to be listed into
-one that was listed already is missed: a model of any size. A folder's time of change tells that
-something came into it, so what has changed since it was listed is listed again, and trees that were
-not seen before are counted then. Every file and folder is counted once.
+A single walk misses a tree that moves during the walk from a folder not yet listed into a folder
+already listed. The tree may be a model of any size. Such a move changes the modification time of
+the target folder. So folders whose time has changed are listed again, and trees that were not
+counted before are counted then. Each file and folder is counted once.
 
-Only whole folders are looked for: the puller moves nothing else between folders.
+The second listing looks for folders only: the puller moves no single files between folders.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Found = tuple[str, int | None]
 
 
 def allocated_bytes(folders: Iterable[Path]) -> tuple[int, frozenset[str]]:
-    """Add up the blocks of all that lies in the folders, each inode once; blocks.
+    """Add up the allocated blocks below the folders, each inode once. This call blocks.
 
     Returns:
         The bytes, and the paths of folders that could not be read.
@@ -65,7 +65,7 @@ class _Walk:
         self._linked: set[_Key] = set()
 
     def look(self, pending: list[_Found]) -> None:
-        """List folders and all below them; of those listed before, only what is new."""
+        """List folders and all below them. Of a folder listed before, count only new folders."""
         self._began_ns = time.time_ns() - _TICK_NS
         while pending:
             path, inode = pending.pop()
@@ -77,21 +77,21 @@ class _Walk:
                 self.unread.add(path)
 
     def changed(self) -> list[str]:
-        """Return the folders that something may have come into since they were listed."""
+        """Return the folders that may have got new entries since they were listed."""
         return [path for path, (_, at_ns) in self._listed.items() if self._has_changed(path, at_ns)]
 
     def _has_changed(self, path: str, at_ns: int) -> bool:
         try:
             now_ns = os.lstat(path).st_mtime_ns
         except OSError:
-            return False  # it has moved, or is unreadable and was told to be
+            return False  # it has moved, or it is in `unread` already
         return now_ns != at_ns or now_ns >= self._began_ns
 
     def _list(self, path: str, inode: int | None) -> list[_Found]:
         """Count a folder and its files, and return which of its folders are to be listed."""
         is_below = path not in self._roots
         folder = os.open(path, _OPEN_FOLDER | (os.O_NOFOLLOW if is_below else 0))
-        try:  # what is open stays the same folder, whatever has its name now
+        try:  # the open folder stays the same one, even if another one takes its name
             status = os.fstat(folder)
             key = (status.st_dev, status.st_ino)
             if inode not in {None, status.st_ino}:
@@ -116,9 +116,9 @@ class _Walk:
         return inner
 
     def _note_gone(self, path: str) -> None:
-        """Note that a folder moved, or one above it did, before it was listed.
+        """Note that a folder, or one above it, moved or went before it was listed.
 
-        Wherever those above it are now, they are to be listed again.
+        The folders above it count as incomplete, so they are listed again at their new place.
         """
         above = os.path.dirname(path)
         while above in self._listed:

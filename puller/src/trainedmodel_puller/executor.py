@@ -96,7 +96,7 @@ class Executor:
                 case Unload():
                     self._act(action.name, Stage.UNLOAD, self._unload(action))
                 case Remove():
-                    self._state.removals.add(action.name)
+                    self._state.begin_removal(action)
                     self._keep(self._tasks.create_task(self._remove(action)))
 
     def _act(self, name: str, stage: Stage, work: Awaitable[None]) -> None:
@@ -325,7 +325,7 @@ class Executor:
                 await self._delete(action)
                 self._state.failures.pop((name, ""), None)
         finally:
-            self._state.removals.discard(name)
+            self._state.end_removal(name)
             self._end(name)
 
     async def _delete(self, action: Remove) -> None:

@@ -122,7 +122,6 @@ class Fetcher:
         begun = await self._begin(name, entry.revision, fingerprint)
         if begun.is_sealed:
             return Fetched(listing.total_bytes, "unchanged")
-        self._state.free_bytes = begun.free_bytes
         await self._check_layout(listing, entry)
         beside = bytes_beside([item.size for item in listing.objects], self._limits)
         self._progress.admit(name, max(listing.total_bytes - begun.staged_bytes, 0) + beside)
@@ -168,7 +167,10 @@ class Fetcher:
         disk, free = self._state.disk.get(name, NOTHING), self._state.free_bytes
         if free is not None and not disk.trees and not disk.is_staged:
             return Begun(self._volume.staged(name, revision), free_bytes=free)  # nothing is there
-        return await self._disk.run_unseen(name, self._volume.begin, name, revision, fingerprint)
+        began = time.monotonic()
+        begun = await self._disk.run_unseen(name, self._volume.begin, name, revision, fingerprint)
+        self._state.note_free(begun.free_bytes, began)
+        return begun
 
     # -- the short way, for small models ------------------------------------------------
 
@@ -259,7 +261,8 @@ class Fetcher:
         if kind is None:
             return
         declared = await asyncio.to_thread(declared_bytes, archive, kind)
-        self._state.free_bytes = await self._disk.ask(self._volume.free_bytes)
+        began = time.monotonic()
+        self._state.note_free(await self._disk.ask(self._volume.free_bytes), began)
         self._progress.admit(name, declared or 0)
         self._progress.begin(name, revision, declared or 0, stage=Stage.VERIFY)
         target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)

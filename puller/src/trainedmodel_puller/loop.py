@@ -260,12 +260,13 @@ class Loop:
 
         What our own actions change rings the bell as well.
         """
-        known = dict(self._state.disk)
+        known, began = dict(self._state.disk), time.monotonic()
         try:
-            seen, self._state.free_bytes = await self._in_thread(self._glance)
+            seen, free = await self._in_thread(self._glance)
         except VolumeFault as fault:
             return self._doubt_volume(fault.message)
         self._doubt_volume(None)
+        self._state.note_free(free, began)
         is_in_doubt = any(disk.doubt is not None for disk in known.values())
         is_due = time.monotonic() - self._disk_read_at > _FULL_READ_S
         if seen == self._seen and self._is_at_rest() and not (is_in_doubt or is_due):

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.backoff import backoff_s, failures_in_a_row
+from trainedmodel_puller.core.room import Freeing, removed_bytes
 from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
     Failure,
     FailureKey,
     ObservedState,
+    Remove,
     ServerState,
     ServerView,
     Stage,
@@ -41,6 +43,7 @@ class LiveState:
         sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
         unmarked: Revisions that the server confirmed and that are not written down yet.
         free_bytes: What the volume's disk has left, when it was last looked at.
+        freeing: Bytes that removals free and that the free space does not show yet.
         usage: What is in the volume, where that has a limit.
         server_marks: When our own actions last changed what the server has, by name: an
             observation that began before that is stale for the name.
@@ -61,6 +64,8 @@ class LiveState:
     failures: dict[FailureKey, Failure] = field(default_factory=dict)
     sources: dict[FailureKey, str] = field(default_factory=dict)
     free_bytes: int | None = None
+    free_at: float = float("-inf")
+    freeing: Freeing = field(default_factory=Freeing)
     usage: VolumeUsage = field(default_factory=VolumeUsage)
     volume_doubt: str | None = None
     undeleted: int = 0
@@ -77,6 +82,7 @@ class LiveState:
             removals=self.removals,
             failures=self.failures,
             free_bytes=self.usage.free_bytes(self.free_bytes),
+            freeing_bytes=self.freeing.bytes,
             volume_doubt=self.volume_doubt,
             undeleted=self.undeleted,
         )
@@ -120,10 +126,28 @@ class LiveState:
         """Tell whether a model waits for room on the volume."""
         return any(failure.needs_bytes is not None for failure in self.failures.values())
 
+    def note_free(self, count: int, looked_at: float) -> None:
+        """Take note of the free space of the disk. A look older than the last one is ignored."""
+        if looked_at >= self.free_at:
+            self.free_bytes, self.free_at = count, looked_at
+            self.freeing.look(looked_at, self.usage.seen_at)
+
     def end_transfer(self, name: str) -> None:
-        """Take note that a transfer has ended: what it brought is on the volume, or nowhere."""
+        """Take note that a transfer has ended. It writes nothing more."""
         self.transfers.pop(name, None)
         self.usage.settle(name)
+
+    def begin_removal(self, action: Remove) -> None:
+        """Take note that files are being deleted, and of the bytes that this frees."""
+        self.removals.add(action.name)
+        disk = self.disk.get(action.name, DiskModel())
+        self.freeing.begin(action.name, removed_bytes(action, disk))
+
+    def end_removal(self, name: str) -> None:
+        """Take note that a deletion has ended, successful or not."""
+        self.removals.discard(name)
+        self.freeing.end(name, time.monotonic())
+        self.usage.touch()
 
     def recheck(self, key: FailureKey) -> None:
         """Remember that the source was listed again after a failed load."""

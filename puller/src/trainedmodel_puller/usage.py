@@ -10,12 +10,12 @@ node's, and tells how much room the node has. So the puller keeps its own accoun
   measurement only.
 
 A measurement replaces what was added before it began, so only what is on the volume by then may be
-replaced. What is still on its way (read into memory, or granted to an unpacking) is held under the
-name of its model, beside the sum. It counts in full until the model's transfer says that it is
-written; the measurement after that replaces it. A time would be a guess: a small model waits for
-its batch as long as the disk takes.
+replaced. Bytes that are not written yet (in memory, or granted to an unpacking) are held under the
+name of their model, beside the sum. They count in full until the model's transfer reports them
+written. The next measurement then replaces them. A fixed delay would be a guess: a small model
+waits for its batch as long as the disk takes.
 
-Wherever the account is not exact it is too high for a while: what came during a measurement, or is
+If the account is not exact, it is too high: bytes that were written during a measurement, or are
 held and partly written, may be counted twice until the next one.
 
 What others write (a server's caches, an init container) is seen at the next measurement.
@@ -49,7 +49,7 @@ class VolumeUsage:
         folders: What counts against it.
 
     Attributes:
-        seen_at: When the last measurement began that succeeded: what was deleted before is free.
+        seen_at: When the last successful measurement began. It shows all earlier deletions.
     """
 
     def __init__(self, limit: int = 0, folders: Iterable[Path] = ()) -> None:
@@ -77,20 +77,20 @@ class VolumeUsage:
         return free_within(of_disk, self.limit, self.used)
 
     def note_written(self, count: int) -> None:
-        """Count what is in the volume by now."""
+        """Count bytes that are in the volume now."""
         if self.limit:
             self._written += count
             self._is_stale = True
 
     def hold(self, name: str, count: int) -> None:
-        """Count what is about to be written for a model; no measurement replaces it."""
+        """Count bytes that will be written for a model. No measurement replaces them."""
         if self.limit and count:
             self._held[name] = self._held.get(name, 0) + count
             self._held_bytes += count
             self._is_stale = True
 
     def settle(self, name: str, but: int = 0) -> None:
-        """Note that what was held for a model is in the volume by now, apart from some bytes."""
+        """Note that the held bytes of a model are in the volume now, except for the last `but`."""
         held = self._held.pop(name, 0)
         still = min(but, held)
         if still:

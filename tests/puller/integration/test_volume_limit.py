@@ -115,6 +115,23 @@ def test_kept_versions_make_room_below_the_limit(limited: Make, tmp_path: Path) 
     assert reasons == {"room for another model"}
 
 
+def test_no_more_kept_versions_go_than_are_needed_though_nobody_measures_at_once(
+    limited: Make, tmp_path: Path
+) -> None:
+    puller = limited("--keep-versions", "6")
+    kept = [puller.put("m", write_model(tmp_path, "m0", bytes(7 * MIB)))]
+    for number in range(1, 7):
+        puller.wait("m", state="Loaded", revision=kept[-1], timeout_s=30)
+        kept.append(puller.put("m", write_model(tmp_path, f"m{number}", bytes(7 * MIB))))
+    puller.wait("m", state="Loaded", revision=kept[-1], timeout_s=30)
+    puller.put("other", write_model(tmp_path, "other", bytes(20 * MIB)))
+    puller.wait("other", state="Loaded", timeout_s=60)
+    gone = [
+        revision for line in puller.events("removed_versions") for revision in line["revisions"]
+    ]
+    assert sorted(gone) == sorted(kept[:2]), "11 MiB are free, and two versions are enough"
+
+
 def test_many_small_models_at_once_stop_at_the_limit(limited: Make, tmp_path: Path) -> None:
     """Each is let in on its own, faster than anybody measures."""
     puller = limited()

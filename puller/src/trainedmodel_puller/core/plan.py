@@ -41,13 +41,21 @@ byte) gives it back, up to a bound: one that hangs does not stop the others (P12
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.draft import NOTHING, Draft, is_on_disk
-from trainedmodel_puller.core.room import Kept, evict, fits_now, kept_trees, surplus
+from trainedmodel_puller.core.room import (
+    Kept,
+    evict,
+    fits_now,
+    kept_trees,
+    missing_bytes,
+    removed_bytes,
+    surplus,
+)
 from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
@@ -147,7 +155,10 @@ def _plan_wanted(draft: Draft, wanted: WantedModel) -> None:
     if is_waiting and failure is not None:
         draft.defer(name, failure.reason, failure.message, failure.until)
         is_waiting = not fits_now(failure, draft.available, draft.now)
-        draft.missing_bytes = max(draft.missing_bytes, _missing_bytes(draft, failure))
+        if name not in draft.observed.transfers:  # an admitted model has its room
+            freeing = draft.observed.freeing_bytes
+            missing = missing_bytes(failure, draft.available, freeing)
+            draft.missing_bytes = max(draft.missing_bytes, missing)
     is_refused = _refuse_memory(draft, wanted)
     if not is_refused:
         _fetch(draft, wanted, failure, is_waiting=is_waiting)
@@ -160,12 +171,6 @@ def _plan_wanted(draft: Draft, wanted: WantedModel) -> None:
         _load(draft, wanted)
     else:
         _restore(draft, wanted, disk)
-
-
-def _missing_bytes(draft: Draft, failure: Failure) -> int:
-    if failure.needs_bytes is None or draft.available is None:
-        return 0
-    return failure.needs_bytes - draft.available
 
 
 def _keep_foreign(draft: Draft, name: str, disk: DiskModel) -> bool:
@@ -329,17 +334,25 @@ def _unload(draft: Draft, name: str, disk: DiskModel) -> bool:
 def _tidy(draft: Draft) -> None:
     gone = dict.fromkeys(surplus(draft.kept, draft.limits), "more than is kept")
     if draft.missing_bytes > 0:
-        for name, wanted in draft.desired.models.items():
-            disk = draft.observed.disk.get(name)
-            if disk is None or name in draft.observed.transfers:
-                continue
-            if _may_tidy(draft, name, disk) and disk.loaded != wanted.entry.revision:
-                draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
-        for tree in evict(draft.kept, draft.missing_bytes):
-            gone.setdefault(tree, "room for another model")
+        gone |= dict.fromkeys(_make_room(draft, gone.keys()), "room for another model")
     by_name: dict[str, list[Kept]] = {}
     for tree in gone:
         by_name.setdefault(tree.name, []).append(tree)
     for name, trees in sorted(by_name.items()):
         revisions = frozenset(tree.revision for tree in trees)
         draft.actions.append(Remove(name, revisions, reason=gone[trees[0]]))
+
+
+def _make_room(draft: Draft, gone: Set[Kept]) -> list[Kept]:
+    """Return the kept trees that go for a model without room, beside the trees that go anyway."""
+    disks = draft.observed.disk
+    removals = [action for action in draft.actions if isinstance(action, Remove)]
+    going = sum(removed_bytes(action, disks.get(action.name, NOTHING)) for action in removals)
+    missing = draft.missing_bytes - going - sum(tree.size for tree in gone)
+    for name, wanted in draft.desired.models.items():
+        disk = disks.get(name)
+        if disk is None or name in draft.observed.transfers:
+            continue
+        if _may_tidy(draft, name, disk) and disk.loaded != wanted.entry.revision:
+            draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
+    return evict([tree for tree in draft.kept if tree not in gone], missing)

@@ -4,7 +4,9 @@ Disk. A download is admitted when it fits beside what the transfers under way st
 write, with a reserve left over. One that does not fit is `Blocked/InsufficientDisk` and tried
 again at once when there is room, however that came about. Replaced revisions are kept for instant
 rollbacks, within a count a model and bytes over all; when a download needs their room they go
-first, least recently wanted first, and only if that is enough.
+first, least recently wanted first, and only if that is enough. Trees
+that are being deleted count as free in that decision, although the free space does not show them
+yet. So no further revision goes for the same bytes (`Freeing`).
 
 A volume may have a limit of its own below what its disk has (an emptyDir's `sizeLimit`). Passing
 it is worse than a full disk: nothing fails, and the kubelet then evicts the pod. So the smaller of
@@ -17,6 +19,7 @@ largest). A model that the server has is never sacrificed for another.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,8 +28,10 @@ from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
     Failure,
+    Instant,
     Limits,
     ObservedState,
+    Remove,
     ServerState,
     Stage,
     Transfer,
@@ -49,6 +54,10 @@ _STALE: Final = (5.0, 20)
 _AT_REST: Final = (60.0, 200)
 #: A failed admission is not tried again before this many seconds: free space is a moving number.
 _RETRY_S: Final = 1.0
+#: Free space that was looked at so many seconds after a removal shows what that freed. File systems
+#: free in the background: XFS showed nothing of 40 MiB right after their removal, and all of it
+#: within 7 ms on an idle machine.
+_FREED_S: Final = 1.0
 _NOTHING: Final = DiskModel()
 
 
@@ -182,6 +191,57 @@ def surplus(kept: list[Kept], limits: Limits) -> list[Kept]:
         excess -= tree.size
         gone.append(tree)
     return gone
+
+
+def removed_bytes(action: Remove, disk: DiskModel) -> int:
+    """Return what a removal frees. The size of staged leftovers is not known."""
+    if action.is_staging:
+        return 0
+    gone = disk.trees.keys() if action.versions is None else action.versions
+    return sum(disk.trees[revision].size for revision in gone if revision in disk.trees)
+
+
+class Freeing:
+    """Counts the bytes that removals free, from their beginning until the free space shows them.
+
+    A look at the free space before the end of a removal shows an unknown part of them. A tree with
+    linked files frees less than is counted here. The first look after the removal corrects that.
+
+    Attributes:
+        bytes: The sum.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._under_way: dict[str, int] = {}
+        self._ended: deque[tuple[Instant, int]] = deque()
+
+    def begin(self, name: str, size: int) -> None:
+        """Count a removal; of one name there is one at a time."""
+        self.bytes += size
+        self._under_way[name] = size
+
+    def end(self, name: str, now: Instant) -> None:
+        """Note that a removal has ended, well or not."""
+        self._ended.append((now, self._under_way.pop(name, 0)))
+
+    def look(self, disk_at: Instant, account_at: Instant) -> None:
+        """Drop removals that the free space shows.
+
+        Args:
+            disk_at: When the look at the disk began that `free_bytes` is of.
+            account_at: When the last measurement of a limited volume began.
+        """
+        shown = min(disk_at - _FREED_S, account_at)
+        while self._ended and self._ended[0][0] < shown:
+            self.bytes -= self._ended.popleft()[1]
+
+
+def missing_bytes(failure: Failure, available: int | None, freeing: int) -> int:
+    """Return the bytes that a model lacks, beside those that removals are freeing."""
+    if failure.needs_bytes is None or available is None:
+        return 0
+    return max(failure.needs_bytes - available - freeing, 0)
 
 
 def evict(kept: list[Kept], missing: int) -> list[Kept]:

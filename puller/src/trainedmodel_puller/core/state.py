@@ -217,6 +217,8 @@ class ObservedState:
         action_began: When each of the server actions began.
         free_bytes: What may still be written to the volume, by its disk and by its limit; None
             while that is not known.
+        freeing_bytes: Bytes that running and recent removals free. `free_bytes` may not show them
+            yet.
         volume_doubt: Why the volume cannot be looked at, if it cannot: nothing is planned then.
         undeleted: How many removed trees could not be deleted yet.
     """
@@ -229,6 +231,7 @@ class ObservedState:
     removals: Set[str] = frozenset()
     failures: Mapping[FailureKey, Failure] = field(default_factory=dict)
     free_bytes: int | None = None
+    freeing_bytes: int = 0
     volume_doubt: str | None = None
     undeleted: int = 0
 
