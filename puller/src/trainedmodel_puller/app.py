@@ -12,10 +12,10 @@ import contextlib
 import random
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -211,17 +211,11 @@ async def _run_parts(
         executor = Executor(
             state, disk, fetcher, server, tasks, served_dir=served_dir, go_on=loop.go_on
         )
-        looks = SourceLooks(state, downloader)
-        owned = [tasks.create_task(watch.run()), tasks.create_task(looks.run())]
-        if settings.volume_limit:
-            measuring = state.usage.run(state.is_room_wanted, state.bell)
-            owned.append(tasks.create_task(measuring))
-        if settings.has_watch:
-            owned.append(tasks.create_task(watch_folder(settings.config_dir, state.bell)))
+        jobs = [*_watchers(settings, state), watch.run(), SourceLooks(state, downloader).run()]
         if settings.identity is not None:
             sources = (state, loop, watch, server)
-            reporter = _make_reporter(stack, settings.identity, sources)
-            owned.append(tasks.create_task(reporter.run()))
+            jobs.append(_make_reporter(stack, settings.identity, sources).run())
+        owned = [tasks.create_task(job) for job in jobs]
         try:
             await loop.run(executor, stop)
         finally:
@@ -229,6 +223,14 @@ async def _run_parts(
             for task in owned:
                 task.cancel()
             await executor.drain(_GRACE_S)
+
+
+def _watchers(settings: Settings, state: LiveState) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield the watchers of the volume and of the configuration that the settings ask for."""
+    if settings.volume_limit:
+        yield state.usage.run(state.is_room_wanted, state.bell)
+    if settings.has_watch:
+        yield watch_folder(settings.config_dir, state.bell)
 
 
 def _make_reporter(

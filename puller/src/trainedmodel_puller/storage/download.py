@@ -23,6 +23,7 @@ from trainedmodel_puller.storage.files import (
     FilePool,
     first_fault,
 )
+from trainedmodel_puller.storage.journal import Journal
 from trainedmodel_puller.storage.limiter import FairLimiter
 from trainedmodel_puller.storage.receive import receive
 from trainedmodel_puller.storage.registry import StorageRegistry
@@ -131,15 +132,8 @@ class Downloader:
             connections=self._connections,
             files=self._files,
         )
-        before = journal.lasting_bytes()
-        try:
-            with _one_fault():
-                await transfer.run()
-        except SourceFault as fault:
-            fault.gained = journal.lasting_bytes() - before
-            raise
-        if not storage.is_conditional:
-            await self._check_unchanged(storage, uri, listing)
+        await _run(transfer, journal)
+        await self._check_unchanged(storage, uri, listing)
         if durable:
             await self._files.run(sync_folders, folder, listing)
 
@@ -178,8 +172,7 @@ class Downloader:
             await read_one(listing.objects[0])
         else:
             await self._read_all(read_one, listing)
-        if not storage.is_conditional:
-            await self._check_unchanged(storage, uri, listing)
+        await self._check_unchanged(storage, uri, listing)
         return found
 
     async def _read_all(
@@ -207,6 +200,8 @@ class Downloader:
 
     @staticmethod
     async def _check_unchanged(storage: Storage, uri: StorageUri, listing: Listing) -> None:
+        if storage.is_conditional:
+            return  # the reads notice a change themselves
         # What was read bears the etag that was listed before: if that still holds, so it did then.
         now = {item.path: item for item in (await storage.list(uri)).objects}
         for item in listing.objects:
@@ -220,6 +215,21 @@ class Downloader:
     async def close(self) -> None:
         """End the writing threads. The registry is its owner's to close."""
         self._files.close()
+
+
+async def _run(transfer: Transfer, journal: Journal) -> None:
+    """Run a transfer. If its source fails, the fault tells how many bytes were gained.
+
+    Raises:
+        ModelFault: of the source or of the volume.
+    """
+    before = journal.lasting_bytes()
+    try:
+        with _one_fault():
+            await transfer.run()
+    except SourceFault as fault:
+        fault.gained = journal.lasting_bytes() - before
+        raise
 
 
 @contextlib.contextmanager
