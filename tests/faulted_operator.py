@@ -16,12 +16,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import signal
 import ssl
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -29,11 +26,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from operator_on_cluster import Cluster, OperatorProcess, loaded
+from operator_on_cluster import Cluster, loaded
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
 from trainedmodel_contract.trainedmodel import parse_trained_model
 from trainedmodel_devkit.faultproxy import FaultProxy
+from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
 
@@ -156,38 +154,17 @@ class FaultedScene:
     ) -> Iterator[OperatorProcess]:
         """Run the operator behind the proxy; it is up when it watches."""
         self._started += 1
+        flags = [f"--metrics-port={self._metrics_port}", f"--resync-s={resync_s}"]
+        if not everywhere:
+            flags.append(f"--namespace={self.cluster.namespace}")
         log = self._folder / f"operator-{self._started}.log"
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "trainedmodel_operator",
-                    f"--metrics-port={self._metrics_port}",
-                    "--health-port=0",
-                    "--log-format=console",
-                    f"--resync-s={resync_s}",
-                    *([] if everywhere else [f"--namespace={self.cluster.namespace}"]),
-                ],
-                env={**os.environ, "KUBECONFIG": str(self._kubeconfig), "NO_PROXY": "127.0.0.1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        operator = OperatorProcess(child, log)
-        try:
+        with OperatorProcess(self._kubeconfig, log, *flags) as operator:
             self.wait_for_watches()
             yield operator
-            assert child.poll() in (None, -signal.SIGKILL), "the operator has ended"
-            if child.poll() is None:
-                child.terminate()
-                assert child.wait(LAST_WORDS_S) == 0, "it ends when it is told to, and soon"
-        except BaseException:
-            sys.stderr.write(operator.log()[-20_000:])
-            raise
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait(10)
+            assert operator.poll() in (None, -signal.SIGKILL), "the operator has ended"
+            if operator.poll() is None:
+                operator.kill(signal.SIGTERM)
+                assert operator.wait(LAST_WORDS_S) == 0, "it ends when it is told to, and soon"
 
     def witness(self) -> Witness:
         return Witness(self.cluster)

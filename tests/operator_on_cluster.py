@@ -1,17 +1,14 @@
-"""The operator as a process, and the objects around it on a real API server."""
+"""What users, pods and pullers do in a namespace of a real API server."""
 
 from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,20 +16,8 @@ from trainedmodel_contract import names
 from trainedmodel_contract.trainedmodel import parse_trained_model
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.operatorprocess import NAME, SYSTEM, USER
 from trainedmodel_devkit.waiting import wait_until
-
-OPERATOR = "system:serviceaccount:trainedmodel-system:trainedmodel-operator"
-
-
-@dataclass
-class OperatorProcess:
-    """A running operator and what it says."""
-
-    child: subprocess.Popen[bytes]
-    log_file: Path
-
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
 
 
 def model(name: str, /, parent: str = "tabular", uri: str | None = None, **more: Any) -> Any:
@@ -129,17 +114,15 @@ class Cluster:
                 resource=resource, subresource=subresource, since=since
             )
             if request.namespace == self.namespace
-            and request.user == OPERATOR
+            and request.user == USER
             and request.verb in {"create", "patch", "update", "delete"}
             and request.code < 300
             and "dryRun=" not in request.uri
         )
 
-    def patch_pod_as_operator(
-        self, pod: str, patch: Any, account_namespace: str = "trainedmodel-system"
-    ) -> str:
+    def patch_pod_as_operator(self, pod: str, patch: Any, account_namespace: str = SYSTEM) -> str:
         """Patch a pod with the operator's own token (kubectl would read it first, it may not)."""
-        account = ("create", "token", "trainedmodel-operator", "-n", account_namespace)
+        account = ("create", "token", NAME, "-n", account_namespace)
         request = urllib.request.Request(
             f"{self.control_plane.server}/api/v1/namespaces/{self.namespace}/pods/{pod}",
             json.dumps(patch).encode(),

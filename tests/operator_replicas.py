@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from operator_on_cluster import OPERATOR, Cluster, OperatorProcess
+from operator_on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import NAME, SYSTEM, USER, OperatorProcess
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
 
-SYSTEM = "trainedmodel-system"
 DURATION_S, DEADLINE_S = 5, 3
 #: Room for a machine that others use as well.
 SOON_S = 30
@@ -29,19 +26,15 @@ class Replica(OperatorProcess):
 
     def __init__(self, kubeconfig: Path, log: Path, *flags: str) -> None:
         self.health_port, self.metrics_port = free_port(), free_port()
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "trainedmodel_operator"),
-                    f"--metrics-port={self.metrics_port}",
-                    f"--health-port={self.health_port}",
-                    *flags,
-                ],
-                env={**os.environ, "KUBECONFIG": str(kubeconfig), "NO_PROXY": "127.0.0.1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        super().__init__(child, log)
+        super().__init__(
+            kubeconfig,
+            log,
+            f"--metrics-port={self.metrics_port}",
+            f"--health-port={self.health_port}",
+            "--log-format=json",
+            *flags,
+        )
+        self.start()
 
     def lines(self, event: str) -> list[Any]:
         """Return what it logged under this name."""
@@ -49,7 +42,7 @@ class Replica(OperatorProcess):
         return [line for line in lines if line["event"] == event]
 
     def leads(self) -> bool:
-        return self.child.poll() is None and bool(self.lines("leading"))
+        return self.poll() is None and bool(self.lines("leading"))
 
     @property
     def identity(self) -> str:
@@ -59,7 +52,7 @@ class Replica(OperatorProcess):
     def send(self, number: int) -> float:
         """Send a signal; return when, on the monotonic clock."""
         at = time.monotonic()
-        self.child.send_signal(number)
+        self.kill(number)
         return at
 
     def probe(self, path: str) -> tuple[int, Any]:
@@ -136,16 +129,15 @@ class Election:
             f"{one.verb} {one.resource}/{one.subresource} {one.name} {one.code}"
             for one in self.cluster.control_plane.requests(since=since)
             if one.namespace == self.cluster.namespace
-            and one.user == OPERATOR
+            and one.user == USER
             and one.verb in {"create", "patch", "update", "delete"}
             and (begun_after is None or datetime.fromisoformat(one.time) > begun_after)
         ]
 
     def stop(self) -> None:
         for replica in self.replicas:
-            if replica.child.poll() is None:
-                replica.child.kill()
-            replica.child.wait(10)
+            replica.kill()
+            replica.wait()
 
 
 def grant_lease(control_plane: ControlPlane, name: str) -> None:
@@ -167,5 +159,5 @@ def grant_lease(control_plane: ControlPlane, name: str) -> None:
 def bind_lease(control_plane: ControlPlane, name: str) -> None:
     control_plane.kubectl(
         *("-n", SYSTEM, "create", "rolebinding", name, f"--role={name}"),
-        f"--serviceaccount={SYSTEM}:trainedmodel-operator",
+        f"--serviceaccount={SYSTEM}:{NAME}",
     )

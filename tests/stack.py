@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,24 +11,14 @@ from typing import Any, Self
 
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.node import DevNode
+from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account
 from trainedmodel_devkit.pods import DevPod
 from trainedmodel_devkit.podspec import PullerPodSpec, puller_pod
-from trainedmodel_devkit.processes import ManagedProcess
 from trainedmodel_devkit.servers.base import ServerLauncher
 from trainedmodel_devkit.stores import S3Store
 from trainedmodel_devkit.waiting import until
 
 Json = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[1]
-OPERATOR = ("trainedmodel-system", "trainedmodel-operator")
-
-
-def install(control_plane: ControlPlane) -> None:
-    """Install what a user installs: the CRDs and deploy/base."""
-    control_plane.kubectl("apply", "-f", str(ROOT / "crds"))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    control_plane.kubectl("apply", "-k", str(ROOT / "deploy" / "base"))
-    control_plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody serves it
 
 
 class Stack:
@@ -43,7 +32,7 @@ class Stack:
         self.namespace = namespace
         self._folder = folder
         self.node = DevNode(control_plane, folder / "node", name=f"node-{namespace}", grace_s=5)
-        self.operator: ManagedProcess | None = None
+        self.operator: OperatorProcess | None = None
         self.pods: dict[str, DevPod] = {}
 
     async def __aenter__(self) -> Self:
@@ -65,29 +54,19 @@ class Stack:
 
     def _prepare(self) -> None:
         self.control_plane.kubectl("create", "namespace", self.namespace)
-        kubeconfig = self.control_plane.kubeconfig_for_service_account(*OPERATOR)
-        self.operator = ManagedProcess(
-            "operator",
-            [
-                *(sys.executable, "-m", "trainedmodel_operator"),
-                *("--metrics-port", "0", "--health-port", "0"),
-            ],
-            log=self._folder / "operator.log",
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self._folder), "KUBECONFIG": str(kubeconfig)},
-        )
+        account = operator_account(self.control_plane)
+        self.operator = OperatorProcess(account, self._folder / "operator.log")
 
     def start_operator(self) -> None:
         """Start the operator (again)."""
         assert self.operator is not None
-        self.operator.poll()
         self.operator.start()
 
     async def kill_operator(self) -> None:
         """End the operator as the kernel would."""
         assert self.operator is not None
         self.operator.kill()
-        operator = self.operator
-        await self.until(lambda: operator.poll() is not None, "the operator to end")
+        await asyncio.to_thread(self.operator.wait)
 
     async def start_pod(self, name: str, parent: str, launcher: ServerLauncher) -> PullerPodSpec:
         """Start a pod with a puller and a model server."""

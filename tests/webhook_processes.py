@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,37 +11,29 @@ from functools import partial
 from pathlib import Path
 
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM, OperatorProcess, operator_account
 from trainedmodel_devkit.ports import free_port
-from webhook_replicas import SYSTEM, balancer, until
+from webhook_replicas import balancer, until
 
 
-class Replica:
+class Replica(OperatorProcess):
     """One operator process with the webhook."""
 
     def __init__(self, kubeconfig: Path, folder: Path, *flags: str) -> None:
         self.port = free_port()
-        self.log_file = folder / f"operator-{self.port}.log"
-        with self.log_file.open("wb") as output:
-            self.child = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "trainedmodel_operator"),
-                    *("--metrics-port=0", "--health-port=0", "--log-format=console"),
-                    f"--webhook-port={self.port}",
-                    *("--leader-elect", f"--lease-namespace={SYSTEM}"),
-                    *flags,
-                ],
-                env={**os.environ, "KUBECONFIG": str(kubeconfig), "NO_PROXY": "127.0.0.1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        super().__init__(
+            kubeconfig,
+            folder / f"operator-{self.port}.log",
+            f"--webhook-port={self.port}",
+            *("--leader-elect", f"--lease-namespace={SYSTEM}"),
+            *flags,
+        )
+        self.start()
 
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
-
-    def kill(self) -> None:
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.wait(10)
+    def end(self) -> None:
+        """End it at once."""
+        self.kill()
+        self.wait()
 
 
 @contextlib.asynccontextmanager
@@ -54,14 +44,12 @@ async def replicas(
 
     What they said is shown if the test fails.
     """
-    kubeconfig = await asyncio.to_thread(
-        control_plane.kubeconfig_for_service_account, SYSTEM, "trainedmodel-operator"
-    )
+    kubeconfig = await asyncio.to_thread(operator_account, control_plane)
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(count):
             found.append(Replica(kubeconfig, folder, *flags))
-            stack.callback(found[-1].kill)
+            stack.callback(found[-1].end)
         door = await stack.enter_async_context(balancer([one.port for one in found]))
         try:
             yield door, found

@@ -19,6 +19,7 @@ from kubernetes.aio import config as kubernetes_config
 from trainedmodel_contract import names
 from trainedmodel_devkit import waiting
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM, operator_account
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import GIVE_UP_AFTER_S
 from trainedmodel_operator.certs import CertificatePlace, Certificates, SelfMade
@@ -33,7 +34,6 @@ from trainedmodel_operator.webhook import serve_webhook
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "deploy" / "base"
 CONFIGURATION = "trainedmodel-webhook"
-SYSTEM = "trainedmodel-system"
 SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
 HOSTS = frozenset({"trainedmodel-webhook.trainedmodel-system.svc", "127.0.0.1"})
 
@@ -42,8 +42,7 @@ HOSTS = frozenset({"trainedmodel-webhook.trainedmodel-system.svc", "127.0.0.1"})
 def webhook_control_plane() -> Iterator[ControlPlane]:
     """Run a control plane that has all of ours but the webhook's configuration."""
     with ControlPlane() as running:
-        running.kubectl("apply", "-k", str(BASE))
-        running.kubectl("delete", "mutatingwebhookconfigurations", "--all")
+        running.install()
         yield running
 
 
@@ -97,9 +96,7 @@ async def transport_as(kubeconfig: Path) -> AsyncIterator[Transport]:
 @contextlib.asynccontextmanager
 async def operators_transport(control_plane: ControlPlane) -> AsyncIterator[Transport]:
     """Speak as the shipped service account."""
-    kubeconfig = await asyncio.to_thread(
-        control_plane.kubeconfig_for_service_account, SYSTEM, "trainedmodel-operator"
-    )
+    kubeconfig = await asyncio.to_thread(operator_account, control_plane)
     async with transport_as(kubeconfig) as transport:
         yield transport
 

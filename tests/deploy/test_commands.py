@@ -93,8 +93,7 @@ def beside_kserve() -> Iterator[Cluster]:
     """A namespace with a model and a report of ours, and a model of KServe's."""
     with ControlPlane() as running:
         running.kubectl("apply", "-f", "-", input=json.dumps(TRAINED_MODEL_CRD))
-        running.kubectl("apply", "-f", str(ROOT / "crds"))
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        running.install_crds()
         running.kubectl("create", "namespace", "demo")
         cluster = Cluster(running, "demo")
         cluster.run_pod("pod-a")

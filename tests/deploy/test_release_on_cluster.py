@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
-from operator_on_cluster import Cluster, OperatorProcess, model
+from operator_on_cluster import Cluster, model
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
 
@@ -73,34 +70,17 @@ def operator_of_the_release(
     more: Sequence[str] = (),
 ) -> Iterator[OperatorProcess]:
     """Run what the chart's Deployment says, as its account, with no port but what `more` says."""
-    account = control_plane.kubeconfig_for_service_account(SYSTEM, "trainedmodel-operator")
+    account = operator_account(control_plane)
     container = container_of(helm.render(*flags))
     said = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     arguments = [one for one in container["args"] if "-port=" not in one]
     arguments += ["--metrics-port=0", "--health-port=0"]
     arguments += ["--leader-elect", f"--lease-namespace={SYSTEM}"]  # as by itself in a pod
     arguments += more
-    log = folder / "operator.log"
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "trainedmodel_operator", *arguments],
-            env={**os.environ, **said, "POD_NAMESPACE": SYSTEM, "KUBECONFIG": str(account)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    operator = OperatorProcess(child, log)
-    try:
+    env = {**said, "POD_NAMESPACE": SYSTEM}
+    # The end of the block gives the Lease back.
+    with OperatorProcess(account, folder / "operator.log", *arguments, env=env) as operator:
         yield operator
-    except BaseException:
-        sys.stderr.write(operator.log())
-        raise
-    finally:
-        child.send_signal(signal.SIGTERM)  # gives the Lease back
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait(10)
 
 
 def newer_chart(folder: Path) -> Path:

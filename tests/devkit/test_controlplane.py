@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from devkit.test_processes import wait_gone
 from trainedmodel_devkit.audit import Request
-from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.controlplane import WEBHOOK_CONFIGURATION, ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.waiting import wait_until
 
@@ -117,6 +117,19 @@ def test_two_stand_side_by_side_and_leave_nothing(control_plane: ControlPlane) -
 
     assert not folder.exists()
     assert processes_that_mention(str(folder)) == []
+
+
+def test_what_ships_is_installed_but_for_the_kinds_that_are_left_out() -> None:
+    with ControlPlane() as plane:
+        installed = {document["kind"] for document in plane.install()}
+        assert {"Deployment", "ClusterRole", "ValidatingAdmissionPolicy"} <= installed
+        assert WEBHOOK_CONFIGURATION not in installed
+        assert plane.kubectl("get", "mutatingwebhookconfigurations", "-o", "name") == ""
+        assert plane.kubectl("get", "trainedmodels.trainedmodel.dev", "-A") == ""
+        again = plane.install(without={"Deployment"})
+        assert "Deployment" not in {document["kind"] for document in again}
+        found = plane.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
+        assert found.endswith("/trainedmodel-webhook\n")
 
 
 def test_nothing_outlives_a_killed_parent() -> None:

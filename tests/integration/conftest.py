@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, install
+from stack import Stack
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.fixtures import s3_store
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton
@@ -19,7 +19,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     with ControlPlane(audit_log=True) as running:
-        install(running)
+        running.install()
         yield running
 
 

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ import yaml
 
 from trainedmodel_devkit import audit, guard
 from trainedmodel_devkit.binaries import Binaries, control_plane_binaries, node_binaries
+from trainedmodel_devkit.environments import checkout
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.processes import ManagedProcess
@@ -42,6 +43,7 @@ _CONTROLLERS = (
 )
 _START_TIMEOUT_S = 60
 
+WEBHOOK_CONFIGURATION = "MutatingWebhookConfiguration"
 NODE_NAME = "node"
 """The one node that can join: its kubelet's user is made with the control plane."""
 
@@ -96,6 +98,30 @@ class ControlPlane:
     def ca_file(self) -> Path:
         """The certificates that the API server's own is checked against."""
         return self.folder / "certs" / "apiserver.crt"
+
+    def install_crds(self, *, root: Path | None = None) -> None:
+        """Install the CRDs, and wait until they are served. The checkout is `root`, or ours."""
+        self.kubectl("apply", "-f", str((root or checkout()) / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+
+    def install(
+        self,
+        folder: str = "base",
+        *,
+        without: Collection[str] = (WEBHOOK_CONFIGURATION,),
+        root: Path | None = None,
+    ) -> list[Any]:
+        """Install the CRDs and a folder of `deploy/`, but for some kinds; return the objects.
+
+        The webhook's configuration is left out by default: where nobody serves the webhook, the
+        API server refuses each pod that asks for a puller.
+        """
+        root = root or checkout()
+        self.install_crds(root=root)
+        rendered = yaml.safe_load_all(self.kubectl("kustomize", str(root / "deploy" / folder)))
+        documents = [document for document in rendered if document["kind"] not in without]
+        self.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(documents))
+        return documents
 
     def kubeconfig_for_service_account(self, namespace: str, name: str) -> Path:
         """Write a kubeconfig that acts as an existing service account, for 24 hours."""

@@ -6,7 +6,6 @@ more rights than a cluster gives. What it sent is counted by the API server's au
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -18,10 +17,8 @@ from trainedmodel_devkit import meter
 from trainedmodel_devkit.audit import Request
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import StartFailed
-from trainedmodel_devkit.processes import ManagedProcess
+from trainedmodel_devkit.operatorprocess import USER, OperatorProcess, operator_account
 
-ACCOUNT: Final = ("trainedmodel-system", "trainedmodel-operator")
-USER: Final = f"system:serviceaccount:{ACCOUNT[0]}:{ACCOUNT[1]}"
 _WRITES: Final = frozenset({"create", "update", "patch", "delete"})
 #: Leader election has a rhythm of its own, whatever the size.
 _ELECTION: Final = "leases"
@@ -67,17 +64,13 @@ class OperatorScene:
         self._root = root
         self._program = program
         self.control_plane = ControlPlane(audit_log=True)
-        self._operator: ManagedProcess | None = None
+        self._operator: OperatorProcess | None = None
 
     def __enter__(self) -> Self:
         self.control_plane.__enter__()
         try:
-            plane = self.control_plane
-            plane.kubectl("apply", "-f", str(self._root / "crds"))
-            plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-            plane.kubectl("apply", "-k", str(self._root / "deploy" / "base"))
-            plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody serves it
-            self._kubeconfig = plane.kubeconfig_for_service_account(*ACCOUNT)
+            self.control_plane.install(root=self._root)
+            self._kubeconfig = operator_account(self.control_plane)
         except BaseException:
             self.control_plane.__exit__()
             raise
@@ -92,17 +85,9 @@ class OperatorScene:
     def start(self, **settings: float | str) -> float:
         """Start the operator with settings like `resync_s=5`; return the monotonic time."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        operator = ManagedProcess(
-            "operator",
-            [
-                *(sys.executable, *self._program),
-                *("--metrics-port=0", "--health-port=0", "--log-format=console", *flags),
-            ],
-            log=self.control_plane.folder / "logs" / "operator.log",
-            env={**os.environ, "KUBECONFIG": str(self._kubeconfig), "NO_PROXY": "127.0.0.1"},
-        )
-        operator.start()
-        self._operator = operator
+        log = self.control_plane.folder / "logs" / "operator.log"
+        self._operator = OperatorProcess(self._kubeconfig, log, *flags, program=self._program)
+        self._operator.start()
         return time.monotonic()
 
     def stop(self) -> None:

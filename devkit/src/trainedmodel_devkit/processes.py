@@ -21,6 +21,7 @@ from pathlib import Path
 from trainedmodel_devkit import guard
 from trainedmodel_devkit.errors import StartFailed
 from trainedmodel_devkit.guardian import remove_shared_memory
+from trainedmodel_devkit.waiting import GIVE_UP_AFTER_S, wait_until
 
 
 class ManagedProcess:
@@ -101,6 +102,24 @@ class ManagedProcess:
                     os.killpg(child.pid, number)
                 else:
                     os.kill(child.pid, number)
+
+    def wait(self, timeout_s: float = GIVE_UP_AFTER_S) -> int:
+        """Wait for the end of the program, and return its exit status.
+
+        Raises:
+            WaitedInVain: it runs on.
+        """
+        wait_until(
+            lambda: self.poll() is not None,
+            timeout_s,
+            what=f"the end of {self.name}",
+            every_s=0.01,
+            details=lambda: self.log()[-3000:],
+        )
+        status = self.poll()
+        if status is None:
+            raise RuntimeError(f"{self.name} was started again while its end was awaited")
+        return status
 
     def stop(self, grace_s: float = 10) -> int | None:
         """End the program: SIGTERM, and SIGKILL if it is still there after the grace period."""

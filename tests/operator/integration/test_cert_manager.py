@@ -17,17 +17,15 @@ from pathlib import Path
 
 import pytest
 from helm_chart import overlay
-from operator_on_cluster import OPERATOR
 from trainedmodel_devkit.certmanager import CertManager
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM, USER
 from trainedmodel_devkit.projection import AtomicWriter
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.transport import Transport
 from webhook_processes import Replica, all_listen, replicas
 from webhook_replicas import (
     CONFIGURATION,
-    ROOT,
-    SYSTEM,
     asking_pod,
     create,
     has_puller,
@@ -50,8 +48,7 @@ LATE_S = 2.0
 @pytest.fixture(scope="module")
 def cert_manager() -> Iterator[CertManager]:
     with ControlPlane(audit_log=True) as control_plane, CertManager(control_plane) as running:
-        control_plane.kubectl("apply", "-f", str(ROOT / "crds"))
-        control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        control_plane.install_crds()
         yield running
 
 
@@ -164,9 +161,7 @@ async def test_cert_manager_issues_and_publishes_and_pods_are_injected(
         bundle = await asyncio.to_thread(published, control_plane)
         assert authority in base64.b64decode(bundle).decode()
     asked = {
-        request.resource
-        for request in control_plane.requests(since=mark)
-        if request.user == OPERATOR
+        request.resource for request in control_plane.requests(since=mark) if request.user == USER
     }
     assert "trainedmodels" in asked
     assert not asked & {"secrets", "mutatingwebhookconfigurations"}
@@ -214,7 +209,7 @@ async def test_what_is_issued_again_is_served_without_a_restart_and_refuses_no_p
                 task.cancel()
             await asyncio.wait([streaming, living])
         assert created > 100
-        assert [one.child.poll() for one in scene.replicas] == [None, None]
+        assert [one.poll() for one in scene.replicas] == [None, None]
         bundle = await asyncio.to_thread(published, cert_manager.control_plane)
         authority = await asyncio.to_thread(scene.issued, AUTHORITY)
         # Beside those of before: cert-manager keeps them until they expire.

@@ -15,7 +15,8 @@ import pytest
 from kserve_kind import install_kind, remove_kind, serve
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import OPERATOR, Cluster, OperatorProcess, loaded, model
+from operator_on_cluster import Cluster, loaded, model
+from trainedmodel_devkit.operatorprocess import USER, OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core import eventbook
 from trainedmodel_operator.core.state import ParentKey
@@ -83,8 +84,8 @@ def test_a_restart_tells_nothing_again(cluster: Cluster, start_operator: StartOp
         cluster.report("pod-a", loaded([model("iris")]))
         wait_until(lambda: reasons(cluster, "iris") == ["Ready"])
         wait_until(lambda: reasons(cluster, "b") == ["NameConflict"])
-        operator.child.send_signal(signal.SIGTERM)
-        operator.child.wait(10)
+        operator.kill(signal.SIGTERM)
+        operator.wait(10)
     before = events(cluster)
     mark = cluster.control_plane.audit_mark()
     with start_operator(resync_s=0.5):
@@ -93,7 +94,7 @@ def test_a_restart_tells_nothing_again(cluster: Cluster, start_operator: StartOp
         time.sleep(3)
     assert len(events(cluster)) == len(before) + 1
     writes = cluster.control_plane.requests(resource="events", since=mark)
-    mine = [one for one in writes if one.namespace == cluster.namespace and one.user == OPERATOR]
+    mine = [one for one in writes if one.namespace == cluster.namespace and one.user == USER]
     assert [one.verb for one in mine] == ["create"]
 
 
@@ -180,6 +181,6 @@ def test_without_kserve_nobody_asks_for_its_kind_again_and_again(
         cluster.apply(*(model(name, parent=f"service-{name}") for name in names))
         wait_until(lambda: all(cluster.status(name) for name in names))
         asked = cluster.control_plane.requests(
-            resource="inferenceservices", since=mark, where=lambda one: one.user == OPERATOR
+            resource="inferenceservices", since=mark, where=lambda one: one.user == USER
         )
     assert 1 <= len(asked) <= ACTIVE_PASSES, "at most as many as passes run at once at the start"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
@@ -70,7 +69,7 @@ def test_everything_fails_with_500_for_10_seconds(scene: FaultedScene) -> None:
             time.sleep(10)
         scene.wait_for_truth([*kept, *new], timeout_s=40)
         assert witness.lost == []
-        assert operator.child.poll() is None, "it waits, it does not end"
+        assert operator.poll() is None, "it waits, it does not end"
 
 
 def test_connections_are_refused_for_30_seconds(scene: FaultedScene) -> None:
@@ -88,7 +87,7 @@ def test_connections_are_refused_for_30_seconds(scene: FaultedScene) -> None:
         scene.wait_for_truth([*kept, *new], timeout_s=40)
         assert time.monotonic() - began < 20, "who comes back is not kept waiting by back-off"
         assert witness.lost == []
-        assert operator.child.poll() is None
+        assert operator.poll() is None
         assert scene.metric("trainedmodel_operator_api_errors", cause="unreachable") > 0
 
 
@@ -103,8 +102,8 @@ def test_killed_in_a_burst_while_writes_fail(scene: FaultedScene) -> None:
                     if not burst.is_alive() and burst.ident is None:
                         burst.start()
                     time.sleep(0.7)
-                    operator.child.send_signal(signal.SIGKILL)
-                    operator.child.wait(5)
+                    operator.kill()
+                    operator.wait(5)
             burst.join()
         with scene.operator():
             scene.report_loaded(["pod-a"], models)

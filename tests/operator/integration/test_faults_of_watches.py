@@ -82,7 +82,7 @@ def test_errors_in_a_stream_end_the_watches_but_not_the_operator(scene: FaultedS
             models.append(model(f"after-{code}"))
             scene.cluster.apply(models[-1])
             scene.wait_for_shards(models)
-        assert operator.child.poll() is None
+        assert operator.poll() is None
         assert witness.lost == []
         scene.wait_for_watches()
         one_of_each = ["modelreports", "trainedmodels"]
@@ -134,7 +134,7 @@ def test_the_kind_of_reports_is_removed_and_brought_back(scene: FaultedScene) ->
         scene.wait_for_watches(60)
         scene.report_loaded(["pod-0"], [before, after])
         scene.wait_for_truth([before, after])
-        assert operator.child.poll() is None
+        assert operator.poll() is None
         assert operator.log().count("operator starts") == 1
         assert witness.lost == []
 
@@ -155,6 +155,6 @@ def test_both_kinds_are_removed_and_brought_back(scene: FaultedScene) -> None:
         scene.wait_for_watches(60)
         scene.report_loaded(["pod-0"], [after])
         scene.wait_for_truth([after])
-        assert operator.child.poll() is None
+        assert operator.poll() is None
         assert operator.log().count("operator starts") == 1
         assert witness.lost == []

@@ -17,7 +17,6 @@ from operator_replicas import (
     DEADLINE_S,
     DURATION_S,
     SOON_S,
-    SYSTEM,
     Election,
     Replica,
     bind_lease,
@@ -26,6 +25,7 @@ from operator_replicas import (
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.faultproxy import FaultProxy
+from trainedmodel_devkit.operatorprocess import SYSTEM, operator_account
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator import pki
@@ -39,7 +39,7 @@ measured = logging.getLogger("measured")
 
 @pytest.fixture
 def election(control_plane: ControlPlane, cluster: Cluster, tmp_path: Path) -> Iterator[Election]:
-    kubeconfig = control_plane.kubeconfig_for_service_account(SYSTEM, "trainedmodel-operator")
+    kubeconfig = operator_account(control_plane)
     grant_lease(control_plane, f"lease-of-{cluster.namespace}")
     running = Election(cluster, kubeconfig, tmp_path)
     try:
@@ -87,7 +87,7 @@ def test_o9_sigterm_hands_over_at_once(election: Election) -> None:
     wait_until(lambda: "after.json" in cluster.data(), SOON_S)
     measured.warning("hand-over on SIGTERM: %.2f s", took_s)
     assert took_s < 3
-    assert leader.child.wait(10) == 0
+    assert leader.wait(10) == 0
     assert leader.lines("lease released")
     assert set(cluster.data()) == {"_shard-0", "before.json", "after.json"}
     assert election.lease()["leaseTransitions"] == 1
@@ -104,10 +104,10 @@ def test_o9_a_webhook_that_lingers_does_not_delay_the_hand_over(
     wait_until(lambda: leader.probe("/readyz")[0] == 200, SOON_S)
     began = leader.send(signal.SIGTERM)
     took_s = _seconds_until(standby.leads, began)
-    assert leader.child.poll() is None, "its webhook still answers"
+    assert leader.poll() is None, "its webhook still answers"
     assert leader.probe("/readyz")[0] == 503, "and it is not sent more"
     measured.warning("hand-over on SIGTERM beside a webhook: %.2f s", took_s)
-    assert leader.child.wait(10) == 0
+    assert leader.wait(10) == 0
 
 
 def test_o9_after_sigkill_the_standby_leads_when_the_lease_is_over(election: Election) -> None:
@@ -136,7 +136,7 @@ def test_o9_a_leader_that_was_frozen_and_thawed_writes_nothing_and_ends(
     )  # there is something to write, and a watch that tells it
     mark, thawed_at = cluster.control_plane.audit_mark(), datetime.now(UTC)
     leader.send(signal.SIGCONT)
-    assert leader.child.wait(SOON_S) == LOST
+    assert leader.wait(SOON_S) == LOST
     assert election.writes(mark, begun_after=thawed_at) == []
     assert "m00.json" in cluster.data()
     assert leader.lines("leadership lost")
@@ -149,7 +149,7 @@ def test_o9_a_leader_that_cannot_reach_the_api_ends_and_the_standby_leads(
     with FaultProxy(control_plane) as proxy:
         leader, standby = election.start_pair(proxy.kubeconfig(election.kubeconfig, tmp_path))
         with proxy.refusing_connections():
-            assert leader.child.wait(SOON_S) == LOST
+            assert leader.wait(SOON_S) == LOST
             wait_until(standby.leads, SOON_S)
     (lost,), (led,) = leader.lines("leadership lost"), standby.lines("leading")
     assert lost["reason"] == f"not renewed for {DEADLINE_S} s"
@@ -166,14 +166,14 @@ def test_o9_after_an_outage_one_leads_of_those_that_waited_for_its_end(
         waiting = [election.start(through_proxy)]
         wait_until(lambda: waiting[0].lines("standing by"), SOON_S)
         with proxy.refusing_connections():
-            assert leader.child.wait(SOON_S) == LOST
+            assert leader.wait(SOON_S) == LOST
             waiting.append(election.start(through_proxy))  # as the kubelet does
             wait_until(lambda: all(one.lines("lease not reached") for one in waiting), SOON_S)
         wait_until(lambda: any(one.leads() for one in waiting), SOON_S)
         election.cluster.apply(model("iris"))
         wait_until(lambda: "iris.json" in election.cluster.data(), SOON_S)
         assert sorted(one.leads() for one in waiting) == [False, True]
-        assert [one.child.poll() for one in waiting] == [None, None]
+        assert [one.poll() for one in waiting] == [None, None]
 
 
 def test_o9_a_lease_that_somebody_deletes_is_made_anew_by_its_leader(election: Election) -> None:
@@ -193,7 +193,7 @@ def test_o9_a_lease_that_somebody_gives_to_a_stranger_ends_its_leader(election: 
     election.cluster.control_plane.kubectl(
         "-n", SYSTEM, "patch", "lease", election.name, "--type=merge", "-p", patch
     )
-    assert leader.child.wait(SOON_S) == LOST
+    assert leader.wait(SOON_S) == LOST
     (line,) = leader.lines("leadership lost")
     assert line["reason"] == "stranger holds the Lease"
     assert _seconds_until(standby.leads, began) > DURATION_S - 1, "a stranger is given its time"

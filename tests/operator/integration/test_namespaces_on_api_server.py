@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_on_cluster import Cluster, OperatorProcess, model
+from operator_on_cluster import Cluster, model
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
 
@@ -120,7 +121,7 @@ def test_a_namespace_that_is_deleted_is_left_out_and_served_again_when_it_is_bac
         tenants.b.apply(model("again"))
         wait_until(lambda: "again.json" in tenants.b.data())
         assert "resync failed" not in operator.log()
-        assert operator.child.poll() is None
+        assert operator.poll() is None
 
 
 def test_started_without_one_of_its_namespaces_it_serves_the_others_and_that_one_when_it_comes(

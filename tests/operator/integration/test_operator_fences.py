@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-ROOT = Path(__file__).resolve().parents[3]
 SYSTEM, OPERATOR = "trainedmodel-system", "trainedmodel-operator"
 OURS = {names.MANAGED_BY_LABEL: names.MANAGED_BY}
 ANNOTATE = {"metadata": {"annotations": {names.CONFIG_ANNOTATION: "abc"}}}
@@ -33,9 +31,7 @@ def control_plane() -> Iterator[ControlPlane]:
         "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
     )
     with ControlPlane(audit_log=True, api_server_flags=flags) as running:
-        running.kubectl("apply", "-k", str(ROOT / "deploy"))
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        running.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody serves it
+        running.install()
         ask = account(running, SYSTEM, OPERATOR)
         foreign = {"metadata": {"name": "foreign"}, "apiVersion": "v1", "kind": "ConfigMap"}
 

@@ -14,9 +14,10 @@ from datetime import datetime
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster, OperatorProcess, loaded, model
+from operator_on_cluster import Cluster, loaded, model
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
+from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.errors import NotFound, Refused
 from trainedmodel_operator.kube import ApiKubeClient
@@ -178,8 +179,8 @@ def test_killed_in_a_burst_and_started_again_it_converges_and_unloads_nothing(
         burst = threading.Thread(target=lambda: cluster.apply(*more))
         burst.start()
         time.sleep(0.4)
-        operator.child.send_signal(signal.SIGKILL)
-        operator.child.wait(5)
+        operator.kill()
+        operator.wait(5)
         burst.join()
         cluster.kubectl("delete", "tmodel", "kept-0")
     wanted = {one["metadata"]["name"] + ".json" for one in kept[1:]}
@@ -263,8 +264,8 @@ def test_sigterm_ends_it_within_two_seconds_with_code_0(
         wait_until(lambda: "m0.json" in cluster.data())
         time.sleep(after_s)
         began = time.monotonic()
-        operator.child.send_signal(signal.SIGTERM)
-        assert operator.child.wait(10) == 0
+        operator.kill(signal.SIGTERM)
+        assert operator.wait(10) == 0
         took = time.monotonic() - began
         assert took < 2.0
 

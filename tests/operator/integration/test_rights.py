@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from kserve_kind import install_kind, remove_kind, serve
-from operator_on_cluster import Cluster, OperatorProcess, loaded, model
+from operator_on_cluster import Cluster, loaded, model
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
+from trainedmodel_devkit.operatorprocess import NAME, OperatorProcess, operator_account
 from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -44,7 +42,7 @@ class Mode:
 
     @property
     def user(self) -> str:
-        return f"system:serviceaccount:{self.own_namespace}:trainedmodel-operator"
+        return f"system:serviceaccount:{self.own_namespace}:{NAME}"
 
 
 CLUSTER = Mode("base", "trainedmodel-system", serves_all=True)
@@ -76,9 +74,7 @@ class Installed:
     @contextlib.contextmanager
     def operator(self, folder: Path) -> Iterator[OperatorProcess]:
         """Run what the Deployment says, but for its ports."""
-        kubeconfig = self.control_plane.kubeconfig_for_service_account(
-            self.mode.own_namespace, "trainedmodel-operator"
-        )
+        account = operator_account(self.control_plane, self.mode.own_namespace)
         [deployment] = [one for one in self.documents if one["kind"] == "Deployment"]
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         fields = {"metadata.name": "operator-0", "metadata.namespace": self.mode.own_namespace}
@@ -90,38 +86,18 @@ class Installed:
         ports = ["--metrics-port=0", "--health-port=0", "--webhook-port=0", "--resync-s=1"]
         ports.append("--leader-elect")  # as it is by itself in a cluster
         log = folder / "operator.log"
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "trainedmodel_operator", *arguments, *ports],
-                env={**os.environ, **environment, "KUBECONFIG": str(kubeconfig)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield OperatorProcess(child, log)
-        except BaseException:
-            sys.stderr.write(log.read_text(errors="replace"))
-            raise
-        finally:
-            child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait(10)
+        with OperatorProcess(account, log, *arguments, *ports, env=environment) as operator:
+            yield operator
 
 
 @pytest.fixture(params=MODES, scope="module")
 def installed(request: pytest.FixtureRequest, control_plane: ControlPlane) -> Iterator[Installed]:
     mode: Mode = request.param
-    folder = str(DEPLOY / mode.folder)
-    rendered = list(yaml.safe_load_all(control_plane.kubectl("kustomize", folder)))
     served = "rights" if mode.serves_all else mode.own_namespace
     control_plane.kubectl("create", "namespace", served)
-    control_plane.kubectl("apply", "-k", folder)
-    control_plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")
+    documents = control_plane.install(mode.folder)
     install_kind(control_plane)
-    yield Installed(mode, rendered, Cluster(control_plane, served))
+    yield Installed(mode, documents, Cluster(control_plane, served))
     remove_kind(control_plane)
     control_plane.kubectl("delete", "namespace", served, "--wait=false")
 
@@ -282,8 +258,7 @@ def test_who_views_edits_or_administers_a_namespace_does_so_with_its_models(
 ) -> None:
     """By Kubernetes' own roles, into which its controller aggregates what ships."""
     user, here = f"a-{role}", cluster.namespace
-    control_plane.kubectl("apply", "-k", str(DEPLOY / "base"))
-    control_plane.kubectl("delete", "mutatingwebhookconfigurations", "--all")
+    control_plane.install()
     cluster.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}")
     wait_until(lambda: may(control_plane, user, here, MODELS) == models)
     assert may(control_plane, user, here, REPORTS) == READ

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster, OperatorProcess, loaded, model
+from operator_on_cluster import Cluster, loaded, model
 from trainedmodel_contract import names
+from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM
 from trainedmodel_operator import pki
 from trainedmodel_operator.certs import FromFolder
 from trainedmodel_operator.core.certificates import Held, Lifetimes
@@ -19,7 +20,6 @@ from trainedmodel_operator.core.throttle import Lane
 from trainedmodel_operator.transport import Transport
 from webhook_replicas import (
     HOSTS,
-    SYSTEM,
     asking_pod,
     balancer,
     create,

@@ -27,20 +27,13 @@ from trainedmodel_puller.kube import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-ROOT = Path(__file__).resolve().parents[3]
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def control_plane() -> Iterator[ControlPlane]:
     with ControlPlane() as running:
-        running.kubectl("apply", "-f", str(ROOT / "crds"))
-        running.kubectl(
-            "wait",
-            "--for=condition=Established",
-            f"crd/{modelreport.PLURAL}.{names.GROUP}",
-            "--timeout=30s",
-        )
+        running.install_crds()
         yield running
 
 

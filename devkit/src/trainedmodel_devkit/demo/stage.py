@@ -13,7 +13,6 @@ image: the process beside the cluster takes its place, with the same account and
 
 import asyncio
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -21,23 +20,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-import yaml
 
 from trainedmodel_devkit import guard
-from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.controlplane import WEBHOOK_CONFIGURATION, ControlPlane
 from trainedmodel_devkit.demo.board import Board, Models
 from trainedmodel_devkit.demo.catalog import NAMESPACE, TABULAR, VISION, upload_models
-from trainedmodel_devkit.environments import checkout
 from trainedmodel_devkit.errors import StartFailed
 from trainedmodel_devkit.node import DevNode
+from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account
 from trainedmodel_devkit.pods import DevPod
 from trainedmodel_devkit.podspec import PullerPodSpec, puller_pod
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.processes import ManagedProcess
 from trainedmodel_devkit.servers import MLServer, ServerLauncher, Triton
 from trainedmodel_devkit.stores import S3Store
+from trainedmodel_devkit.waiting import until
 
-_OPERATOR = ("trainedmodel-system", "trainedmodel-operator")
 _START_TIMEOUT_S = 90.0
 _UP_TIMEOUT_S = 150.0
 _GRACE_S = 5.0
@@ -46,14 +44,8 @@ PODS = (("tabular-0", TABULAR), ("tabular-1", TABULAR), ("vision-0", VISION))
 
 
 def install(control_plane: ControlPlane) -> None:
-    """Install what a user installs, the CRDs and deploy/base, but for Deployment and webhook."""
-    root = checkout()
-    control_plane.kubectl("apply", "-f", str(root / "crds"))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    rendered = control_plane.kubectl("kustomize", str(root / "deploy" / "base"))
-    left_out = {"Deployment", "MutatingWebhookConfiguration"}
-    documents = [one for one in yaml.safe_load_all(rendered) if one["kind"] not in left_out]
-    control_plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(documents))
+    """Install what a user installs, but for Deployment and webhook, and make the namespace."""
+    control_plane.install(without={"Deployment", WEBHOOK_CONFIGURATION})
     control_plane.kubectl("create", "namespace", NAMESPACE)
 
 
@@ -76,7 +68,7 @@ class Stage:
         self._launchers: dict[str, ServerLauncher] = {TABULAR: MLServer(), VISION: Triton()}
         self._specs: dict[str, PullerPodSpec] = {}
         self._pods: dict[str, DevPod] = {}
-        self._operator: ManagedProcess | None = None
+        self._operator: OperatorProcess | None = None
         self.control_plane = ControlPlane()
         self.store = S3Store()
 
@@ -157,22 +149,9 @@ class Stage:
         await _together(self._start_operator(), *pods)
 
     async def _start_operator(self) -> None:
-        account = await asyncio.to_thread(
-            self.control_plane.kubeconfig_for_service_account, *_OPERATOR
-        )
-        port = free_port()
-        flags = ("--metrics-port=0", f"--health-port={port}", "--log-format=console")
-        self._operator = ManagedProcess(
-            "operator",
-            [sys.executable, "-m", "trainedmodel_operator", *flags],
-            log=self._folder / "operator.log",
-            env={
-                "PATH": "/usr/bin:/bin",
-                "HOME": str(self._folder),
-                "KUBECONFIG": str(account),
-                "PYTHONUNBUFFERED": "1",
-            },
-        )
+        account = await asyncio.to_thread(operator_account, self.control_plane)
+        port, log = free_port(), self._folder / "operator.log"
+        self._operator = OperatorProcess(account, log, f"--health-port={port}")
         await asyncio.to_thread(self._operator.start)
         await self._wait_healthy(self._operator, f"http://127.0.0.1:{port}/readyz")
         guarding = asyncio.create_task(self._guard(self._operator), name="demo/operator")
@@ -185,16 +164,19 @@ class Stage:
         await self.board.give_up(StartFailed(f"the operator ended by itself, with status {status}"))
 
     async def _wait_healthy(self, operator: ManagedProcess, url: str) -> None:
-        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         async with aiohttp.ClientSession() as session:
-            while not await _answers(session, url):
+
+            async def is_healthy() -> bool:
                 operator.check_alive()
-                if asyncio.get_running_loop().time() > deadline:
-                    said = operator.log()[-3000:]
-                    raise StartFailed(
-                        f"the operator is not healthy after {_START_TIMEOUT_S:.0f} s:\n{said}"
-                    )
-                await asyncio.sleep(0.1)
+                return await _answers(session, url)
+
+            await until(
+                is_healthy,
+                _START_TIMEOUT_S,
+                what="the operator is healthy",
+                every_s=0.1,
+                details=lambda: operator.log()[-3000:],
+            )
 
     async def _start_pod(self, name: str, service: str) -> None:
         launcher = self._launchers[service]
