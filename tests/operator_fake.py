@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from operator_builders import NOW
+from operator_builders import NOW, document
 from trainedmodel_contract import names
 from trainedmodel_operator.core.fingerprint import part_of
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.shards import ShardWrite, WriteKind
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.errors import Conflict, NotFound
+from trainedmodel_operator.errors import Conflict, NotFound, Unavailable
 from trainedmodel_operator.firstlook import FirstLook
 from trainedmodel_operator.handlers import Bells
 from trainedmodel_operator.kubeclient import ModelVersion, as_it_is
@@ -73,6 +73,11 @@ class FakeKube:
             },
             "status": {"phase": "Running"},
         }
+
+    def put_reporting_pod(self, name: str, parent: str) -> None:
+        """Put a pod that has reported no model yet."""
+        self.put_pod(name, parent)
+        self.put_report(name, parent)
 
     def put_report(self, name: str, parent: str, **content: Any) -> dict[str, Any]:
         owner = {"kind": "Pod", "name": name, "uid": f"uid-{name}"}
@@ -230,6 +235,11 @@ def _parent(document: Document) -> str | None:
     return labels.get(names.PARENT_LABEL)
 
 
+def fails(*methods: str, error: Exception | None = None) -> Callable[[str], Exception | None]:
+    """Make a fault of the fake: these methods fail, with this error or with no answer."""
+    return lambda method: (error or Unavailable("down")) if method in methods else None
+
+
 class Operator:
     """The operator's own parts over the fake, without kopf: its events are rung by the test."""
 
@@ -290,3 +300,12 @@ class Operator:
             yield self
             for task in tasks:
                 task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, *models: str) -> AsyncIterator[Operator]:
+        """Run it with these models, which have been written and told before the block begins."""
+        async with self.running():
+            for name in models:
+                self.apply(document(name))
+            await asyncio.sleep(3)
+            yield self

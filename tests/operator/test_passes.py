@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from operator_builders import document
-from operator_fake import FakeKube, Operator
+from operator_fake import FakeKube, Operator, fails
 from trainedmodel_contract import names
 from trainedmodel_operator.core.pacing import Bell
 from trainedmodel_operator.core.state import ParentKey
@@ -16,10 +16,6 @@ from trainedmodel_operator.errors import NotFound, Throttled, Unavailable
 pytestmark = pytest.mark.looptime
 
 SHARD = "tabular-models-0"
-
-
-def fails(*methods: str, error: Exception | None = None) -> Any:
-    return lambda method: (error or Unavailable("down")) if method in methods else None
 
 
 async def test_a_model_is_written_and_told_at_once(operator: Operator, kube: FakeKube) -> None:
@@ -34,8 +30,7 @@ async def test_a_model_is_written_and_told_at_once(operator: Operator, kube: Fak
 async def test_a_pass_writes_shards_then_annotations_then_statuses(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     async with operator.running():
         operator.apply(document("iris"))
         await asyncio.sleep(0.1)
@@ -49,8 +44,7 @@ LISTS = ["list_models", "list_shards", "list_pods", "list_report_metadata"]
 async def test_o1_a_read_that_fails_aborts_the_pass_before_any_write(
     operator: Operator, kube: FakeKube, method: str
 ) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     kube.fault = fails(method)
     async with operator.running():
         operator.apply(document("iris"))
@@ -85,9 +79,7 @@ async def test_a_racing_writer_turns_a_write_into_a_conflict_and_the_pass_is_mad
 async def test_a_racing_writer_of_annotations_costs_a_read_and_no_pass(
     operator: Operator, kube: FakeKube
 ) -> None:
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         races = iter(range(6))
 
         def race() -> None:
@@ -106,9 +98,7 @@ async def test_a_racing_writer_of_annotations_costs_a_read_and_no_pass(
 async def test_a_racing_writer_who_never_rests_makes_a_pass_fail_and_not_hang(
     operator: Operator, kube: FakeKube
 ) -> None:
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         kube.before_write = lambda: kube.touch(kube.config_maps[SHARD])
         operator.apply(document("wine"))
         await asyncio.sleep(10)
@@ -135,9 +125,7 @@ async def test_a_model_that_moves_leaves_its_old_service(
     operator: Operator, kube: FakeKube
 ) -> None:
     kube.put_pod("pod-a", "tabular")
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         operator.apply(document("iris", parent="other", generation=2), "MODIFIED")
         await asyncio.sleep(3)
     assert set(kube.config_maps[SHARD]["data"]) == {"_shard-0"}
@@ -160,9 +148,7 @@ async def test_a_deleted_model_leaves_an_empty_shard_and_later_none_o8(
 
 
 async def test_our_own_status_writes_ring_nothing(operator: Operator, kube: FakeKube) -> None:
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         passes = kube.calls["list_models"]
         operator.bells.model_event({"type": "MODIFIED", "object": kube.models["iris"]})
         await asyncio.sleep(3)
@@ -275,8 +261,7 @@ async def test_bells_before_the_start_are_not_lost(operator: Operator, kube: Fak
 async def test_a_lost_pod_is_not_nudged_and_harms_nobody(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     kube.fault = fails("annotate_pod", error=NotFound("gone", 404))
     async with operator.running():
         operator.apply(document("iris"))
@@ -285,8 +270,7 @@ async def test_a_lost_pod_is_not_nudged_and_harms_nobody(
 
 
 async def test_a_nudge_that_fails_delays_no_status(operator: Operator, kube: FakeKube) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     kube.fault = fails("annotate_pod")
     async with operator.running():
         operator.apply(document("iris"))
@@ -299,8 +283,7 @@ async def test_a_nudge_that_fails_delays_no_status(operator: Operator, kube: Fak
 
 
 async def test_a_pod_that_stays_behind_is_nudged_again(operator: Operator, kube: FakeKube) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     async with operator.running():
         operator.apply(document("iris"))
         await asyncio.sleep(12)

@@ -134,9 +134,7 @@ async def test_a_refused_shard_costs_the_other_shards_statuses_and_nudges_nothin
 async def test_a_changed_model_in_a_refused_shard_says_that_the_old_entry_stays(
     operator: Operator, kube: FakeKube
 ) -> None:
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         refuse_shards(kube, lambda _: refused("field is immutable"))
         operator.apply(document("iris", generation=2, version="2"), "MODIFIED")
         await asyncio.sleep(3)
@@ -180,11 +178,8 @@ async def test_trouble_that_lasts_is_told(operator: Operator, kube: FakeKube) ->
 async def test_a_shard_whose_name_cannot_be_looked_at_is_put_off_alone(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    kube.put_reporting_pod("pod-a", "tabular")
+    async with operator.serving("iris"):
         kube.fault = lambda method: refused("no get") if method == "get_config_map" else None
         operator.apply(document("wine", parent="other"))
         operator.apply(document("rose"))
@@ -199,9 +194,7 @@ async def test_a_shard_whose_name_cannot_be_looked_at_is_put_off_alone(
 async def test_a_writer_who_never_rests_at_one_shard_delays_no_other_shard(
     operator: Operator, kube: FakeKube
 ) -> None:
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         refuse_shards(kube, lambda name: Conflict("stale", 409) if name == SHARD else None)
         foreign(kube, "other-models-0")
         operator.apply(document("iris", generation=2, version="2"), "MODIFIED")
@@ -273,8 +266,7 @@ async def test_a_pod_that_may_not_be_annotated_delays_no_shard_and_no_other_pod(
     kube.annotate_pod = fenced  # type: ignore[method-assign]
     async with operator.running():
         for pod in ("free", "stuck"):
-            kube.put_pod(pod, "tabular")
-            kube.put_report(pod, "tabular")
+            kube.put_reporting_pod(pod, "tabular")
         for n in range(8):
             operator.apply(document(f"m{n}"))
             await asyncio.sleep(0.1)
@@ -303,8 +295,7 @@ async def test_a_nudge_that_hangs_keeps_no_pass_and_the_latest_wish_is_sent_afte
         await annotate(namespace, name, value)
 
     kube.annotate_pod = slow  # type: ignore[method-assign]
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     async with operator.running():
         operator.apply(document("m0"))
         await asyncio.sleep(0.5)
@@ -322,8 +313,7 @@ async def test_a_nudge_that_hangs_keeps_no_pass_and_the_latest_wish_is_sent_afte
 async def test_a_pod_that_goes_while_it_is_nudged_is_no_failure(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.put_pod("pod-a", "tabular")
-    kube.put_report("pod-a", "tabular")
+    kube.put_reporting_pod("pod-a", "tabular")
     kube.fault = lambda method: NotFound("gone", 404) if method == "annotate_pod" else None
     async with operator.running():
         operator.apply(document("iris"))

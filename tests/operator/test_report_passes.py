@@ -25,9 +25,7 @@ def loaded(*model_names: str) -> dict[str, dict[str, str]]:
 async def test_reports_are_read_only_when_they_changed(operator: Operator, kube: FakeKube) -> None:
     kube.put_pod("pod-a", "tabular")
     kube.put_report("pod-a", "tabular", models=loaded("iris"))
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         assert kube.calls["get_report"] == 1, "no event brought it: it is read"
         operator.report("pod-a", models=loaded("iris", "wine"))
         operator.apply(document("wine"))
@@ -41,9 +39,7 @@ async def test_a_report_that_is_gone_or_unusable_counts_as_missing(
 ) -> None:
     kube.put_pod("pod-a", "tabular")
     operator.report("pod-a", models={"iris": {"state": 7}})
-    async with operator.running():
-        operator.apply(document("iris"))
-        await asyncio.sleep(3)
+    async with operator.serving("iris"):
         assert kube.models["iris"]["status"]["reason"] == "ReportMissing"
         operator.report("pod-a", models=loaded("iris"))
         await asyncio.sleep(3)

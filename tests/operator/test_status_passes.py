@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from operator_builders import document, one
-from operator_fake import FakeKube, Operator
-from trainedmodel_operator.errors import Conflict, Refused, Unavailable
+from operator_fake import FakeKube, Operator, fails
+from trainedmodel_operator.errors import Conflict, Refused
 
 pytestmark = pytest.mark.looptime
-
-
-def fails(*methods: str, error: Exception | None = None) -> Any:
-    return lambda method: (error or Unavailable("down")) if method in methods else None
 
 
 def loaded(*model_names: str) -> dict[str, dict[str, str]]:
