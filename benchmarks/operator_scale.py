@@ -31,7 +31,8 @@ from typing import Any
 
 from trainedmodel_contract import names
 from trainedmodel_devkit import meter
-from trainedmodel_devkit.crowd import Crowd, loaded, trained_model
+from trainedmodel_devkit.crowd import Crowd
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorscene import Asked, OperatorScene
 from trainedmodel_devkit.waiting import until
 
@@ -89,7 +90,10 @@ async def measure_creation(
 ) -> list[dict[str, Any]]:
     """Create all models as fast as the API server takes them."""
     parents = max(1, count // MODELS_A_PARENT)
-    models = [trained_model(f"m{i:05}", f"service-{i % parents:03}") for i in range(count)]
+    models = [
+        trained_model(f"m{i:05}", f"service-{i % parents:03}", framework="sklearn")
+        for i in range(count)
+    ]
     cpu, mark, began = scene.cpu_s(), scene.mark(), time.monotonic()
     await crowd.create_models(models)
     created = time.monotonic()
@@ -187,7 +191,7 @@ async def size(count: int) -> Column:
 async def reports(count: int, pods: int) -> Column:
     """Measure one parent with many models and many pods that report."""
     column = Column(f"{count:,} x {pods}")
-    models = [trained_model(f"m{i:05}", "service") for i in range(count)]
+    models = [trained_model(f"m{i:05}", "service", framework="sklearn") for i in range(count)]
     with OperatorScene(ROOT, program=program()) as scene:
         scene.control_plane.kubectl("create", "namespace", NAMESPACE)
         async with Crowd(scene.control_plane, NAMESPACE) as crowd:

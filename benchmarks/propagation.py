@@ -33,6 +33,7 @@ from trainedmodel_devkit.demo.actions import apply_exhibits
 from trainedmodel_devkit.demo.board import is_ready
 from trainedmodel_devkit.demo.catalog import IRIS, TABULAR
 from trainedmodel_devkit.demo.stage import Stage
+from trainedmodel_devkit.documents import trained_model
 
 PARTS = ("apply", "shard", "mount", "downloaded", "loaded", "status", "total")
 LIMIT_S = 1.5
@@ -47,17 +48,7 @@ class Run:
 
 def manifest(name: str, uri: str) -> str:
     """Render one TrainedModel."""
-    return json.dumps(
-        {
-            "apiVersion": "trainedmodel.dev/v1alpha1",
-            "kind": "TrainedModel",
-            "metadata": {"name": name},
-            "spec": {
-                "inferenceService": TABULAR,
-                "model": {"storageUri": uri, "framework": "sklearn"},
-            },
-        }
-    )
+    return json.dumps(trained_model(name, TABULAR, uri, framework="sklearn"))
 
 
 def moment(text: str) -> float:

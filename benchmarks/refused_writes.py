@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 from trainedmodel_contract import names
-from trainedmodel_devkit.crowd import Crowd, trained_model
+from trainedmodel_devkit.crowd import Crowd
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.operatorscene import OperatorScene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,9 @@ async def measure(services: int) -> bool:
         plane.kubectl("create", "namespace", NAMESPACE)
         async with Crowd(plane, NAMESPACE) as crowd:
             well = [f"well-{number}" for number in range(services)]
-            await crowd.create_models(trained_model(name, name) for name in well)
+            await crowd.create_models(
+                trained_model(name, name, framework="sklearn") for name in well
+            )
 
             async def run_pod(name: str) -> None:
                 uid = await crowd.create_pod(f"pod-{name}", name)
@@ -100,7 +103,9 @@ async def measure(services: int) -> bool:
             )
             await asyncio.sleep(REST_S)
             refused = [f"refused-{number}" for number in range(services)]
-            await crowd.create_models(trained_model(name, name) for name in refused)
+            await crowd.create_models(
+                trained_model(name, name, framework="sklearn") for name in refused
+            )
             await asyncio.sleep(REST_S)
             median = await changes(crowd, "b", f"refused in each of {2 * services} services")
         log = scene.log()

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition, is_true
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.stores import S3Store
 from trainedmodel_devkit.waiting import wait_until
@@ -97,15 +99,7 @@ class Bench:
 
     def model(self, name: str, service: str, uri: str, **more: str) -> Json:
         """Describe a TrainedModel."""
-        return {
-            "apiVersion": names.API_VERSION,
-            "kind": "TrainedModel",
-            "metadata": {"name": name},
-            "spec": {
-                "inferenceService": service,
-                "model": {"storageUri": uri, "framework": "mlserver", **more},
-            },
-        }
+        return trained_model(name, service, uri, **{"framework": "mlserver", **more})
 
     def status(self, name: str) -> Json:
         """Return a TrainedModel's status."""
@@ -130,10 +124,8 @@ class Bench:
         """Wait for a condition's status, and return the condition."""
 
         def found() -> Json:
-            conditions = self.status(name).get("conditions", [])
-            return next(
-                (one for one in conditions if one["type"] == kind and one["status"] == status), {}
-            )
+            condition = find_condition(self.status(name), kind)
+            return dict(condition) if condition.get("status") == status else {}
 
         return wait_until(found, timeout_s, what=f"{name} {kind}={status}")
 
@@ -173,6 +165,4 @@ def predict(url: str, model: str, timeout_s: float = 10) -> float:
 def _is_ready(found: Json) -> bool:
     status = found.get("status") or {}
     generation = found["metadata"]["generation"]
-    return status.get("observedGeneration") == generation and any(
-        one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", [])
-    )
+    return status.get("observedGeneration") == generation and is_true(status, "Ready")

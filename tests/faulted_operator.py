@@ -26,10 +26,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from operator_on_cluster import Cluster, loaded
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
 from trainedmodel_contract.trainedmodel import parse_trained_model
+from trainedmodel_devkit.documents import loaded
 from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.ports import free_port

@@ -13,33 +13,10 @@ from typing import Any
 
 import yaml
 from trainedmodel_contract import names
-from trainedmodel_contract.trainedmodel import parse_trained_model
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.operatorprocess import NAME, SYSTEM, USER
 from trainedmodel_devkit.waiting import wait_until
-
-
-def model(name: str, /, parent: str = "tabular", uri: str | None = None, **more: Any) -> Any:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "TrainedModel",
-        "metadata": {"name": name},
-        "spec": {
-            "inferenceService": parent,
-            "model": {"storageUri": uri or f"s3://models/{name}", **more},
-        },
-    }
-
-
-def loaded(models: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    return {
-        one["metadata"]["name"]: {
-            "state": "Loaded",
-            "revision": parse_trained_model(one).revision(),
-        }
-        for one in models
-    }
 
 
 class Cluster:

@@ -126,27 +126,3 @@ class Stack:
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
         """Wait for a condition that may block its thread."""
         await until(lambda: asyncio.to_thread(condition), timeout_s, what=what)
-
-
-def trained_model(object_name: str, parent: str, uri: str, /, **model: Any) -> Json:
-    """Make a TrainedModel document."""
-    return {
-        "apiVersion": "trainedmodel.dev/v1alpha1",
-        "kind": "TrainedModel",
-        "metadata": {"name": object_name},
-        "spec": {"inferenceService": parent, "model": {"storageUri": uri, **model}},
-    }
-
-
-def condition(status: Json, kind: str) -> Json:
-    """Return a condition of a status, or nothing."""
-    for item in status.get("conditions", []):
-        if item["type"] == kind:
-            found: Json = item
-            return found
-    return {}
-
-
-def is_ready(status: Json) -> bool:
-    """Tell whether a status says Ready."""
-    return condition(status, "Ready").get("status") == "True"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from helm_chart import DEPLOY, ROOT
 from kserve_kind import TRAINED_MODEL_CRD
-from operator_on_cluster import Cluster, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.errors import CommandFailed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -98,7 +99,7 @@ def beside_kserve() -> Iterator[Cluster]:
         cluster = Cluster(running, "demo")
         cluster.run_pod("pod-a")
         theirs = {"apiVersion": "serving.kserve.io/v1alpha1", "kind": "TrainedModel"}
-        cluster.apply(model("iris"), {**theirs, "metadata": {"name": "theirs"}, "spec": {}})
+        cluster.apply(trained_model("iris"), {**theirs, "metadata": {"name": "theirs"}, "spec": {}})
         cluster.report("pod-a", {})
         yield cluster
 

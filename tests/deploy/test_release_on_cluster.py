@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
-from operator_on_cluster import Cluster, model
+from operator_on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
@@ -133,7 +134,7 @@ def test_upgrade_rollback_and_removal_leave_models_and_shards_alone(
 ) -> None:
     control_plane = cluster.control_plane
     with operator_of_the_release(control_plane, installed, tmp_path):
-        cluster.apply(model("iris"), model("wine"))
+        cluster.apply(trained_model("iris"), trained_model("wine"))
         wait_until(lambda: {"iris.json", "wine.json"} <= set(cluster.data()), 60)
     before = (cluster.find("cm", "tabular-models-0"), cluster.find("tmodel", "iris"))
     older = columns(control_plane)
@@ -159,7 +160,7 @@ def test_upgrade_rollback_and_removal_leave_models_and_shards_alone(
 
     installed("install", *RELEASE)
     with operator_of_the_release(control_plane, installed, tmp_path):
-        cluster.apply(model("added"))
+        cluster.apply(trained_model("added"))
         wait_until(lambda: {"added.json", "iris.json", "wine.json"} <= set(cluster.data()), 60)
 
 
@@ -225,7 +226,7 @@ def test_the_webhooks_authority_outlives_upgrade_and_rollback(
 def test_crds_that_are_taken_out_of_a_release_stay(
     installed: Helm, control_plane: ControlPlane, cluster: Cluster
 ) -> None:
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     installed("upgrade", *RELEASE, "--set", "crds.install=false")
     assert len(get(control_plane, "crd")["items"]) == 2
     assert cluster.find("tmodel", "iris")["metadata"].get("deletionTimestamp") is None
@@ -238,7 +239,7 @@ def test_what_kubectl_applied_is_taken_over_only_when_that_is_said(
     cluster = namespace_of_models(control_plane)
     control_plane.kubectl("apply", "-k", str(DEPLOY))
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     before = cluster.find("tmodel", "iris")
     written = write_authority(control_plane)
     refused = release.refusal("install", *RELEASE)
@@ -272,7 +273,7 @@ def test_one_release_serves_the_namespaces_that_it_names_and_no_other(
     release("install", *RELEASE, "--create-namespace", *flags)
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     for one in (other, first, second):
-        one.apply(model("iris"))
+        one.apply(trained_model("iris"))
     with operator_of_the_release(control_plane, release, tmp_path, *flags) as operator:
         wait_until(lambda: "iris.json" in first.data().keys() & second.data().keys(), 60)
         assert "forbidden" not in operator.log()

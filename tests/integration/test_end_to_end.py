@@ -12,7 +12,9 @@ from functools import partial
 
 import pytest
 from puller_process import Hammer, infer
-from stack import Stack, condition, is_ready, trained_model
+from stack import Stack
+from trainedmodel_contract.conditions import find_condition, is_true
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.servers import MLServer, Triton
 
@@ -43,7 +45,8 @@ async def test_apply_update_fail_and_delete_on_two_pods(stack: Stack) -> None:
         await stack.wait_status(
             "a",
             lambda status: (
-                is_ready(status) and condition(status, "Ready")["observedGeneration"] == generation
+                is_true(status, "Ready")
+                and find_condition(status, "Ready")["observedGeneration"] == generation
             ),
             "Ready at the new generation",
         )
@@ -54,8 +57,8 @@ async def test_apply_update_fail_and_delete_on_two_pods(stack: Stack) -> None:
     failed = await stack.wait_status(
         "a", lambda status: status.get("reason") == "LoadFailed", "the failure"
     )
-    assert condition(failed["status"], "Ready")["status"] == "False"
-    assert condition(failed["status"], "Available")["status"] == "True"
+    assert find_condition(failed["status"], "Ready")["status"] == "False"
+    assert find_condition(failed["status"], "Available")["status"] == "True"
     assert "broken on purpose" in failed["status"]["lastFailure"]["message"]
     assert [infer(pod.server_url, "a", 1.0) for pod in pods] == [3.0, 3.0]
 
@@ -92,7 +95,7 @@ async def test_each_bad_model_shows_its_own_reason_and_no_other_notices(stack: S
         assert failure["message"]
         assert failure["nextRetryTime"]
     assert infer(pod.server_url, "good", 1.0) == 2.0
-    assert is_ready((await stack.get("good"))["status"])
+    assert is_true((await stack.get("good"))["status"], "Ready")
 
 
 async def test_a_name_with_dots_or_slashes_is_refused_at_apply_with_the_field(
@@ -125,7 +128,7 @@ async def test_a_hand_edited_shard_is_healed_and_unloads_nothing(stack: Stack) -
     document = await stack.wait_status(
         "a", lambda status: status.get("reason") == "InvalidEntry", "the fault to be told"
     )
-    assert condition(document["status"], "Available")["status"] == "True"
+    assert find_condition(document["status"], "Available")["status"] == "True"
     assert infer(pod.server_url, "a", 1.0) == 2.0
     # any change of the service's models makes the operator look, and heal; a resync would as well
     await stack.apply(trained_model("b", "tabular", "s3://models/mlserver/k3"))
@@ -165,7 +168,7 @@ async def test_200_models_at_once_cost_few_writes_and_all_become_ready(stack: St
     await stack.apply(*(trained_model(name, "many", "s3://models/mlserver/k2") for name in names))
     applied = time.monotonic() - began
     # kubectl wait asks for each name in turn, a few a second: one list tells of all
-    while not all(is_ready(item.get("status", {})) for item in (await stack.all()).values()):
+    while not all(is_true(item.get("status"), "Ready") for item in (await stack.all()).values()):
         # MLServer's own cost: 90 to 200 s on two cores alone; other tests run beside this one
         assert time.monotonic() - began < 600, "not all Ready after 600 s"
         await asyncio.sleep(0.25)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from operator_builders import document, one
 from operator_fake import FakeKube, Operator
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import heartbeat_period
 from trainedmodel_operator.core.quiet import BLIND_AFTER, Heard, hear, quiet, was_blind
 from trainedmodel_operator.core.shards import seen_digest
@@ -99,7 +100,7 @@ def seen(kube: FakeKube) -> str:
 
 def ready(kube: FakeKube) -> tuple[Any, Any]:
     status = kube.models["iris"]["status"]
-    (condition,) = [one for one in status["conditions"] if one["type"] == "Ready"]
+    condition = find_condition(status, "Ready")
     return condition["status"], status.get("reason")
 
 

@@ -13,6 +13,7 @@ import pytest
 from operator_builders import document
 from operator_fake import FakeKube, Operator
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_operator import shardwriter
 from trainedmodel_operator.core.shards import ShardWrite
 from trainedmodel_operator.errors import ApiError, Conflict, NotFound, Refused, Unavailable
@@ -64,8 +65,7 @@ def foreign(kube: FakeKube, name: str) -> None:
 
 
 def accepted(kube: FakeKube, name: str) -> dict[str, Any]:
-    conditions = kube.models[name].get("status", {}).get("conditions", [{}])
-    return dict(conditions[0])
+    return dict(find_condition(kube.models[name].get("status"), "Accepted"))
 
 
 def put_off(operator: Operator, kind: str) -> float:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from operator_builders import KEY, NOW, document, loaded, one, pod, report
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.reasons import Reason, State
 from trainedmodel_contract.trainedmodel import TrainedModelStatus
 from trainedmodel_operator.core.copies import Evidence, pod_says_so
@@ -24,10 +25,6 @@ def told(model: DesiredModel, pods: list[PodView], reports: list[Any], **more: A
     return model_status(model, more.get("verdict", PLACED), pods, by_pod, more.get("now", NOW))
 
 
-def condition(status: Any, kind: str) -> Any:
-    return next(one for one in status["conditions"] if one["type"] == kind)
-
-
 def said(model: DesiredModel, state: str, **more: Any) -> dict[str, Any]:
     assert model.model is not None
     return {model.name: {"state": state, "revision": model.model.revision(), **more}}
@@ -41,8 +38,8 @@ def test_ready_means_that_every_pods_server_serves_this_revision() -> None:
     assert status["copies"] == {"desired": 2, "ready": 2, "failed": 0, "summary": "2/2"}
     assert "pods" not in status
     for kind in ("Accepted", "Available", "Ready"):
-        assert condition(status, kind)["status"] == "True"
-        assert condition(status, kind)["observedGeneration"] == 1
+        assert find_condition(status, kind)["status"] == "True"
+        assert find_condition(status, kind)["observedGeneration"] == 1
     TrainedModelStatus.model_validate(status)
 
 
@@ -73,11 +70,11 @@ def test_a_copy_is_not_ready_on(doubt: str, change: dict[str, Any], reason: str)
     given_report = report(A, models, reachable=change.get("reachable", True))
     reports = {change.get("owner", A.uid): given_report}
     status = model_status(model, PLACED, [A], reports, NOW)
-    assert condition(status, "Ready")["status"] == "False"
+    assert find_condition(status, "Ready")["status"] == "False"
     assert status["copies"]["ready"] == 0
     assert status["pods"][0]["name"] == "pod-a"
     assert status["pods"][0]["reason"] == reason
-    assert condition(status, "Ready")["message"].startswith("pod-a: ")
+    assert find_condition(status, "Ready")["message"].startswith("pod-a: ")
 
 
 @pytest.mark.parametrize(
@@ -87,14 +84,14 @@ def test_a_pod_that_ends_or_has_ended_is_no_copy(ended: PodView) -> None:
     model = one()
     status = told(model, [ended, B], [report(ended, {}), report(B, loaded(model))])
     assert status["copies"]["summary"] == "1/1"
-    assert condition(status, "Ready")["status"] == "True"
+    assert find_condition(status, "Ready")["status"] == "True"
 
 
 def test_o7_without_pods_a_model_is_pending_with_a_reason() -> None:
     status = told(one(), [], [])
     assert (status["state"], status["reason"]) == ("Pending", "NoPods")
-    assert condition(status, "Available")["reason"] == "NoPods"
-    assert "spec.inferenceService" in condition(status, "Ready")["message"]
+    assert find_condition(status, "Available")["reason"] == "NoPods"
+    assert "spec.inferenceService" in find_condition(status, "Ready")["message"]
 
 
 def test_the_state_is_that_of_the_least_advanced_copy() -> None:
@@ -106,10 +103,10 @@ def test_the_state_is_that_of_the_least_advanced_copy() -> None:
     ]
     status = told(model, [A, B, C], reports)
     assert (status["state"], status["reason"]) == ("Downloading", "43%")
-    ready = condition(status, "Ready")
+    ready = find_condition(status, "Ready")
     assert ready["reason"] == "Downloading"
     assert ready["message"] == "pod-b: 0.0 of 0.0 MiB (and 1 more of 3 pods)"
-    assert condition(status, "Available")["message"].startswith("1 of 3 pods")
+    assert find_condition(status, "Available")["message"].startswith("1 of 3 pods")
 
 
 def test_progress_is_over_the_bytes_of_all_downloads() -> None:
@@ -136,9 +133,9 @@ def test_progress_without_sizes_is_a_word() -> None:
 def test_available_means_that_some_server_serves_some_revision() -> None:
     model = one()
     updating = said(model, "Downloading", loadedRevision="66bb")
-    assert condition(told(model, [A], [report(A, updating)]), "Available")["status"] == "True"
+    assert find_condition(told(model, [A], [report(A, updating)]), "Available")["status"] == "True"
     silent = told(model, [A], [report(A, updating, reachable=False)])
-    assert condition(silent, "Available")["status"] == "False"
+    assert find_condition(silent, "Available")["status"] == "False"
     assert silent["state"] == "Downloading", "a download needs no server"
 
 
@@ -146,7 +143,7 @@ def test_an_unreadable_mount_is_told_in_the_pods_words() -> None:
     problem = {"reason": "ConfigUnreadable", "message": "shard 0: 3 of 4 entries"}
     status = told(one(), [A], [report(A, {}, configProblem=problem)])
     assert status["reason"] == "ConfigUnreadable"
-    assert condition(status, "Ready")["message"] == "pod-a: shard 0: 3 of 4 entries"
+    assert find_condition(status, "Ready")["message"] == "pod-a: shard 0: 3 of 4 entries"
     wordless = report(A, {}, configProblem={"reason": "ConfigUnreadable"})
     assert "last good state" in told(one(), [A], [wordless])["pods"][0]["message"]
 
@@ -155,7 +152,7 @@ def test_a_silent_server_is_told_in_the_pullers_words() -> None:
     model = one()
     server = {"kind": "triton", "reachable": False, "message": "connection refused"}
     status = told(model, [A], [report(A, loaded(model), server=server)])
-    assert condition(status, "Ready")["message"] == "pod-a: connection refused"
+    assert find_condition(status, "Ready")["message"] == "pod-a: connection refused"
     unknown = told(model, [A], [report(A, loaded(model), server=None)])
     assert unknown["reason"] == "ServerUnreachable"
 
@@ -199,7 +196,7 @@ def test_a_failure_is_told_even_without_times_and_with_a_reason_of_a_newer_pulle
         "message": "",
         "attempt": 0,
     }
-    assert condition(status, "Ready")["message"] == "pod-a: Blocked: Cosmic"
+    assert find_condition(status, "Ready")["message"] == "pod-a: Blocked: Cosmic"
 
 
 def test_a_failure_stays_while_its_copy_retries_and_goes_when_it_is_ready() -> None:
@@ -218,8 +215,8 @@ def test_a_transition_time_moves_only_when_the_status_does() -> None:
     later = NOW + timedelta(hours=1)
     model = one(status=first)
     second = told(model, [A], [report(A, loaded(model))], now=later)
-    assert condition(second, "Accepted")["lastTransitionTime"] == "2026-03-01T12:00:00Z"
-    assert condition(second, "Ready")["lastTransitionTime"] == "2026-03-01T13:00:00Z"
+    assert find_condition(second, "Accepted")["lastTransitionTime"] == "2026-03-01T12:00:00Z"
+    assert find_condition(second, "Ready")["lastTransitionTime"] == "2026-03-01T13:00:00Z"
 
 
 def test_a_model_that_is_not_accepted_is_blocked_and_keeps_telling_who_serves_it() -> None:
@@ -229,8 +226,8 @@ def test_a_model_that_is_not_accepted_is_blocked_and_keeps_telling_who_serves_it
     status = told(model, [A], [serving], verdict=refused)
     assert (status["state"], status["reason"]) == ("Blocked", "InvalidSpec")
     assert status["revision"] == "9f3a"
-    assert condition(status, "Available")["status"] == "True"
-    assert condition(status, "Ready")["message"] == "spec.model.memory: not a quantity"
+    assert find_condition(status, "Available")["status"] == "True"
+    assert find_condition(status, "Ready")["message"] == "spec.model.memory: not a quantity"
     assert status["copies"]["summary"] == "0/1"
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_builders import KEY, NOW, one, pod, shard_of
 from pydantic import ValidationError
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.reasons import Reason, State
 from trainedmodel_contract.trainedmodel import TrainedModelStatus
@@ -69,7 +70,7 @@ def parsed(document: dict[str, Any], name: str = "pod-a", uid: str = "uid-pod-a"
 
 
 def ready(status: dict[str, Any]) -> str:
-    return str(next(one["status"] for one in status["conditions"] if one["type"] == "Ready"))
+    return str(find_condition(status, "Ready")["status"])
 
 
 @settings(deadline=None, max_examples=150)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from operator_builders import NOW, loaded, one, pod, report
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_operator.core.placement import Verdict
@@ -62,8 +63,7 @@ class Timeline:
         return self.of("Ready"), self.of("Available"), self._status["copies"]["summary"]
 
     def of(self, kind: str, field: str = "status") -> str:
-        (found,) = [one for one in self._status["conditions"] if one["type"] == kind]
-        return str(found[field])
+        return str(find_condition(self._status, kind)[field])
 
     @property
     def words(self) -> tuple[str, Any]:

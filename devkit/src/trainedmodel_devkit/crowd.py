@@ -17,42 +17,18 @@ from typing import Any, Final, Self
 
 import aiohttp
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import is_true
 from trainedmodel_contract.shard import config_digest, parse_manifest
-from trainedmodel_contract.trainedmodel import parse_trained_model
+from trainedmodel_contract.trainedmodel import READY
 
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import Document
 from trainedmodel_devkit.errors import CommandFailed
 
 IN_FLIGHT: Final = 24
 _METADATA_ONLY: Final = "application/json;as={};g=meta.k8s.io;v=v1"
 _MODELS: Final = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{{}}/trainedmodels"
 _REPORTS: Final = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{{}}/modelreports"
-
-Document = dict[str, Any]
-
-
-def trained_model(name: str, parent: str, version: str | None = None) -> Document:
-    """Make a TrainedModel as small as users write them."""
-    spec: Document = {"storageUri": f"s3://models/{name}", "framework": "sklearn"}
-    if version is not None:
-        spec["version"] = version
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "TrainedModel",
-        "metadata": {"name": name},
-        "spec": {"inferenceService": parent, "model": spec},
-    }
-
-
-def loaded(models: Iterable[Document]) -> dict[str, Document]:
-    """Say of each model what a report says of a settled one."""
-    return {
-        model["metadata"]["name"]: {
-            "state": "Loaded",
-            "revision": parse_trained_model(model).revision(),
-        }
-        for model in models
-    }
 
 
 class Crowd:
@@ -150,11 +126,7 @@ class Crowd:
     async def count_ready(self) -> int:
         """Return how many TrainedModels of the namespace are Ready."""
         raw = await self._send("GET", _MODELS.format(self.namespace))
-        return sum(
-            any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-            for model in json.loads(raw)["items"]
-            if (conditions := (model.get("status") or {}).get("conditions"))
-        )
+        return sum(is_true(model.get("status"), READY) for model in json.loads(raw)["items"])
 
     @asynccontextmanager
     async def watching_shards(self) -> AsyncIterator[ShardWatch]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from trainedmodel_contract.conditions import is_true
 from trainedmodel_contract.trainedmodel import READY
 
 from trainedmodel_operator.core.lags import Behind, Changes, Tally
@@ -61,12 +62,11 @@ class Observer:
 
     def status_written(self, uid: str, status: Document) -> None:
         """Note a status that was written: the model may be Ready."""
-        for condition in status.get("conditions") or ():
-            if condition.get("type") == READY and condition.get("status") == "True":
-                generation = status.get("observedGeneration") or 0
-                lag = self._changes.ready(uid, generation, _now())
-                if lag is not None:
-                    self._metrics.observe_ready(lag)
+        if is_true(status, READY):
+            generation = status.get("observedGeneration") or 0
+            lag = self._changes.ready(uid, generation, _now())
+            if lag is not None:
+                self._metrics.observe_ready(lag)
 
 
 def _now() -> float:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster, model
+from operator_on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_operator.errors import NotFound, PatchNotApplied, Refused
 from trainedmodel_operator.kube import ApiKubeClient
 from trainedmodel_operator.metrics import Metrics
@@ -35,7 +36,7 @@ async def test_a_replaced_object_and_a_wrong_status_are_told_apart(
     cluster: Cluster, client: ApiKubeClient
 ) -> None:
     """Both are answered with 422; only the second one is ours to mend."""
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     (found,) = await client.list_models(cluster.namespace, None)
     uid = found["metadata"]["uid"]
     await client.write_status(cluster.namespace, "iris", uid, {"conditions": []})

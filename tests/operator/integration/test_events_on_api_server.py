@@ -15,7 +15,8 @@ import pytest
 from kserve_kind import install_kind, remove_kind, serve
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorprocess import USER, OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core import eventbook
@@ -48,7 +49,7 @@ def failed(reason: str, **more: Any) -> dict[str, Any]:
 def test_a_models_life_is_told_by_its_events_and_kubectl_shows_them(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
-    first, second = model("iris"), model("iris", version="2")
+    first, second = trained_model("iris"), trained_model("iris", version="2")
     with start_operator():
         cluster.run_pod("pod-a")
         cluster.apply(first)
@@ -80,8 +81,10 @@ def test_a_models_life_is_told_by_its_events_and_kubectl_shows_them(
 def test_a_restart_tells_nothing_again(cluster: Cluster, start_operator: StartOperator) -> None:
     with start_operator() as operator:
         cluster.run_pod("pod-a")
-        cluster.apply(model("iris"), model("a", name="same"), model("b", name="same"))
-        cluster.report("pod-a", loaded([model("iris")]))
+        cluster.apply(
+            trained_model("iris"), trained_model("a", name="same"), trained_model("b", name="same")
+        )
+        cluster.report("pod-a", loaded([trained_model("iris")]))
         wait_until(lambda: reasons(cluster, "iris") == ["Ready"])
         wait_until(lambda: reasons(cluster, "b") == ["NameConflict"])
         operator.kill(signal.SIGTERM)
@@ -89,7 +92,7 @@ def test_a_restart_tells_nothing_again(cluster: Cluster, start_operator: StartOp
     before = events(cluster)
     mark = cluster.control_plane.audit_mark()
     with start_operator(resync_s=0.5):
-        cluster.apply(model("fresh", name="same"))
+        cluster.apply(trained_model("fresh", name="same"))
         wait_until(lambda: reasons(cluster, "fresh") == ["NameConflict"])
         time.sleep(3)
     assert len(events(cluster)) == len(before) + 1
@@ -101,7 +104,7 @@ def test_a_restart_tells_nothing_again(cluster: Cluster, start_operator: StartOp
 def test_a_service_of_many_models_tells_a_few_and_sums_up(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
-    models = [model(f"m{number:03}") for number in range(150)]
+    models = [trained_model(f"m{number:03}") for number in range(150)]
     with start_operator():
         cluster.run_pod("pod-a")
         cluster.apply(*models)
@@ -120,7 +123,7 @@ async def test_repeats_are_a_series_of_the_first_event(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eventbook, "SERIES_PAUSE_S", 0.5)
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     uid = cluster.find("tmodel", "iris")["metadata"]["uid"]
     configuration = kubernetes_client.Configuration()
     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
@@ -163,12 +166,12 @@ def test_the_url_comes_with_the_inference_service_and_goes_with_it(
     with start_operator(resync_s=0.5):
         serve(cluster, "tabular", "http://tabular.example.com")
         cluster.run_pod("pod-a")
-        cluster.apply(model("iris", name="flower"))
+        cluster.apply(trained_model("iris", name="flower"))
         url = "http://tabular.example.com/v2/models/flower"
-        cluster.report("pod-a", loaded([model("iris", name="flower")]))
+        cluster.report("pod-a", loaded([trained_model("iris", name="flower")]))
         wait_until(lambda: cluster.status("iris").get("url") == url)
         cluster.kubectl("delete", "inferenceservice", "tabular")
-        cluster.apply(model("iris", name="flower", version="2"))
+        cluster.apply(trained_model("iris", name="flower", version="2"))
         wait_until(lambda: "url" not in cluster.status("iris"))
 
 
@@ -178,7 +181,7 @@ def test_without_kserve_nobody_asks_for_its_kind_again_and_again(
     mark = cluster.control_plane.audit_mark()
     with start_operator(resync_s=0.5):
         names = [f"m{number}" for number in range(5)]
-        cluster.apply(*(model(name, parent=f"service-{name}") for name in names))
+        cluster.apply(*(trained_model(name, service=f"service-{name}") for name in names))
         wait_until(lambda: all(cluster.status(name) for name in names))
         asked = cluster.control_plane.requests(
             resource="inferenceservices", since=mark, where=lambda one: one.user == USER

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.faultproxy import Request, answering, is_write
 from trainedmodel_devkit.waiting import wait_until
 
@@ -57,13 +59,13 @@ class SecondWriter:
 
 
 def test_a_second_writer_who_never_rests(scene: FaultedScene) -> None:
-    models = [model("first")]
+    models = [trained_model("first")]
     with scene.operator() as operator, scene.witness() as witness:
         scene.cluster.apply(*models)
         scene.wait_for_shards(models)
         with SecondWriter(scene.cluster, "tabular-models-0") as other:
             for number in range(10):
-                models.append(model(f"m{number}"))
+                models.append(trained_model(f"m{number}"))
                 scene.cluster.apply(models[-1])
                 time.sleep(0.3)
             scene.wait_for_shards(models, timeout_s=20)
@@ -73,7 +75,7 @@ def test_a_second_writer_who_never_rests(scene: FaultedScene) -> None:
 
 
 def test_a_shard_of_which_an_entry_was_taken_or_forged_is_healed(scene: FaultedScene) -> None:
-    models = [model("iris"), model("wine")]
+    models = [trained_model("iris"), trained_model("wine")]
     with scene.operator(resync_s=1.0):
         scene.cluster.apply(*models)
         scene.wait_for_shards(models)
@@ -89,8 +91,8 @@ def test_a_shard_that_lost_our_label_is_not_ours_any_more_and_nothing_is_lost(
     scene: FaultedScene,
 ) -> None:
     with scene.operator(resync_s=1.0), scene.witness() as witness:
-        scene.cluster.apply(model("iris"))
-        scene.wait_for_shards([model("iris")])
+        scene.cluster.apply(trained_model("iris"))
+        scene.wait_for_shards([trained_model("iris")])
         before = scene.cluster.data()
         scene.cluster.kubectl("label", "cm", "tabular-models-0", f"{names.MANAGED_BY_LABEL}-")
         wait_until(lambda: "iris.json" in scene.cluster.data(1))
@@ -105,11 +107,10 @@ def test_four_foreign_config_maps_are_left_alone_and_the_condition_says_so(
     for shard in shards:
         scene.cluster.kubectl("create", "configmap", shard, "--from-literal=mine=yes")
     with scene.operator(resync_s=1.0):
-        scene.cluster.apply(model("iris"))
+        scene.cluster.apply(trained_model("iris"))
 
         def accepted() -> Any:
-            conditions = scene.cluster.status("iris").get("conditions") or ()
-            return next((one for one in conditions if one["type"] == "Accepted"), None)
+            return find_condition(scene.cluster.status("iris"), "Accepted")
 
         said = wait_until(accepted)
         assert (said["status"], said["reason"]) == ("False", "ShardNotOurs")
@@ -121,7 +122,7 @@ def test_four_foreign_config_maps_are_left_alone_and_the_condition_says_so(
 
 
 def test_a_report_in_the_name_of_another_pod_convinces_nobody(scene: FaultedScene) -> None:
-    models = [model("iris")]
+    models = [trained_model("iris")]
     scene.cluster.run_pod("pod-a")
     scene.cluster.run_pod("pod-b")
     with scene.operator():
@@ -143,7 +144,7 @@ def test_a_report_in_the_name_of_another_pod_convinces_nobody(scene: FaultedScen
 
 
 def test_a_report_of_nonsense_harms_no_other_model_and_no_shard(scene: FaultedScene) -> None:
-    models = [model("iris"), model("wine")]
+    models = [trained_model("iris"), trained_model("wine")]
     scene.cluster.run_pod("pod-a")
     with scene.operator() as operator, scene.witness() as witness:
         scene.cluster.apply(*models)
@@ -165,7 +166,7 @@ def test_a_namespace_deleted_while_busy_is_left_in_peace_and_delays_no_other(
     scene: FaultedScene,
 ) -> None:
     doomed = Cluster(scene.cluster.control_plane, _doomed(scene))
-    held = [model(f"held-{number:02}") for number in range(30)]
+    held = [trained_model(f"held-{number:02}") for number in range(30)]
     for one in held[:5]:
         one["metadata"]["finalizers"] = ["test.example/held"]
 
@@ -175,14 +176,14 @@ def test_a_namespace_deleted_while_busy_is_left_in_peace_and_delays_no_other(
     with scene.operator(everywhere=True) as operator, scene.witness() as witness:
         doomed.apply(*held)
         doomed.kubectl("delete", "namespace", doomed.namespace, "--wait=false")
-        scene.cluster.apply(model("iris"))
-        scene.wait_for_shards([model("iris")], timeout_s=10)
+        scene.cluster.apply(trained_model("iris"))
+        scene.wait_for_shards([trained_model("iris")], timeout_s=10)
         time.sleep(3)
         before = scene.proxy.count(where=in_doomed)
         time.sleep(5)
         assert scene.proxy.count(where=in_doomed) - before <= 5
-        scene.cluster.apply(model("wine"))
-        scene.wait_for_shards([model("iris"), model("wine")], timeout_s=10)
+        scene.cluster.apply(trained_model("wine"))
+        scene.wait_for_shards([trained_model("iris"), trained_model("wine")], timeout_s=10)
         assert witness.lost == []
         for one in held[:5]:
             patch = json.dumps({"metadata": {"finalizers": None}})
@@ -204,9 +205,9 @@ def test_creates_that_are_refused_are_tried_ever_more_rarely(scene: FaultedScene
     with scene.operator():
         before = scene.proxy.count(where=is_create)  # whether the namespace exists was tried
         with scene.proxy.failing(answering(403), where=is_create):
-            scene.cluster.apply(model("iris"))
+            scene.cluster.apply(trained_model("iris"))
             time.sleep(8)
             tried = scene.proxy.count(where=is_create) - before
             assert 2 <= tried <= 6
             assert scene.metric(ERRORS, lane="shard", cause="refused") == tried
-        scene.wait_for_shards([model("iris")], timeout_s=40)
+        scene.wait_for_shards([trained_model("iris")], timeout_s=40)

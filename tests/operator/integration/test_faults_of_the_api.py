@@ -7,7 +7,7 @@ import time
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import model
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.faultproxy import Request, answering, is_write
 from trainedmodel_devkit.waiting import wait_until
 
@@ -20,7 +20,7 @@ def run_pods(scene: FaultedScene, *pods: str) -> None:
 
 
 def test_a_third_of_the_writes_is_answered_429(scene: FaultedScene) -> None:
-    models = [model(f"m{number:02}") for number in range(40)]
+    models = [trained_model(f"m{number:02}") for number in range(40)]
     run_pods(scene, "pod-a", "pod-b")
     refused = answering(429, retry_after="1")
     with scene.operator() as operator, scene.witness() as witness:
@@ -44,22 +44,22 @@ def test_refused_statuses_delay_no_shard(scene: FaultedScene) -> None:
 
     with scene.operator():
         with scene.proxy.failing(answering(429, retry_after="30"), where=is_status):
-            scene.cluster.apply(model("first"))
+            scene.cluster.apply(trained_model("first"))
             wait_until(lambda: scene.proxy.count(kind="trainedmodels/status"))
             began = time.monotonic()
-            scene.cluster.apply(model("second"))
-            scene.wait_for_shards([model("first"), model("second")])
+            scene.cluster.apply(trained_model("second"))
+            scene.wait_for_shards([trained_model("first"), trained_model("second")])
             assert time.monotonic() - began < 10
         assert scene.proxy.count(kind="trainedmodels/status") == 1
 
 
 def test_everything_fails_with_500_for_10_seconds(scene: FaultedScene) -> None:
-    kept = [model(f"kept-{number}") for number in range(5)]
-    new = [model(f"new-{number}") for number in range(5)]
+    kept = [trained_model(f"kept-{number}") for number in range(5)]
+    new = [trained_model(f"new-{number}") for number in range(5)]
     run_pods(scene, "pod-a")
     with scene.operator() as operator, scene.witness() as witness:
-        scene.cluster.apply(*kept, model("gone"))
-        scene.wait_for_shards([*kept, model("gone")])
+        scene.cluster.apply(*kept, trained_model("gone"))
+        scene.wait_for_shards([*kept, trained_model("gone")])
         with scene.proxy.failing(answering(500)):
             scene.proxy.cut_watches()
             scene.cluster.apply(*new)
@@ -73,8 +73,8 @@ def test_everything_fails_with_500_for_10_seconds(scene: FaultedScene) -> None:
 
 
 def test_connections_are_refused_for_30_seconds(scene: FaultedScene) -> None:
-    kept = [model(f"kept-{number}") for number in range(5)]
-    new = [model(f"new-{number}") for number in range(30)]
+    kept = [trained_model(f"kept-{number}") for number in range(5)]
+    new = [trained_model(f"new-{number}") for number in range(30)]
     run_pods(scene, "pod-a")
     with scene.operator(resync_s=5) as operator, scene.witness() as witness:
         scene.cluster.apply(*kept)
@@ -92,7 +92,7 @@ def test_connections_are_refused_for_30_seconds(scene: FaultedScene) -> None:
 
 
 def test_killed_in_a_burst_while_writes_fail(scene: FaultedScene) -> None:
-    models = [model(f"m{number:02}") for number in range(60)]
+    models = [trained_model(f"m{number:02}") for number in range(60)]
     run_pods(scene, "pod-a")
     with scene.witness() as witness:
         with scene.proxy.failing(answering(500), where=is_write, every=2):

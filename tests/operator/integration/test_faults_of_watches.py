@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from faulted_operator import FaultedScene
-from operator_on_cluster import model
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.watches import SILENCE_S
 
@@ -26,38 +26,40 @@ def lists_by_kopf(scene: FaultedScene) -> int:
 
 def test_a_cut_watch_goes_on_where_it_was(scene: FaultedScene) -> None:
     with scene.operator(resync_s=NEVER_S), scene.witness() as witness:
-        scene.cluster.apply(model("kept"), model("gone"))
-        scene.wait_for_shards([model("kept"), model("gone")])
+        scene.cluster.apply(trained_model("kept"), trained_model("gone"))
+        scene.wait_for_shards([trained_model("kept"), trained_model("gone")])
         scene.wait_until_idle()
         lists = lists_by_kopf(scene)
         with scene.proxy.refusing_connections():
             witness.may_leave("gone")
             scene.cluster.kubectl("delete", "tmodel", "gone")
-            scene.cluster.apply(model("new"))
-        scene.wait_for_shards([model("kept"), model("new")])
+            scene.cluster.apply(trained_model("new"))
+        scene.wait_for_shards([trained_model("kept"), trained_model("new")])
         assert lists_by_kopf(scene) == lists, "the deletion came as an event"
         assert witness.lost == []
 
 
 def test_a_watch_that_fell_silent_is_found_and_replaced(scene: FaultedScene) -> None:
     with scene.operator(resync_s=NEVER_S), scene.witness() as witness:
-        scene.cluster.apply(model("kept"), model("gone"))
-        scene.wait_for_shards([model("kept"), model("gone")])
+        scene.cluster.apply(trained_model("kept"), trained_model("gone"))
+        scene.wait_for_shards([trained_model("kept"), trained_model("gone")])
         scene.wait_until_idle()
         began = time.monotonic()
         assert scene.proxy.freeze_watches() == 2
         witness.may_leave("gone")
         scene.cluster.kubectl("delete", "tmodel", "gone")
-        scene.cluster.apply(model("new"))
-        scene.wait_for_shards([model("kept"), model("new")], timeout_s=SILENCE_S + 15)
+        scene.cluster.apply(trained_model("new"))
+        scene.wait_for_shards(
+            [trained_model("kept"), trained_model("new")], timeout_s=SILENCE_S + 15
+        )
         assert time.monotonic() - began > 5, "the silence was there"
         assert witness.lost == []
 
 
 def test_what_was_deleted_in_a_gap_that_was_compacted_away_is_found(scene: FaultedScene) -> None:
     with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
-        scene.cluster.apply(model("kept"), model("gone"))
-        scene.wait_for_shards([model("kept"), model("gone")])
+        scene.cluster.apply(trained_model("kept"), trained_model("gone"))
+        scene.wait_for_shards([trained_model("kept"), trained_model("gone")])
         scene.wait_until_idle()
         lists = lists_by_kopf(scene)
         with scene.proxy.refusing_connections():
@@ -65,7 +67,7 @@ def test_what_was_deleted_in_a_gap_that_was_compacted_away_is_found(scene: Fault
             scene.cluster.kubectl("delete", "tmodel", "gone")
             scene.cluster.control_plane.compact()
             scene.cluster.control_plane.restart_api_server()
-        scene.wait_for_shards([model("kept")], timeout_s=40)
+        scene.wait_for_shards([trained_model("kept")], timeout_s=40)
         assert lists_by_kopf(scene) > lists, "the watch could not go on: it was answered 410"
         assert "early resync" in operator.log()
         assert witness.lost == []
@@ -73,13 +75,13 @@ def test_what_was_deleted_in_a_gap_that_was_compacted_away_is_found(scene: Fault
 
 def test_errors_in_a_stream_end_the_watches_but_not_the_operator(scene: FaultedScene) -> None:
     with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
-        scene.cluster.apply(model("kept"))
-        scene.wait_for_shards([model("kept")])
-        models = [model("kept")]
+        scene.cluster.apply(trained_model("kept"))
+        scene.wait_for_shards([trained_model("kept")])
+        models = [trained_model("kept")]
         for code in (500, 504, 410):
             scene.wait_for_watches()
             assert scene.proxy.inject(code) >= 1
-            models.append(model(f"after-{code}"))
+            models.append(trained_model(f"after-{code}"))
             scene.cluster.apply(models[-1])
             scene.wait_for_shards(models)
         assert operator.poll() is None
@@ -94,7 +96,7 @@ def test_errors_in_a_stream_end_the_watches_but_not_the_operator(scene: FaultedS
 
 def test_after_watches_began_anew_nothing_is_written_for_nothing(scene: FaultedScene) -> None:
     with scene.operator(resync_s=NEVER_S):
-        scene.cluster.apply(model("iris"))
+        scene.cluster.apply(trained_model("iris"))
         wait_until(lambda: scene.cluster.status("iris").get("state"))
         scene.wait_until_idle()
         mark = scene.cluster.control_plane.audit_mark()
@@ -121,7 +123,7 @@ def removed(control_plane: ControlPlane, *crds: str) -> Iterator[None]:
 
 
 def test_the_kind_of_reports_is_removed_and_brought_back(scene: FaultedScene) -> None:
-    before, after = model("before"), model("after")
+    before, after = trained_model("before"), trained_model("after")
     with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
         scene.cluster.run_pod("pod-0")
         scene.cluster.apply(before)
@@ -140,7 +142,7 @@ def test_the_kind_of_reports_is_removed_and_brought_back(scene: FaultedScene) ->
 
 
 def test_both_kinds_are_removed_and_brought_back(scene: FaultedScene) -> None:
-    before, after = model("before"), model("after")
+    before, after = trained_model("before"), trained_model("after")
     with scene.operator(resync_s=NEVER_S) as operator, scene.witness() as witness:
         scene.cluster.run_pod("pod-0")
         scene.cluster.apply(before)

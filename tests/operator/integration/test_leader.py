@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from operator_replicas import (
     DEADLINE_S,
     DURATION_S,
@@ -23,6 +23,7 @@ from operator_replicas import (
     grant_lease,
 )
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.operatorprocess import SYSTEM, operator_account
@@ -58,7 +59,7 @@ def test_o9_of_two_replicas_one_works_and_nothing_is_written_twice(election: Ele
     replicas = [election.start(), election.start()]
     wait_until(lambda: any(one.leads() for one in replicas), SOON_S)
     cluster.run_pod("pod-a")
-    models = [model(f"m{number:02}") for number in range(20)]
+    models = [trained_model(f"m{number:02}") for number in range(20)]
     cluster.apply(*models)
     wait_until(lambda: len(cluster.data()) == len(models) + 1, SOON_S)
     cluster.report("pod-a", loaded(models))
@@ -79,11 +80,11 @@ def test_o9_of_two_replicas_one_works_and_nothing_is_written_twice(election: Ele
 def test_o9_sigterm_hands_over_at_once(election: Election) -> None:
     cluster = election.cluster
     leader, standby = election.start_pair()
-    cluster.apply(model("before"))
+    cluster.apply(trained_model("before"))
     wait_until(lambda: "before.json" in cluster.data(), SOON_S)
     began = leader.send(signal.SIGTERM)
     took_s = _seconds_until(standby.leads, began)
-    cluster.apply(model("after"))
+    cluster.apply(trained_model("after"))
     wait_until(lambda: "after.json" in cluster.data(), SOON_S)
     measured.warning("hand-over on SIGTERM: %.2f s", took_s)
     assert took_s < 3
@@ -124,7 +125,7 @@ def test_o9_a_leader_that_was_frozen_and_thawed_writes_nothing_and_ends(
     cluster = election.cluster
     leader, standby = election.start_pair()
     cluster.run_pod("pod-a")
-    cluster.apply(*[model(f"m{number:02}") for number in range(30)])
+    cluster.apply(*[trained_model(f"m{number:02}") for number in range(30)])
     wait_until(cluster.data, SOON_S)
     leader.send(signal.SIGSTOP)  # in the middle of its writes
     wait_until(standby.leads, SOON_S)
@@ -170,7 +171,7 @@ def test_o9_after_an_outage_one_leads_of_those_that_waited_for_its_end(
             waiting.append(election.start(through_proxy))  # as the kubelet does
             wait_until(lambda: all(one.lines("lease not reached") for one in waiting), SOON_S)
         wait_until(lambda: any(one.leads() for one in waiting), SOON_S)
-        election.cluster.apply(model("iris"))
+        election.cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in election.cluster.data(), SOON_S)
         assert sorted(one.leads() for one in waiting) == [False, True]
         assert [one.poll() for one in waiting] == [None, None]
@@ -180,7 +181,7 @@ def test_o9_a_lease_that_somebody_deletes_is_made_anew_by_its_leader(election: E
     leader, standby = election.start_pair()
     election.cluster.control_plane.kubectl("-n", SYSTEM, "delete", "lease", election.name)
     wait_until(lambda: election.lease().get("holderIdentity") == leader.identity, SOON_S)
-    election.cluster.apply(model("iris"))
+    election.cluster.apply(trained_model("iris"))
     wait_until(lambda: "iris.json" in election.cluster.data(), SOON_S)
     assert leader.leads()
     assert not standby.leads()

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_on_cluster import Cluster, model
+from operator_on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
@@ -87,7 +88,7 @@ class Tenants:
 
     def prove_a_is_served(self, name: str) -> None:
         """A model that is new is placed, and an entry that a hand took away is put back."""
-        self.a.apply(model(name))
+        self.a.apply(trained_model(name))
         wait_until(lambda: f"{name}.json" in self.a.data())
         patch = json.dumps({"data": {f"{name}.json": None}})
         self.a.kubectl("patch", "cm", "tabular-models-0", "--type=merge", "-p", patch)
@@ -109,7 +110,7 @@ def test_a_namespace_that_is_deleted_is_left_out_and_served_again_when_it_is_bac
     tenants: Tenants, start_operator: StartOperator
 ) -> None:
     with start_operator(**tenants.arguments) as operator:
-        tenants.b.apply(model("of-b"))
+        tenants.b.apply(trained_model("of-b"))
         wait_until(lambda: "of-b.json" in tenants.b.data())
         tenants.control_plane.kubectl("delete", "namespace", tenants.b_name, "--timeout=120s")
         wait_until(lambda: tenants.readable(tenants.b_name) == 0)
@@ -118,7 +119,7 @@ def test_a_namespace_that_is_deleted_is_left_out_and_served_again_when_it_is_bac
         assert operator.log().count("namespace is left out") == 1
         tenants.b = tenants.make_b()
         wait_until(lambda: tenants.readable(tenants.b_name) == 1)
-        tenants.b.apply(model("again"))
+        tenants.b.apply(trained_model("again"))
         wait_until(lambda: "again.json" in tenants.b.data())
         assert "resync failed" not in operator.log()
         assert operator.poll() is None
@@ -133,7 +134,7 @@ def test_started_without_one_of_its_namespaces_it_serves_the_others_and_that_one
         assert tenants.readable(tenants.b_name) == 0
         assert "namespace is left out" in operator.log()
         tenants.b = tenants.make_b()
-        tenants.b.apply(model("of-b"))
+        tenants.b.apply(trained_model("of-b"))
         wait_until(lambda: "of-b.json" in tenants.b.data())
 
 
@@ -142,7 +143,7 @@ def test_a_namespace_in_which_one_kind_is_refused_is_left_out_until_it_is_allowe
     tenants: Tenants, start_operator: StartOperator, kind: str
 ) -> None:
     tenants.grant(tenants.b_name, without=kind)
-    tenants.b.apply(model("of-b"))
+    tenants.b.apply(trained_model("of-b"))
     with start_operator(**tenants.arguments):
         tenants.prove_a_is_served("one")
         assert tenants.readable(tenants.b_name) == 0

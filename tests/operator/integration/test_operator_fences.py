@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from asking import Answer, Asker, account
-from operator_on_cluster import Cluster, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -186,7 +187,7 @@ def test_no_event_but_its_own_is_written(
 def test_of_a_model_it_writes_the_status_and_nothing_else(
     operator: Asker, cluster: Cluster
 ) -> None:
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     before = cluster.find("trainedmodel", "iris")
     path = f"/apis/{names.API_VERSION}/namespaces/{cluster.namespace}/trainedmodels/iris"
     change = {"spec": {"model": {"storageUri": "s3://evil/iris"}}, "status": {"state": "Loaded"}}

@@ -14,9 +14,10 @@ from datetime import datetime
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
+from trainedmodel_devkit.documents import Document, loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.errors import NotFound, Refused
@@ -42,16 +43,16 @@ def test_a_model_is_placed_changed_moved_and_deleted(
 ) -> None:
     with start_operator():
         cluster.run_pod("pod-a")
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in cluster.data())
         wait_until(lambda: cluster.status("iris").get("reason") == "ReportMissing")
-        cluster.report("pod-a", loaded([model("iris")]))
+        cluster.report("pod-a", loaded([trained_model("iris")]))
         wait_until(lambda: cluster.status("iris").get("state") == "Loaded")
         cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=5s")
-        cluster.apply(model("iris", version="2"))
+        cluster.apply(trained_model("iris", version="2"))
         wait_until(lambda: '"version":"2"' in cluster.data()["iris.json"])
         wait_until(lambda: cluster.status("iris").get("reason") == "ConfigNotSeen")
-        cluster.apply(model("iris", parent="other", version="2"))
+        cluster.apply(trained_model("iris", service="other", version="2"))
         wait_until(lambda: "iris.json" in cluster.data(parent="other"))
         wait_until(lambda: set(cluster.data()) == {"_shard-0"})
         assert is_whole(cluster.data())
@@ -63,11 +64,11 @@ def test_a_single_model_is_in_its_shard_within_a_second(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
     with start_operator():
-        cluster.apply(model("first", parent="other"))
+        cluster.apply(trained_model("first", service="other"))
         wait_until(lambda: cluster.status("first"))
         time.sleep(2)
         mark = cluster.control_plane.audit_mark()
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
         wait_until(lambda: cluster.status("iris"))
         time.sleep(0.3)
         requests = cluster.control_plane.requests(since=mark)
@@ -87,7 +88,11 @@ def test_o4_a_bad_model_is_told_why_and_delays_no_other(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
     with start_operator():
-        cluster.apply(model("a-good"), model("bad", name="same"), model("worse", name="same"))
+        cluster.apply(
+            trained_model("a-good"),
+            trained_model("bad", name="same"),
+            trained_model("worse", name="same"),
+        )
         wait_until(lambda: cluster.status("worse").get("reason") == "NameConflict")
         wait_until(lambda: {"a-good.json", "bad.json"} <= set(cluster.data()))
         assert "worse.json" not in cluster.data()
@@ -99,7 +104,7 @@ def test_pods_that_have_not_seen_the_shards_are_nudged(
     with start_operator():
         cluster.run_pod("pod-a")
         cluster.report("pod-a", {}, configDigest="older")
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
 
         def annotation() -> str | None:
             metadata = cluster.find("pod", "pod-a")["metadata"]
@@ -113,7 +118,7 @@ def test_pods_that_have_not_seen_the_shards_are_nudged(
         assert annotation() == f"{first}/2"
 
 
-def applied_slowly(cluster: Cluster, models: list[object]) -> float:
+def applied_slowly(cluster: Cluster, models: list[Document]) -> float:
     began = time.monotonic()
     cluster.apply(*models)
     return time.monotonic() - began
@@ -122,7 +127,7 @@ def applied_slowly(cluster: Cluster, models: list[object]) -> float:
 def test_200_models_by_one_apply_are_at_most_5_config_map_writes_and_3_statuses_each(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
-    models = [model(f"m{number:03}") for number in range(200)]
+    models = [trained_model(f"m{number:03}") for number in range(200)]
     pods = ("pod-a", "pod-b")
     for pod in pods:
         cluster.run_pod(pod)
@@ -171,11 +176,11 @@ def test_200_models_by_one_apply_are_at_most_5_config_map_writes_and_3_statuses_
 def test_killed_in_a_burst_and_started_again_it_converges_and_unloads_nothing(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
-    kept = [model(f"kept-{number}") for number in range(20)]
+    kept = [trained_model(f"kept-{number}") for number in range(20)]
     with start_operator() as operator:
         cluster.apply(*kept)
         wait_until(lambda: len(cluster.data()) == 21)
-        more = [model(f"more-{number}") for number in range(60)]
+        more = [trained_model(f"more-{number}") for number in range(60)]
         burst = threading.Thread(target=lambda: cluster.apply(*more))
         burst.start()
         time.sleep(0.4)
@@ -201,7 +206,7 @@ def test_a_hand_edited_and_a_deleted_shard_are_healed_by_the_resync(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
     with start_operator(resync_s=1.0):
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in cluster.data())
         good = cluster.data()
         patch = {"data": {"iris.json": "by hand", "stray": "by hand"}}
@@ -215,7 +220,7 @@ def test_a_resync_that_finds_everything_right_writes_nothing(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
     with start_operator(resync_s=1.0):
-        cluster.apply(model("iris"), model("wine"))
+        cluster.apply(trained_model("iris"), trained_model("wine"))
         wait_until(lambda: all(one.get("state") for one in cluster.statuses().values()))
         time.sleep(3)
         mark = cluster.control_plane.audit_mark()
@@ -229,7 +234,7 @@ def test_o5_a_foreign_config_map_with_a_shards_name_is_untouched(
 ) -> None:
     cluster.kubectl("create", "configmap", "tabular-models-0", "--from-literal=mine=yes")
     with start_operator(resync_s=1.0):
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in cluster.data(1))
         cluster.kubectl("delete", "tmodel", "iris")
         wait_until(lambda: cluster.data(1) == {})
@@ -238,7 +243,7 @@ def test_o5_a_foreign_config_map_with_a_shards_name_is_untouched(
 
 
 async def test_a_status_never_reaches_a_later_object_of_the_same_name(cluster: Cluster) -> None:
-    cluster.apply(model("iris"))
+    cluster.apply(trained_model("iris"))
     uid = cluster.find("tmodel", "iris")["metadata"]["uid"]
     configuration = kubernetes_client.Configuration()
     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
@@ -260,7 +265,7 @@ def test_sigterm_ends_it_within_two_seconds_with_code_0(
     cluster: Cluster, start_operator: StartOperator, after_s: float
 ) -> None:
     with start_operator() as operator:
-        cluster.apply(*(model(f"m{number}") for number in range(30)))
+        cluster.apply(*(trained_model(f"m{number}") for number in range(30)))
         wait_until(lambda: "m0.json" in cluster.data())
         time.sleep(after_s)
         began = time.monotonic()

@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core.shards import seen_digest
@@ -28,8 +30,7 @@ CURED_S = 120
 
 
 def accepted(cluster: Cluster, name: str) -> dict[str, Any]:
-    conditions = cluster.status(name).get("conditions") or [{}]
-    return next((dict(one) for one in conditions if one.get("type") == "Accepted"), {})
+    return dict(find_condition(cluster.status(name), "Accepted"))
 
 
 def wait_for_refusal(cluster: Cluster, name: str) -> str:
@@ -93,20 +94,20 @@ def test_a_quota_on_config_maps_is_told_and_its_rise_is_found(
         cluster.apply({**quota, "spec": {"hard": {"count/configmaps": str(count)}}})
 
     with start_operator() as operator:
-        cluster.apply(model("good", parent="served"))
+        cluster.apply(trained_model("good", service="served"))
         wait_until(lambda: "good.json" in cluster.data(parent="served"))
         cluster.run_pod("served-0", "served")
         digest = seen_digest([(0, cluster.data(parent="served"))])
-        cluster.report("served-0", loaded([model("good")]), "served", configDigest=digest)
+        cluster.report("served-0", loaded([trained_model("good")]), "served", configDigest=digest)
         there = len(json.loads(cluster.kubectl("get", "configmaps", "-o", "json"))["items"])
         allow(there)
         wait_until(lambda: _is_full(cluster, there))
-        cluster.apply(model("new", parent="other"))
+        cluster.apply(trained_model("new", service="other"))
         message = wait_for_refusal(cluster, "new")
         assert "exceeded quota: q" in message
         assert "ConfigMap other-models-0" in message
         wait_until(lambda: events(cluster, "new") == ["ShardRefused"])
-        cluster.apply(model("more", parent="served"))
+        cluster.apply(trained_model("more", service="served"))
         wait_until(lambda: "more.json" in cluster.data(parent="served"))
         written = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
         wait_until(lambda: operator.log().count("shard not written") >= 4)
@@ -127,7 +128,7 @@ def test_an_admission_policy_refuses_one_shard_of_a_service_and_the_other_one_is
 ) -> None:
     def large(name: str) -> Any:
         """Three of these fill a shard."""
-        return model(name, parameters={f"p{n}": "x" * 4096 for n in range(64)})
+        return trained_model(name, parameters={f"p{n}": "x" * 4096 for n in range(64)})
 
     with start_operator():
         for name in ("m1", "m2", "m3"):
@@ -142,7 +143,7 @@ def test_an_admission_policy_refuses_one_shard_of_a_service_and_the_other_one_is
             )
             before = nudge(cluster, "pod-a")
             cluster.kubectl("create", "-f", "-", documents=[large("m4")])
-            cluster.apply(model("small"))
+            cluster.apply(trained_model("small"))
             wait_until(lambda: "m4.json" in cluster.data(1))
             message = wait_for_refusal(cluster, "small")
             assert "the platform team says no" in message
@@ -164,15 +165,15 @@ def test_an_immutable_shard_keeps_its_models_says_so_and_is_made_anew_once_it_is
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
     with start_operator(resync_s=2):
-        cluster.apply(model("iris"))
+        cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in cluster.data())
         cluster.kubectl("patch", "cm", "tabular-models-0", "-p", '{"immutable": true}')
-        cluster.apply(model("iris", version="2"), model("wine"))
+        cluster.apply(trained_model("iris", version="2"), trained_model("wine"))
         message = wait_for_refusal(cluster, "wine")
         assert "immutable" in message
         message = wait_for_refusal(cluster, "iris")
         assert message.endswith("The last good entry stays in force.")
-        cluster.apply(model("else", parent="other"))
+        cluster.apply(trained_model("else", service="other"))
         wait_until(lambda: "else.json" in cluster.data(parent="other"))
         cluster.kubectl("delete", "cm", "tabular-models-0")
         wait_for_cure(cluster, "wine", "tabular")
@@ -184,16 +185,16 @@ def test_a_pod_that_may_not_be_annotated_delays_no_shard_and_no_other_pod(
 ) -> None:
     rule = "!(has(object.metadata.labels) && 'frozen' in object.metadata.labels)"
     with start_operator() as operator, refusing(cluster, "pods", ["UPDATE"], rule):
-        cluster.apply(model("m0"))
+        cluster.apply(trained_model("m0"))
         wait_until(lambda: "m0.json" in cluster.data())
         cluster.run_pod("free")
         cluster.run_pod("stuck", labels={"frozen": "yes"})
         for pod in ("free", "stuck"):
-            cluster.report(pod, loaded([model("m0")]), configDigest="older")
+            cluster.report(pod, loaded([trained_model("m0")]), configDigest="older")
         wait_until(lambda: "pod not nudged" in operator.log())
         refusals = operator.log().count("pod not nudged")
         for n in range(1, 5):
-            cluster.apply(model(f"m{n}"))
+            cluster.apply(trained_model(f"m{n}"))
             began = time.monotonic()
             wait_until(lambda n=n: f"m{n}.json" in cluster.data())  # type: ignore[misc]
             assert time.monotonic() - began < 10, "its pass waits for no pod"

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 from kserve_kind import install_kind, remove_kind, serve
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.operatorprocess import NAME, OperatorProcess, operator_account
 from trainedmodel_devkit.waiting import wait_until
@@ -134,15 +135,17 @@ def test_with_the_shipped_roles_it_does_all_its_work_and_needs_each_of_them(
     with installed.operator(tmp_path):
         cluster.run_pod("pod-a")
         cluster.report("pod-a", {}, configDigest="older")
-        cluster.apply(model("iris"), model("a", name="same"), model("b", name="same"))
+        cluster.apply(
+            trained_model("iris"), trained_model("a", name="same"), trained_model("b", name="same")
+        )
         wait_until(lambda: {"iris.json", "a.json"} <= set(cluster.data()))
         wait_until(lambda: nudged_to(cluster))
-        cluster.report("pod-a", loaded([model("iris")]), configDigest=nudged_to(cluster))
+        cluster.report("pod-a", loaded([trained_model("iris")]), configDigest=nudged_to(cluster))
         cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         wait_until(lambda: cluster.status("iris").get("url") == f"{URL}/v2/models/iris")
         wait_until(lambda: [one["reason"] for one in events_of(cluster, "iris")] == ["Ready"])
         wait_until(lambda: [one["reason"] for one in events_of(cluster, "b")] == ["NameConflict"])
-        cluster.apply(model("wine"))
+        cluster.apply(trained_model("wine"))
         wait_until(lambda: "wine.json" in cluster.data())
         cluster.kubectl("delete", "cm", "tabular-models-0")
         wait_until(lambda: "iris.json" in cluster.data())

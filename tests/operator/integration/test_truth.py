@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster, loaded, model
+from operator_on_cluster import Cluster
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 
@@ -19,10 +21,8 @@ StartOperator = Callable[..., AbstractContextManager[OperatorProcess]]
 
 
 def condition(cluster: Cluster, name: str, kind: str) -> tuple[str, str]:
-    conditions = cluster.status(name).get("conditions") or ()
-    return next(
-        ((one["status"], one["reason"]) for one in conditions if one["type"] == kind), ("", "")
-    )
+    found = find_condition(cluster.status(name), kind)
+    return found.get("status", ""), found.get("reason", "")
 
 
 def run_pod(cluster: Cluster, name: str, memory: str, **annotations: str) -> None:
@@ -55,9 +55,9 @@ def test_declared_memory_is_held_against_the_servers_limit(
 ) -> None:
     with start_operator(resync_s=2.0):
         run_pod(cluster, "pod-a", "4Gi")
-        cluster.apply(model("first", memory="3Gi"))
+        cluster.apply(trained_model("first", memory="3Gi"))
         wait_until(lambda: "first.json" in cluster.data())
-        cluster.apply(model("second", memory="2Gi"))
+        cluster.apply(trained_model("second", memory="2Gi"))
         refused = ("False", "InsufficientMemory")
         wait_until(lambda: condition(cluster, "second", "Accepted") == refused)
         told = cluster.kubectl(
@@ -67,7 +67,7 @@ def test_declared_memory_is_held_against_the_servers_limit(
         cluster.kubectl("delete", "tmodel", "first")
         wait_until(lambda: "second.json" in cluster.data())
         run_pod(cluster, "pod-b", "1Gi")
-        cluster.apply(model("third", memory="1Mi"))
+        cluster.apply(trained_model("third", memory="1Mi"))
         wait_until(lambda: condition(cluster, "third", "Accepted") == refused)
         assert "second.json" in cluster.data(), "a smaller pod displaces nothing"
 
@@ -75,7 +75,7 @@ def test_declared_memory_is_held_against_the_servers_limit(
 def test_a_pod_that_starts_turns_ready_off_for_nobody_and_a_liar_turns_nothing_on(
     cluster: Cluster, start_operator: StartOperator
 ) -> None:
-    iris = model("iris")
+    iris = trained_model("iris")
     with start_operator(resync_s=2.0):
         run_pod(cluster, "pod-a", "4Gi")
         has_come_up(cluster, "pod-a", ready=True)
@@ -94,8 +94,8 @@ def test_a_pod_that_starts_turns_ready_off_for_nobody_and_a_liar_turns_nothing_o
         assert condition(cluster, "iris", "Ready") == ("True", "PodsStarting")
         has_come_up(cluster, "pod-b", ready=False)
         cluster.report("pod-b", {})
-        cluster.apply(model("iris", version="2"))
-        cluster.report("pod-a", loaded([model("iris", version="2")]))
+        cluster.apply(trained_model("iris", version="2"))
+        cluster.report("pod-a", loaded([trained_model("iris", version="2")]))
         cluster.kubectl("wait", "--for=condition=Ready", "tmodel/iris", "--timeout=20s")
         assert cluster.status("iris")["copies"]["summary"] == "1/2"
         has_come_up(cluster, "pod-b", ready=True)

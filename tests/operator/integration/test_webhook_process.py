@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
 from trainedmodel_operator.core.throttle import Lane
 from webhook_processes import all_listen, replicas
 from webhook_replicas import (
@@ -88,15 +90,7 @@ async def test_a_proxy_in_front_of_the_server_lends_it_no_memory_limit(
     control_plane: ControlPlane, tmp_path: Path
 ) -> None:
     """What the webhook takes for the server is what declared memory is held against."""
-    model = {
-        "apiVersion": names.API_VERSION,
-        "kind": "TrainedModel",
-        "metadata": {"name": "four-gib"},
-        "spec": {
-            "inferenceService": "tabular",
-            "model": {"storageUri": "s3://models/m", "memory": "4Gi"},
-        },
-    }
+    model = trained_model("four-gib", memory="4Gi")
     pod = asking_pod()
     pod["spec"]["containers"] = [
         {"name": name, "image": "x", "resources": {"limits": {"memory": memory}}}
@@ -116,8 +110,7 @@ async def test_a_proxy_in_front_of_the_server_lends_it_no_memory_limit(
 
         async def accepted() -> Any:
             read = await user.request(Lane.READ, "GET", f"{path}/four-gib")
-            conditions = read.get("status", {}).get("conditions", ())
-            return next((one for one in conditions if one["type"] == "Accepted"), None)
+            return find_condition(read.get("status"), "Accepted")
 
         verdict = await until(accepted)
         assert verdict["status"] == "True", verdict["message"]

@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from trainedmodel_contract import names
 from trainedmodel_devkit import meter
-from trainedmodel_devkit.crowd import Crowd, loaded, trained_model
+from trainedmodel_devkit.crowd import Crowd
+from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorscene import OperatorScene
 from trainedmodel_devkit.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.scale, pytest.mark.timeout(180)]
 
 PARENTS = 40
-MODELS = [trained_model(f"m{i:04}", f"service-{i % PARENTS:02}") for i in range(1000)]
+MODELS = [
+    trained_model(f"m{i:04}", f"service-{i % PARENTS:02}", framework="sklearn") for i in range(1000)
+]
 
 
 async def placed(crowd: Crowd, count: int) -> None:
@@ -77,7 +80,7 @@ async def test_a_thousand_models_cost_few_writes_and_a_restart_and_a_resync_none
 async def test_five_hundred_models_in_twenty_pods_become_ready_in_two_status_writes_each(
     scene: OperatorScene, crowd: Crowd
 ) -> None:
-    models = [trained_model(f"r{i:04}", "service") for i in range(500)]
+    models = [trained_model(f"r{i:04}", "service", framework="sklearn") for i in range(500)]
     pods = [f"pod-{i:02}" for i in range(20)]
     mark = scene.mark()
     scene.start()
@@ -106,7 +109,7 @@ async def test_five_hundred_models_in_twenty_pods_become_ready_in_two_status_wri
 async def test_one_change_among_many_is_one_write_of_one_shard(
     scene: OperatorScene, crowd: Crowd
 ) -> None:
-    models = [trained_model(f"c{i:04}", f"other-{i % 10}") for i in range(300)]
+    models = [trained_model(f"c{i:04}", f"other-{i % 10}", framework="sklearn") for i in range(300)]
     scene.start()
     await crowd.create_models(models)
     await placed(crowd, len(models))
@@ -131,7 +134,7 @@ async def test_a_shard_is_written_while_a_thousand_statuses_wait(
     scene: OperatorScene, crowd: Crowd
 ) -> None:
     services = [f"flood-{number}" for number in range(4)]
-    models = [trained_model(f"f{i:04}", services[i % 4]) for i in range(2000)]
+    models = [trained_model(f"f{i:04}", services[i % 4], framework="sklearn") for i in range(2000)]
     mark = scene.mark()
     scene.start()
     await crowd.create_models(models)
@@ -147,7 +150,7 @@ async def test_a_shard_is_written_while_a_thousand_statuses_wait(
     await until(statuses_are_written, 60, every_s=0.05)
     async with crowd.watching_shards() as watch:
         began = time.monotonic()
-        await crowd.create_models([trained_model("late", "late-service")])
+        await crowd.create_models([trained_model("late", "late-service", framework="sklearn")])
         at = await watch.next_of(names.shard_name("late-service", 0), began)
     waiting = len(models) - len(scene.asked(mark).status_writes)
     assert waiting >= 300, "the flood was still there"

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from trainedmodel_contract.conditions import is_true
+
 from trainedmodel_devkit.controlplane import NODE_NAME, ControlPlane
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
 from trainedmodel_devkit.realnode.box import Box
@@ -78,8 +80,7 @@ class NodeCluster:
         """Say whether the API knows the node as Ready."""
         names = ("get", "nodes", NODE_NAME, "--ignore-not-found", "-o", "json")
         text = self.control_plane.kubectl(*names)
-        conditions = json.loads(text)["status"].get("conditions", []) if text else []
-        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+        return bool(text) and is_true(json.loads(text)["status"], "Ready")
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S

@@ -39,6 +39,7 @@ from enum import IntEnum, StrEnum
 from math import inf
 from typing import Any, Final
 
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.reasons import State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, READY
 
@@ -227,13 +228,13 @@ def weigh(told: Mapping[str, Any], status: Mapping[str, Any]) -> Weight:
     """Judge what `status` says that `told` did not."""
     if told.get("observedGeneration") != status.get("observedGeneration"):
         return Weight.URGENT
-    if any(_condition(told, kind) != _condition(status, kind) for kind in (ACCEPTED, READY)):
+    if any(_value(told, kind) != _value(status, kind) for kind in (ACCEPTED, READY)):
         return Weight.URGENT
     if _has_failure(told) != _has_failure(status):
         return Weight.URGENT
     is_on_its_way = {told.get("state"), status.get("state")} <= ON_ITS_WAY
     is_same = told.get("copies") == status.get("copies") and (
-        _condition(told, AVAILABLE) == _condition(status, AVAILABLE)
+        _value(told, AVAILABLE) == _value(status, AVAILABLE)
     )
     return Weight.IDLE if is_on_its_way and is_same else Weight.TELLING
 
@@ -253,11 +254,8 @@ def status_due(last: LastWrite | None, weight: Weight, now: float) -> float:
     return max(now, last.at + (AFTER_URGENT_S if was_urgent else BETWEEN_TELLING_S))
 
 
-def _condition(status: Mapping[str, Any], kind: str) -> object:
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == kind:
-            return condition.get("status")
-    return None
+def _value(status: Mapping[str, Any], kind: str) -> object:
+    return find_condition(status, kind).get("status")
 
 
 def _undated(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
+from trainedmodel_contract.conditions import find_condition, is_true
 from trainedmodel_contract.quantity import parse_bytes
 
 from trainedmodel_operator.core.server import server_of
@@ -41,16 +42,15 @@ def readiness(document: Document) -> Readiness:
     transition that a node controller makes for a lost node is later than the start anyway.
     """
     status = document.get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition.get("type") != "Ready":
-            continue
-        if condition.get("status") == "True":
-            return Readiness.REACHED
-        began, since = _time(status.get("startTime")), _time(condition.get("lastTransitionTime"))
-        if began is None or since is None or since - began > SAME_TURN:
-            return Readiness.REACHED
-        return Readiness.NEVER
-    return Readiness.UNTOLD
+    ready = find_condition(status, "Ready")
+    if not ready:
+        return Readiness.UNTOLD
+    if is_true(status, "Ready"):
+        return Readiness.REACHED
+    began, since = _time(status.get("startTime")), _time(ready.get("lastTransitionTime"))
+    if began is None or since is None or since - began > SAME_TURN:
+        return Readiness.REACHED
+    return Readiness.NEVER
 
 
 def server_memory(document: Document) -> int | None:

@@ -28,6 +28,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 from trainedmodel_contract.reasons import SENTENCES, Reason, State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, MAX_STATUS_PODS, READY
@@ -234,9 +235,9 @@ def _condition(kind: str, holds: bool | None, reason: str, message: str) -> Stat
 def _dated(condition: Status, model: DesiredModel, now: datetime) -> Status:
     """Add generation and transition time; the time moves only when the status does."""
     since = _time(now)
-    for former in model.status.get("conditions") or ():
-        if former.get("type") == condition["type"] and former.get("status") == condition["status"]:
-            since = former.get("lastTransitionTime") or since
+    former = find_condition(model.status, condition["type"])
+    if former.get("status") == condition["status"]:
+        since = former.get("lastTransitionTime") or since
     return {**condition, "observedGeneration": model.generation, "lastTransitionTime": since}
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from trainedmodel_contract.conditions import find_condition, is_true
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, READY
 
 #: The API refuses a longer note.
@@ -67,7 +68,7 @@ def transition(told: Told, status: Told) -> Transition | None:
 
 
 def _refused(told: Told, status: Told) -> Transition | None:
-    now, before = _condition(status, ACCEPTED), _condition(told, ACCEPTED)
+    now, before = find_condition(status, ACCEPTED), find_condition(told, ACCEPTED)
     if now.get("status") != "False":
         return None
     if before.get("status") == "False" and before.get("reason") == now.get("reason"):
@@ -76,14 +77,14 @@ def _refused(told: Told, status: Told) -> Transition | None:
 
 
 def _accepted(told: Told, status: Told) -> Transition | None:
-    now, before = _condition(status, ACCEPTED), _condition(told, ACCEPTED)
+    now, before = find_condition(status, ACCEPTED), find_condition(told, ACCEPTED)
     if now.get("status") != "True" or before.get("status") != "False":
         return None
     return _news(EventKind.NORMAL, "Accepted", _message(now), Action.PLACE)
 
 
 def _became_ready(told: Told, status: Told) -> Transition | None:
-    if not _is_true(status, READY) or _is_true(told, READY):
+    if not is_true(status, READY) or is_true(told, READY):
         return None
     ready = status.get("copies", {}).get("ready", 0)
     pods = "1 pod serves" if ready == 1 else f"{ready} pods serve"
@@ -108,7 +109,7 @@ def _failed(told: Told, status: Told) -> Transition | None:
 
 
 def _unavailable(told: Told, status: Told) -> Transition | None:
-    if not _is_true(told, AVAILABLE) or _is_true(status, AVAILABLE):
+    if not is_true(told, AVAILABLE) or is_true(status, AVAILABLE):
         return None
     return _news(EventKind.WARNING, "Unavailable", _why(status, AVAILABLE, READY))
 
@@ -121,25 +122,14 @@ def _updating(told: Told, status: Told) -> Transition | None:
 
 
 def _not_ready(told: Told, status: Told) -> Transition | None:
-    if not _is_true(told, READY) or _is_true(status, READY):
+    if not is_true(told, READY) or is_true(status, READY):
         return None
     return _news(EventKind.WARNING, "NotReady", _why(status, READY))
 
 
-def _condition(status: Told, kind: str) -> Told:
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == kind:
-            return dict(condition)
-    return {}
-
-
-def _is_true(status: Told, kind: str) -> bool:
-    return _condition(status, kind).get("status") == "True"
-
-
 def _why(status: Told, *kinds: str) -> str:
     """Return reason and message of the conditions, each said once."""
-    said = [_condition(status, kind) for kind in kinds]
+    said = [find_condition(status, kind) for kind in kinds]
     return " ".join(dict.fromkeys(f"{_reason(one)}: {_message(one)}" for one in said if one))
 
 
