@@ -109,7 +109,6 @@ def main() -> None:
         root = Path(folder)
         write_model(options.server, root / "source" / "m")
         models = root / "volume" / "models"
-        models.mkdir(parents=True)
         names = [f"m{number}" for number in range(options.models)]
         with serve(launcher, models) as server:
             flags = ("--file-root", str(root / "source"))

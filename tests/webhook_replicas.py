@@ -101,6 +101,19 @@ async def operators_transport(control_plane: ControlPlane) -> AsyncIterator[Tran
         yield transport
 
 
+@contextlib.asynccontextmanager
+async def serving_webhook(control_plane: ControlPlane) -> AsyncIterator[Transport]:
+    """Serve the webhook, as the shipped account, and speak as the administrator."""
+    async with (
+        operators_transport(control_plane) as operator,
+        transport_as(control_plane.kubeconfig) as user,
+        replica(self_made(operator)) as port,
+    ):
+        await asyncio.to_thread(install, control_plane, port)
+        await until(lambda: injects(user))
+        yield user
+
+
 def self_made(
     transport: Transport,
     *,

@@ -124,8 +124,14 @@ def _start(journal: Path, lock: IO[str]) -> "subprocess.Popen[bytes]":
 
 
 def _stop(helper: "subprocess.Popen[bytes]") -> None:
+    global _journal  # noqa: PLW0603 - one journal for each process
     if helper.stdin is not None:
         with contextlib.suppress(OSError):
             helper.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         helper.wait(10)
+    with _lock:
+        if _journal is not None:
+            with contextlib.suppress(OSError):
+                _journal[1].close()
+            _journal = None

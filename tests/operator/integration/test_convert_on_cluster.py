@@ -25,8 +25,9 @@ _ADDRESSES = (
 )
 
 
-def test_the_api_server_takes_everything_that_is_written(cluster: Cluster) -> None:
-    documents: list[object] = [
+def documents_of_all_kinds() -> list[object]:
+    """Make what users have: models at each kind of address, a Predictor, and its Secret."""
+    found: list[object] = [
         {
             "apiVersion": "serving.kubeflow.org/v1alpha1",
             "kind": "TrainedModel",
@@ -42,7 +43,7 @@ def test_the_api_server_takes_everything_that_is_written(cluster: Cluster) -> No
         }
         for at, uri in enumerate(_ADDRESSES)
     ]
-    documents.append(
+    found.append(
         {
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "Predictor",
@@ -56,7 +57,7 @@ def test_the_api_server_takes_everything_that_is_written(cluster: Cluster) -> No
         }
     )
     store = {"type": "s3", "access_key_id": "a", "secret_access_key": "b", "default_bucket": "m"}
-    documents.append(
+    found.append(
         {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -64,6 +65,11 @@ def test_the_api_server_takes_everything_that_is_written(cluster: Cluster) -> No
             "stringData": {"localMinIO": json.dumps(store)},
         }
     )
+    return found
+
+
+def test_the_api_server_takes_everything_that_is_written(cluster: Cluster) -> None:
+    documents = documents_of_all_kinds()
     result = CliRunner().invoke(
         convert_command, ["--service", "tabular"], input=yaml.safe_dump_all(documents)
     )

@@ -32,6 +32,7 @@ from webhook_replicas import (
     operators_transport,
     replica,
     self_made,
+    serving_webhook,
     transport_as,
     until,
     webhook_control_plane,
@@ -63,13 +64,7 @@ class Serving:
 
 @pytest.fixture
 async def serving(control_plane: ControlPlane) -> AsyncIterator[Serving]:
-    async with (
-        operators_transport(control_plane) as operator,
-        transport_as(control_plane.kubeconfig) as user,
-        replica(self_made(operator)) as port,
-    ):
-        await asyncio.to_thread(install, control_plane, port)
-        await until(lambda: injects(user))
+    async with serving_webhook(control_plane) as user:
         yield Serving(user)
 
 

@@ -19,12 +19,11 @@ from trainedmodel_operator.transport import Transport
 from webhook_replicas import (
     asking_pod,
     create,
-    injects,
     install,
     operators_transport,
     replica,
     self_made,
-    transport_as,
+    serving_webhook,
     until,
     webhook_control_plane,
 )
@@ -46,13 +45,7 @@ def control_plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 async def user(control_plane: ControlPlane) -> AsyncIterator[Transport]:
-    async with (
-        operators_transport(control_plane) as operator,
-        transport_as(control_plane.kubeconfig) as user,
-        replica(self_made(operator)) as port,
-    ):
-        await asyncio.to_thread(install, control_plane, port)
-        await until(lambda: injects(user))
+    async with serving_webhook(control_plane) as user:
         yield user
 
 
@@ -194,10 +187,8 @@ async def test_one_of_two_values_that_belong_together_is_enough(
         await until(created)
 
 
-async def test_where_a_cluster_prescribes_users_the_puller_has_one_that_is_allowed(
-    user: Transport, control_plane: ControlPlane
-) -> None:
-    """As OpenShift does: each container has a user, and only those of a range are allowed."""
+def users_of_a_range_only(namespace: str) -> tuple[Any, Any]:
+    """Describe a policy that allows a namespace's pods only the users of a range."""
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -225,7 +216,7 @@ async def test_where_a_cluster_prescribes_users_the_puller_has_one_that_is_allow
             ],
         },
     }
-    only = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "prescribed"}}}
+    only = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
     binding = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicyBinding",
@@ -236,13 +227,21 @@ async def test_where_a_cluster_prescribes_users_the_puller_has_one_that_is_allow
             "matchResources": only,
         },
     }
-    await asyncio.to_thread(apply, control_plane, policy, binding)
+    return policy, binding
 
-    def prescribed(**annotations: str) -> Any:
-        pod = asking_pod(**annotations)
-        pod["spec"]["securityContext"] = {"fsGroup": FIRST_USER}
-        pod["spec"]["containers"][0]["securityContext"] = {"runAsUser": FIRST_USER}
-        return pod
+
+def prescribed(**annotations: str) -> Any:
+    pod = asking_pod(**annotations)
+    pod["spec"]["securityContext"] = {"fsGroup": FIRST_USER}
+    pod["spec"]["containers"][0]["securityContext"] = {"runAsUser": FIRST_USER}
+    return pod
+
+
+async def test_where_a_cluster_prescribes_users_the_puller_has_one_that_is_allowed(
+    user: Transport, control_plane: ControlPlane
+) -> None:
+    """As OpenShift does: each container has a user, and only those of a range are allowed."""
+    await asyncio.to_thread(apply, control_plane, *users_of_a_range_only("prescribed"))
 
     async def refuses_others() -> bool:
         try:

@@ -147,9 +147,7 @@ def test_a_doubtful_list_drops_nothing_and_a_valid_one_does(make: Make) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    models = tmp_path / "p0" / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(MLServer(), models) as started:
+    with serve(MLServer(), tmp_path / "p0" / "volume" / "models") as started:
         yield started
 
 

@@ -55,9 +55,7 @@ def model_files(folder: Path, k: float) -> dict[str, bytes]:
 def test_archives_of_each_kind_are_served_by_a_real_server(
     make: Make, web: FaultyStore, tmp_path: Path
 ) -> None:
-    models = tmp_path / "p0" / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(MLServer(), models) as server:
+    with serve(MLServer(), tmp_path / "p0" / "volume" / "models") as server:
         puller = make(server=server.kind, server_url=server.url)
         _come_and_change(puller, server, web, tmp_path)
 

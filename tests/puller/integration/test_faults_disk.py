@@ -218,7 +218,6 @@ def test_a_file_that_was_deleted_comes_back_when_the_server_misses_it(
     """Nobody looks into the folders all the time: the server's refusal is what tells."""
     write_scale_mlserver(tmp_path / "source" / "k2", 2)
     models = tmp_path / "p0" / "volume" / "models"
-    models.mkdir(parents=True)
     with serve(MLServer(), models) as server:
         puller = make(server="mlserver", server_url=server.url)
         puller.put("m", f"file://{tmp_path}/source/k2")

@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "volume" / "models").mkdir(parents=True)
     for k in (2, 3):
         write_scale_mlserver(folder / "source" / f"k{k}", k)
     write_scale_mlserver(folder / "source" / "slow", 7, load_delay_s=3)
@@ -33,9 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(shared: Path) -> Iterator[RunningServer]:
-    launcher = MLServer()
-    launcher.ensure()
-    with serve(launcher, shared / "volume" / "models") as started:
+    with serve(MLServer(), shared / "volume" / "models") as started:
         yield started
 
 

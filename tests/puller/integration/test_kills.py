@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
-    (folder / "volume" / "models").mkdir(parents=True)
     for k in (2, 3):
         write_scale_mlserver(folder / "source" / f"k{k}", k)
     return folder
@@ -34,9 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[RunningServer]:
-    launcher = MLServer()
-    launcher.ensure()
-    with serve(launcher, root / "volume" / "models") as started:
+    with serve(MLServer(), root / "volume" / "models") as started:
         yield started
 
 

@@ -100,9 +100,7 @@ def launcher(dialect: Dialect) -> ServerLauncher:
 
 @pytest.fixture
 def server(launcher: ServerLauncher, tmp_path: Path) -> Iterator[RunningServer]:
-    models = tmp_path / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(launcher, models) as started:
+    with serve(launcher, tmp_path / "volume" / "models") as started:
         yield started
 
 

@@ -20,9 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    models = tmp_path / "p0" / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(MLServer(), models) as started:
+    with serve(MLServer(), tmp_path / "p0" / "volume" / "models") as started:
         yield started
 
 

@@ -30,9 +30,7 @@ def launcher(request: pytest.FixtureRequest) -> ServerLauncher:
 
 @pytest.fixture
 def server(launcher: ServerLauncher, tmp_path: Path) -> Iterator[RunningServer]:
-    models = tmp_path / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(launcher, models) as started:
+    with serve(launcher, tmp_path / "volume" / "models") as started:
         yield started
 
 
@@ -236,9 +234,7 @@ def test_sigterm_ends_it_within_five_seconds_even_while_a_model_loads(
 def test_a_server_that_starts_late_is_waited_for(
     launcher: ServerLauncher, store: S3Store, tmp_path: Path
 ) -> None:
-    models = tmp_path / "volume" / "models"
-    models.mkdir(parents=True)
-    with serve(launcher, models) as server:
+    with serve(launcher, tmp_path / "volume" / "models") as server:
         server.process.stop()
         late = Puller(tmp_path, server=server.kind, server_url=server.url, env=store.env())
         with running(late):

@@ -71,8 +71,9 @@ def shared_memory(port: int) -> str:
 def serve(
     launcher: ServerLauncher, model_dir: Path, *, timeout_s: float = 60
 ) -> Iterator[RunningServer]:
-    """Run one server on a folder until the block ends."""
+    """Run one server on a folder, which is made if need be, until the block ends."""
     launcher.ensure()
+    model_dir.mkdir(parents=True, exist_ok=True)
     port = free_port()
     work = Path(tempfile.mkdtemp(prefix=f"trainedmodel-{launcher.kind}-"))
     guard.watch_folder(work)
