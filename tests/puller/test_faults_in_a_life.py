@@ -191,8 +191,9 @@ async def go_the_way(root: Path, way: str, step: int, code: int) -> list[str]:
             await life.until(done, f"a way on from {step}")
             refused = FAULTS.refused
         assert served(root) in allowed, refused
-        await life.until(lambda: life.is_done(after), f"the end after {refused}")
-        assert served(root) == after, refused
+        # A folder that could not be read may be taken for another's until the next full look.
+        is_over = lambda: life.is_done(after) and served(root) == after  # noqa: E731
+        await life.until(is_over, f"the end after {refused}")
         trash = root / "volume" / "state" / "trash"
         await life.until(lambda: not any(trash.iterdir()), f"an empty trash after {refused}")
     return refused

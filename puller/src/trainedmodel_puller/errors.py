@@ -16,6 +16,11 @@ from __future__ import annotations
 from trainedmodel_contract.reasons import Reason
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that any terminal shows: all else becomes a space."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 class PullerError(Exception):
     """Base of all errors that the puller raises on purpose."""
 
@@ -29,10 +34,12 @@ class ModelFault(PullerError):
 
     Attributes:
         reason: The word that users see in status, metrics and logs.
-        message: What happened, for people; never holds a credential or a signed query.
+        message: What happened, for people; never holds a credential or a signed query. Parts of it
+            come from files, stores and servers, so it is made printable here.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
+        message = printable(message)
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

@@ -62,8 +62,6 @@ log: Final = structlog.get_logger()
 
 #: Of trees with more files than this only the source is compared, not each file.
 _LISTED_FILES: Final = 1000
-#: What is larger is not fetched again because of a kill between its last byte and its seal.
-_DEAR_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from trainedmodel_puller.drivers.base import (
     ServerHungUp,
     ServerInDoubt,
 )
+from trainedmodel_puller.errors import printable
 
 _KEPT_S: Final = 2.0
 #: No answer is longer: an index of ten thousand models takes one MiB.
@@ -200,7 +201,7 @@ def telling(text: str) -> str:
     elif lines:
         text = lines[0]
     shown = text[:_MAX_WORDS].encode("utf-8", "replace").decode()
-    return "".join(sign if sign.isprintable() else " " for sign in shown)
+    return printable(shown)
 
 
 def _is_exception(line: str) -> bool:

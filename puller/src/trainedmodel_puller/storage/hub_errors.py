@@ -12,7 +12,7 @@ from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.errors import SourceFault, printable
 
 _ADVICE: Final = "set HF_TOKEN in the puller's environment, or name a credential profile"
 _ADDRESS: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*")
@@ -72,5 +72,5 @@ def _verdict(status: int, code: str, said: str, *, has_token: bool) -> tuple[Rea
 def _quoted(said: str) -> str:
     """Return the hub's own words, without addresses, which may be signed, and short."""
     shown = _ADDRESS.sub("(address)", said)
-    plain = "".join(char if char.isprintable() else " " for char in shown).strip()[:200]
+    plain = printable(shown).strip()[:200]
     return f" ({plain})" if plain else ""

@@ -16,7 +16,7 @@ from obstore import exceptions
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.wording import steady
-from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.errors import SourceFault, printable
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
@@ -159,7 +159,7 @@ def _sentence(status: int, code: str, text: str) -> str:
 def _plain(text: str) -> str:
     """Cut addresses, which may be signed, and control characters; keep it short."""
     shown = steady(_ADDRESS.sub("(address)", html.unescape(text)))
-    return "".join(char if char.isprintable() else " " for char in shown).strip()[:200]
+    return printable(shown).strip()[:200]
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
