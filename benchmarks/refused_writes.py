@@ -18,12 +18,11 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 from trainedmodel_contract import names
 from trainedmodel_devkit.crowd import Crowd
-from trainedmodel_devkit.documents import trained_model
+from trainedmodel_devkit.documents import Document, admission_policy, trained_model
 from trainedmodel_devkit.operatorscene import OperatorScene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,33 +33,17 @@ REST_S = 5.0
 POLICY = "refuse"
 
 
-def policy() -> list[dict[str, Any]]:
+def policy() -> tuple[Document, Document]:
     """Return what refuses annotations of pods, and shards of the second half."""
-    api = {"apiVersion": "admissionregistration.k8s.io/v1"}
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods", "configmaps"]}
-    here = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
     refused = "object.kind == 'Pod' || object.metadata.name.startsWith('refused-')"
-    return [
-        {
-            **api,
-            "kind": "ValidatingAdmissionPolicy",
-            "metadata": {"name": POLICY},
-            "spec": {
-                "failurePolicy": "Fail",
-                "matchConstraints": {
-                    "namespaceSelector": here,
-                    "resourceRules": [{**rule, "operations": ["CREATE", "UPDATE"]}],
-                },
-                "validations": [{"expression": f"!({refused})", "message": "refused"}],
-            },
-        },
-        {
-            **api,
-            "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": {"name": POLICY},
-            "spec": {"policyName": POLICY, "validationActions": ["Deny"]},
-        },
-    ]
+    return admission_policy(
+        POLICY,
+        NAMESPACE,
+        ["pods", "configmaps"],
+        rule=f"!({refused})",
+        message="refused",
+        operations=["CREATE", "UPDATE"],
+    )
 
 
 async def changes(crowd: Crowd, what: str, label: str) -> float:

@@ -1,6 +1,6 @@
 """Documents of the API as users and pullers write them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trainedmodel_contract import names
@@ -33,3 +33,36 @@ def loaded(models: Iterable[Document]) -> dict[str, Document]:
         }
         for model in models
     }
+
+
+def admission_policy(
+    name: str,
+    namespace: str,
+    resources: Sequence[str],
+    *,
+    rule: str,
+    message: str,
+    operations: Sequence[str] = ("CREATE",),
+) -> tuple[Document, Document]:
+    """Make a policy, and its binding, that refuses core objects which do not fulfil a rule."""
+    api = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    objects = {"apiGroups": [""], "apiVersions": ["v1"], "resources": list(resources)}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    policy = {
+        **api,
+        "kind": "ValidatingAdmissionPolicy",
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "namespaceSelector": here,
+                "resourceRules": [{**objects, "operations": list(operations)}],
+            },
+            "validations": [{"expression": rule, "message": message}],
+        },
+    }
+    binding = {
+        **api,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    return policy, binding

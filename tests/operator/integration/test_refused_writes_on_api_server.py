@@ -17,7 +17,7 @@ import pytest
 from operator_on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
-from trainedmodel_devkit.documents import loaded, trained_model
+from trainedmodel_devkit.documents import admission_policy, loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.core.shards import seen_digest
@@ -54,29 +54,15 @@ def events(cluster: Cluster, name: str) -> list[str]:
 def refusing(cluster: Cluster, resource: str, operations: list[str], rule: str) -> Iterator[None]:
     """Refuse requests in the namespace that do not fulfil a rule, by an admission policy."""
     name = f"refuse-{cluster.namespace}-{resource}"
-    kind = {"apiVersion": "admissionregistration.k8s.io/v1"}
-    rules = {"apiGroups": [""], "apiVersions": ["v1"], "resources": [resource]}
-    here = {"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}}
-    policy = {
-        **kind,
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {
-                "namespaceSelector": here,
-                "resourceRules": [{**rules, "operations": operations}],
-            },
-            "validations": [{"expression": rule, "message": "the platform team says no"}],
-        },
-    }
-    binding = {
-        **kind,
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"]},
-    }
-    cluster.apply(policy, binding)
+    documents = admission_policy(
+        name,
+        cluster.namespace,
+        [resource],
+        rule=rule,
+        message="the platform team says no",
+        operations=operations,
+    )
+    cluster.apply(*documents)
     try:
         yield
     finally:

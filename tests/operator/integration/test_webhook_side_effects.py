@@ -12,6 +12,7 @@ import pytest
 from trainedmodel_contract import names
 from trainedmodel_devkit.binaries import control_plane_binaries
 from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import admission_policy
 from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.core.injection.resources import MEMORY_REQUEST, Said
 from trainedmodel_operator.errors import Refused
@@ -189,45 +190,14 @@ async def test_one_of_two_values_that_belong_together_is_enough(
 
 def users_of_a_range_only(namespace: str) -> tuple[Any, Any]:
     """Describe a policy that allows a namespace's pods only the users of a range."""
-    policy = {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "must-run-as-range"},
-        "spec": {
-            "matchConstraints": {
-                "resourceRules": [
-                    {
-                        "apiGroups": [""],
-                        "apiVersions": ["v1"],
-                        "operations": ["CREATE"],
-                        "resources": ["pods"],
-                    }
-                ]
-            },
-            "validations": [
-                {
-                    "expression": (
-                        "(object.spec.containers + object.spec.?initContainers.orValue([])).all(c, "
-                        f"c.securityContext.runAsUser >= {FIRST_USER} && "
-                        f"c.securityContext.runAsUser < {FIRST_USER + 10_000})"
-                    ),
-                    "message": "must be in the ranges",
-                }
-            ],
-        },
-    }
-    only = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-    binding = {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "must-run-as-range"},
-        "spec": {
-            "policyName": "must-run-as-range",
-            "validationActions": ["Deny"],
-            "matchResources": only,
-        },
-    }
-    return policy, binding
+    rule = (
+        "(object.spec.containers + object.spec.?initContainers.orValue([])).all(c, "
+        f"c.securityContext.runAsUser >= {FIRST_USER} && "
+        f"c.securityContext.runAsUser < {FIRST_USER + 10_000})"
+    )
+    return admission_policy(
+        "must-run-as-range", namespace, ["pods"], rule=rule, message="must be in the ranges"
+    )
 
 
 def prescribed(**annotations: str) -> Any:
