@@ -187,8 +187,11 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def asked_in_the_cluster(bench: Bench, service: str, models: list[str]) -> Iterator[str]:
-    """Ask the models of a service from within the cluster; give the asking pod's name."""
+def asked_in_the_cluster(bench: Bench, service: str, models: dict[str, float]) -> Iterator[str]:
+    """Ask the models of a service from within the cluster; give the asking pod's name.
+
+    `models` has the factor by which each model multiplies.
+    """
     address = bench.get("service", f"{service}-predictor")["spec"]["clusterIP"]
     script = Path(__file__).with_name("traffic_pod.py").read_text()
     name = f"traffic-{service}"
@@ -197,7 +200,7 @@ def asked_in_the_cluster(bench: Bench, service: str, models: list[str]) -> Itera
         "image": bench.provider.images.server,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-c", script],
-        "args": [address, *models],
+        "args": [address, *(f"{name}={factor}" for name, factor in models.items())],
         "resources": {"requests": {"cpu": "10m"}},
     }
     pod = {
