@@ -18,7 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import hanging_sources
+from support.puller import hanging_sources
 
 
 def main() -> int:

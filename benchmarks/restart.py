@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from puller_process import Puller, get, running
+from support.puller.processes import Puller, get, running
 from trainedmodel_devkit.models import write_iris, write_scale_mlserver, write_scale_triton
 from trainedmodel_devkit.servers import MLServer, RunningServer, Triton, serve
 from trainedmodel_devkit.waiting import wait_until

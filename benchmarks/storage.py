@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_devkit.stores import S3Store
-from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.volume.durable import sync_path
 
 LARGE_BYTES = 1 << 30
 SMALL_COUNT, SMALL_BYTES = 500, 64 * 1024

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from kserve_kind import CRD, TRAINED_MODEL_CRD
+from support.kserve_kind import CRD, TRAINED_MODEL_CRD
 from trainedmodel_devkit.models import write_scale_mlserver
 
 from e2e.bench import BUCKET, Bench

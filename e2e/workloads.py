@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jsonpatch
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 
 from e2e.kubectl import Json
 

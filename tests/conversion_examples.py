@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from trainedmodel_operator.core.convert import Conversion, Options, convert_all
+from trainedmodel_operator.core.conversion.convert import Conversion, Options, convert_all
 
 MODEL_MESH = """\
 apiVersion: serving.kserve.io/v1beta1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_corpus import ACCEPTED, REFUSED, document
+from support.contract_corpus import ACCEPTED, REFUSED, document
 from trainedmodel_contract import names
 from trainedmodel_contract.crd import modelreport_crd, trainedmodel_crd
 from trainedmodel_contract.generate import main, stale

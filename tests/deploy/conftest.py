@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helm_chart import Helm
+from support.helm_chart import Helm
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from trainedmodel_devkit.errors import CommandFailed
 from trainedmodel_devkit.prometheus import Reading, evaluate, read
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_puller import metrics as puller_metrics
 
 pytestmark = pytest.mark.integration

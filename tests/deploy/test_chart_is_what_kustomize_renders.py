@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_chart import (
+from support.helm_chart import (
     CHART,
     DEPLOY,
     ROOT,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_chart import CHART, Helm, by_key, container_of
-from injection_corpus import accepted
+from support.helm_chart import CHART, Helm, by_key, container_of
+from support.webhook.injection_corpus import accepted
 from trainedmodel_contract import names
 from trainedmodel_operator.__main__ import main
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helm_chart import DEPLOY, ROOT
-from kserve_kind import TRAINED_MODEL_CRD
-from operator_on_cluster import Cluster
+from support.helm_chart import DEPLOY, ROOT
+from support.kserve_kind import TRAINED_MODEL_CRD
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helm_chart import DEPLOY, ROOT, SYSTEM, by_key, container_of, kustomize, overlay
+from support.helm_chart import DEPLOY, ROOT, SYSTEM, by_key, container_of, kustomize, overlay
 from trainedmodel_devkit.controlplane import ControlPlane
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
-from operator_on_cluster import Cluster
+from support.helm_chart import CHART, DEPLOY, ROOT, SYSTEM, Helm, by_key, container_of
+from support.operator.on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack
+from support.stack import Stack
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.fixtures import s3_store
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton

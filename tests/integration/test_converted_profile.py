@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_devkit.stores import S3Store
-from trainedmodel_operator.core.convert import Options, convert_all
+from trainedmodel_operator.core.conversion.convert import Options, convert_all
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from contract_corpus import ACCEPTED, REFUSED, Case
+from support.contract_corpus import ACCEPTED, REFUSED, Case
 from trainedmodel_contract import names
 from trainedmodel_contract.trainedmodel import PLURAL, SpecError, parse_trained_model
 from trainedmodel_devkit.controlplane import ControlPlane

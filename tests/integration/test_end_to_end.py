@@ -11,8 +11,8 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from puller_process import Hammer, infer
-from stack import Stack
+from support.puller.processes import Hammer, infer
+from support.stack import Stack
 from trainedmodel_contract.conditions import find_condition, is_true
 from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.errors import CommandFailed

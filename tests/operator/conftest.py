@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import structlog
-from operator_fake import FakeKube, Operator
+from support.operator.fake_kube import FakeKube, Operator
 
 
 @pytest.fixture(autouse=True)

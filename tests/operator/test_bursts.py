@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from operator_builders import KEY, document, one
-from operator_fake import FakeKube, Operator
+from support.operator.builders import KEY, document, one
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_operator.core.plan import StatusWrite
-from trainedmodel_operator.statuswriter import IN_FLIGHT, YIELDING
+from trainedmodel_operator.reconcile.status_writer import IN_FLIGHT, YIELDING
 
 pytestmark = pytest.mark.looptime
 

@@ -12,10 +12,10 @@ from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator import __main__, app
 from trainedmodel_operator.core.injection.resources import settle
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
-from trainedmodel_operator.logs import configure_logs
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.logs import configure_logs
+from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.settings import Settings
-from trainedmodel_operator.watches import kopf_settings
+from trainedmodel_operator.watch.kopf_runner import kopf_settings
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_contract.trainedmodel import parse_trained_model
-from trainedmodel_operator.convert import convert_command
-from trainedmodel_operator.core.convert import Conversion, Options, convert
+from trainedmodel_operator.cli.convert_command import convert_command
+from trainedmodel_operator.core.conversion.convert import Conversion, Options, convert
 
 
 def one(document: Any, **options: Any) -> Conversion:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conversion_examples import KUBEFLOW, MODEL_MESH, PREDICTOR, converted, fault_of
-from trainedmodel_operator.convert import convert_command
-from trainedmodel_operator.core.convert import Options, convert_all
+from trainedmodel_operator.cli.convert_command import convert_command
+from trainedmodel_operator.core.conversion.convert import Options, convert_all
 
 
 def test_labels_and_annotations_by_which_tools_track_are_not_copied() -> None:

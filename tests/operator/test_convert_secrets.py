@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainedmodel_operator.core.convert import Conversion, Options, convert
+from trainedmodel_operator.core.conversion.convert import Conversion, Options, convert
 
 
 def secret(

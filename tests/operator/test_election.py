@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from trainedmodel_operator import __main__
 from trainedmodel_operator.core.lease import Terms
-from trainedmodel_operator.election import is_elected, lease_namespace, new_identity
+from trainedmodel_operator.leadership.election import is_elected, lease_namespace, new_identity
 from trainedmodel_operator.settings import LeaseSettings, Settings
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from trainedmodel_operator.core.eventbook import (
+from trainedmodel_operator.core.pacing.event_correlator import (
     BURST,
     COLLECT_S,
     MOST_WAITING,
@@ -18,7 +18,7 @@ from trainedmodel_operator.core.eventbook import (
     Subject,
 )
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.core.transitions import Action, EventKind, Transition
+from trainedmodel_operator.core.status.transitions import Action, EventKind, Transition
 
 KEY = ParentKey("demo", "tabular")
 GOOD = Transition(EventKind.NORMAL, "Ready", Action.WATCH_COPIES, "1 pod serves revision aaaa.")

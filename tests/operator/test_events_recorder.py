@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from operator_builders import NOW
+from support.operator.builders import NOW
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import ApiError, NotFound, Refused
-from trainedmodel_operator.events import CONTROLLER, EventRecorder
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.event_recorder import CONTROLLER, EventRecorder
+from trainedmodel_operator.observability.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainedmodel_operator.core.transitions import Action, EventKind, Transition, transition
+from trainedmodel_operator.core.status.transitions import Action, EventKind, Transition, transition
 
 
 def status(

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from operator_builders import document, loaded, one
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document, loaded, one
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
-from trainedmodel_operator import firstlook, resync
-from trainedmodel_operator.core.shards import seen_digest
+from trainedmodel_operator.core.shards.documents import seen_digest
 from trainedmodel_operator.errors import Unavailable
+from trainedmodel_operator.reconcile import initial_sync, resync
 
 pytestmark = pytest.mark.looptime
 
@@ -122,7 +122,7 @@ async def test_what_is_too_much_to_be_kept_gets_passes(
     kube: FakeKube, monkeypatch: pytest.MonkeyPatch, bound: str, least: int
 ) -> None:
     await left_by_another(kube)
-    monkeypatch.setattr(firstlook, bound, least)
+    monkeypatch.setattr(initial_sync, bound, least)
     async with Operator(kube).running(resync=True):
         await asyncio.sleep(30)
     assert 1 < kube.calls["list_models"] < 1 + len(PARENTS), "some parents, not all"

@@ -13,7 +13,7 @@ import pytest
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator.core.health import Vitals, judge_life, judge_readiness
 from trainedmodel_operator.errors import ConfigurationError
-from trainedmodel_operator.health import probes_served
+from trainedmodel_operator.observability.probes import probes_served
 
 STANDBY = Vitals(
     leading_for_s=None,

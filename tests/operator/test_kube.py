@@ -8,8 +8,9 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from kubernetes.aio import client as kubernetes_client
-from trainedmodel_operator.connection import load_configuration
-from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.api.client import ApiKubeClient
+from trainedmodel_operator.api.connection import load_configuration
+from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind
 from trainedmodel_operator.errors import (
     ApiError,
     ConfigurationError,
@@ -18,8 +19,7 @@ from trainedmodel_operator.errors import (
     Refused,
     Unavailable,
 )
-from trainedmodel_operator.kube import ApiKubeClient
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.metrics import Metrics
 
 
 class Answer:

@@ -15,9 +15,9 @@ from trainedmodel_operator.errors import (
     NotLeading,
     Unreachable,
 )
-from trainedmodel_operator.leader import Leader
-from trainedmodel_operator.leases import Found
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.leadership.leader import Leader
+from trainedmodel_operator.leadership.lease_store import Found
+from trainedmodel_operator.observability.metrics import Metrics
 
 TERMS = Terms()
 

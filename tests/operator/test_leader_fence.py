@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 from trainedmodel_operator.errors import NotLeading
-from trainedmodel_operator.leader import Alone, fence_at_the_wire
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.leadership.leader import Alone, fence_at_the_wire
+from trainedmodel_operator.observability.metrics import Metrics
 
 
 async def test_without_an_election_a_replica_leads_from_the_start() -> None:

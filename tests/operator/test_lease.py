@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lease_world import Replica, World
+from support.operator.lease_world import Replica, World
 from trainedmodel_operator.core.lease import (
     LONGEST_S,
     Record,

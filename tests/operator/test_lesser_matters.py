@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from operator_builders import NOW, document, one
-from operator_fake import FakeKube, Operator
+from support.operator.builders import NOW, document, one
+from support.operator.fake_kube import FakeKube, Operator
+from trainedmodel_operator.api.inference_services import BROKEN_S, InferenceServices
 from trainedmodel_operator.core.plan import StatusWrite
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Refused, Unavailable
-from trainedmodel_operator.events import SLOW_S, EventRecorder
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.services import BROKEN_S, InferenceServices
-from trainedmodel_operator.statuswriter import StatusWriter
+from trainedmodel_operator.observability.event_recorder import SLOW_S, EventRecorder
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.status_writer import StatusWriter
 
 pytestmark = pytest.mark.looptime
 

@@ -9,14 +9,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from trainedmodel_devkit.ports import free_port
-from trainedmodel_operator import pki
 from trainedmodel_operator.core.health import Vitals
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
-from trainedmodel_operator.health import probes_served
-from trainedmodel_operator.listening import listen_everywhere
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.webhook import serve_webhook
+from trainedmodel_operator.observability.listening import listen_everywhere
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.observability.probes import probes_served
+from trainedmodel_operator.webhook import pki
+from trainedmodel_operator.webhook.server import serve_webhook
 
 STANDBY = Vitals(
     leading_for_s=None,

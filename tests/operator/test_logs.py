@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import structlog
-from operator_builders import document
-from operator_fake import FakeKube, Operator
-from trainedmodel_operator.core.pacing import Bell
+from support.operator.builders import document
+from support.operator.fake_kube import FakeKube, Operator
+from trainedmodel_operator.core.pacing.windows import Bell
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.logs import configure_logs
+from trainedmodel_operator.observability.logs import configure_logs
 from trainedmodel_operator.settings import Settings
 
 KEY = ParentKey("demo", "tabular")

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import (
+from support.operator.builders import (
     KEY,
     NOW,
     carried_out,
@@ -19,9 +19,9 @@ from operator_builders import (
     shard_of,
 )
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_operator.core.memory import Need, admit, memory_limit, size_words
-from trainedmodel_operator.core.placement import Placement, place
 from trainedmodel_operator.core.plan import plan
+from trainedmodel_operator.core.shards.memory_admission import Need, admit, memory_limit, size_words
+from trainedmodel_operator.core.shards.placement import Placement, place
 from trainedmodel_operator.core.state import Gathered
 
 GIB = 2**30

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_builders import KEY, NOW, document, one
-from trainedmodel_operator.core.lags import MOST_MODELS, Behind, Changes, Tally
+from support.operator.builders import KEY, NOW, document, one
+from trainedmodel_operator.api.report_cache import ReportCache
+from trainedmodel_operator.core.latency import MOST_MODELS, Behind, Changes, Tally
 from trainedmodel_operator.core.plan import plan
 from trainedmodel_operator.core.state import Gathered, ParentKey
-from trainedmodel_operator.handlers import Bells
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.observer import Observer
-from trainedmodel_operator.reports import ReportCache
+from trainedmodel_operator.observability.lag_observer import Observer
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.watch.handlers import Bells
 
 ROOT = Path(__file__).resolve().parents[2]
 

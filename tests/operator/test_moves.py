@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
+from support.operator.builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
 from trainedmodel_contract import names
-from trainedmodel_operator.core import shards
-from trainedmodel_operator.core.placement import MOVE_GRACE
 from trainedmodel_operator.core.plan import Plan, plan
+from trainedmodel_operator.core.shards import documents
+from trainedmodel_operator.core.shards.placement import MOVE_GRACE
 from trainedmodel_operator.core.state import DesiredModel, Gathered
 
 BUDGET = 1500
@@ -47,7 +47,7 @@ class SlowPod:
 
     def speak(self) -> None:
         whole = [(index, data) for index, data in self.seen.items() if data]
-        self.digest = shards.seen_digest(whole)
+        self.digest = documents.seen_digest(whole)
 
     def entries(self) -> set[tuple[str, str]]:
         """Return what it sees: metadata.name and entry."""
@@ -171,8 +171,10 @@ def test_a_change_of_one_model_touches_one_shard_and_no_entry_but_its_own(seed: 
 
 def test_a_pod_without_a_report_is_given_the_grace_of_a_move() -> None:
     model = one("iris")
-    stale = shards.render_shard(0, {"iris": one("iris", generation=7).model.to_entry(0).to_json()})  # type: ignore[union-attr]
-    right = shards.render_shard(1, {"iris": model.model.to_entry(1).to_json()})  # type: ignore[union-attr]
+    stale = documents.render_shard(
+        0, {"iris": one("iris", generation=7).model.to_entry(0).to_json()}
+    )  # type: ignore[union-attr]
+    right = documents.render_shard(1, {"iris": model.model.to_entry(1).to_json()})  # type: ignore[union-attr]
     start = Gathered(KEY, (model,), (view(0, stale), view(1, right)), (pod("pod-a"),))
     assert plan(start, NOW).shard_writes == ()
     ended = replace(start, pods=(pod("pod-a", phase="Failed"),))

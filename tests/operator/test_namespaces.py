@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import structlog
-from operator_builders import document
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_operator.core.health import Vitals, judge_life
 from trainedmodel_operator.errors import ApiError, NothingReadable, Refused, Unavailable
-from trainedmodel_operator.firstlook import FirstLook
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.namespaces import Namespaces
-from trainedmodel_operator.observer import Observer
-from trainedmodel_operator.resync import Resync
-from trainedmodel_operator.survey import Survey
+from trainedmodel_operator.observability.lag_observer import Observer
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.initial_sync import FirstLook
+from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.namespaces import Namespaces
+from trainedmodel_operator.reconcile.resync import Resync
 
 pytestmark = pytest.mark.looptime
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import KEY, NOW, carried_out, desired, document, one, shard_of, view
+from support.operator.builders import KEY, NOW, carried_out, desired, document, one, shard_of, view
 from trainedmodel_contract import names
 from trainedmodel_contract.entry import parse_entry
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_operator.core.naming import Claim, settle_names
-from trainedmodel_operator.core.placement import place
 from trainedmodel_operator.core.plan import plan
+from trainedmodel_operator.core.shards.name_conflicts import Claim, settle_names
+from trainedmodel_operator.core.shards.placement import place
 from trainedmodel_operator.core.state import DesiredModel, Gathered, ShardView
 
 

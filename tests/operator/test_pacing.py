@@ -6,7 +6,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainedmodel_operator.core.pacing import (
+from trainedmodel_operator.core.pacing.windows import (
     Bell,
     LastWrite,
     Pace,

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from operator_builders import document
-from operator_fake import FakeKube, Operator, fails
+from support.operator.builders import document
+from support.operator.fake_kube import FakeKube, Operator, fails
 from trainedmodel_contract import names
-from trainedmodel_operator.core.pacing import Bell
+from trainedmodel_operator.core.pacing.windows import Bell
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import NotFound, Throttled, Unavailable
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_builders import (
+from support.operator.builders import (
     KEY,
     NOW,
     carried_out,
@@ -23,9 +23,9 @@ from operator_builders import (
 )
 from trainedmodel_contract import names
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_operator.core import shards
-from trainedmodel_operator.core.placement import MOVE_GRACE, place, render_entry
 from trainedmodel_operator.core.plan import plan
+from trainedmodel_operator.core.shards import documents
+from trainedmodel_operator.core.shards.placement import MOVE_GRACE, place, render_entry
 from trainedmodel_operator.core.state import DesiredModel, Gathered, Memory
 
 
@@ -108,7 +108,7 @@ def doubled(*, seen: bool) -> Gathered:
     model = one("iris")
     a = pod("pod-a")
     start = Gathered(KEY, (model,), (view(0, {}), shard_of(1, [model])), pods=(a,), reports={})
-    stale = shards.render_shard(0, {"iris": render_entry(one("iris", generation=7), 0)})
+    stale = documents.render_shard(0, {"iris": render_entry(one("iris", generation=7), 0)})
     start = replace(start, shards=(view(0, stale), start.shards[1]))
     digest = digest_of(start) if seen else "older"
     return replace(start, reports={a.uid: report(a, loaded(model), digest=digest)})

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_builders import (
+from support.operator.builders import (
     KEY,
     NOW,
     carried_out,

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import NOW
-from trainedmodel_operator.core.putoff import TELL_AFTER, Failure, Kind, PutOff, put_off
+from support.operator.builders import NOW
+from trainedmodel_operator.core.pacing.put_off import TELL_AFTER, Failure, Kind, PutOff, put_off
 from trainedmodel_operator.core.words import MOST_WORDS, api_words, shape
 
 QUOTA = "exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=3"

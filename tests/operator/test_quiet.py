@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import document, one
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document, one
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import heartbeat_period
-from trainedmodel_operator.core.quiet import BLIND_AFTER, Heard, hear, quiet, was_blind
-from trainedmodel_operator.core.shards import seen_digest
+from trainedmodel_operator.core.shards.documents import seen_digest
+from trainedmodel_operator.core.staleness import BLIND_AFTER, Heard, hear, quiet, was_blind
 from trainedmodel_operator.errors import Unavailable
 
 pytestmark = pytest.mark.looptime

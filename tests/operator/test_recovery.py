@@ -7,17 +7,18 @@ from itertools import islice
 
 import kopf
 import pytest
-from operator_builders import document
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
-from trainedmodel_operator.core.pacing import Bell
+from trainedmodel_operator.api.report_cache import ReportCache, piece_of_list, reports_at_once
+from trainedmodel_operator.core.pacing.windows import Bell
 from trainedmodel_operator.core.state import ParentKey
 from trainedmodel_operator.errors import Conflict, Refused, Unavailable
-from trainedmodel_operator.handlers import Bells
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.reports import ReportCache, piece_of_list, reports_at_once
-from trainedmodel_operator.resync import LONGEST_RETRY_S, SOON_S
-from trainedmodel_operator.watches import (
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.resync import LONGEST_RETRY_S, SOON_S
+from trainedmodel_operator.reconcile.work_queue import PassResult, WorkQueue
+from trainedmodel_operator.watch.handlers import Bells
+from trainedmodel_operator.watch.kopf_runner import (
     LONGEST_PAUSE_S,
     SILENCE_S,
     STREAM_S,
@@ -25,7 +26,6 @@ from trainedmodel_operator.watches import (
     Watches,
     kopf_settings,
 )
-from trainedmodel_operator.workqueue import PassResult, WorkQueue
 
 pytestmark = pytest.mark.looptime
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from operator_builders import document
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
-from trainedmodel_operator import shardwriter
-from trainedmodel_operator.core.shards import ShardWrite
+from trainedmodel_operator.core.shards.documents import ShardWrite
 from trainedmodel_operator.errors import ApiError, Conflict, NotFound, Refused, Unavailable
+from trainedmodel_operator.reconcile import shard_writer
 
 pytestmark = pytest.mark.looptime
 
@@ -214,7 +214,7 @@ async def test_a_write_that_hangs_keeps_no_pass_and_is_made_again(kube: FakeKube
             operator.apply(document(f"slow-{n}", parent=f"slow-{n}"))
         await asyncio.sleep(0.1)
         operator.apply(document("iris"))
-        await asyncio.sleep(shardwriter.PATIENCE_S + 0.5)
+        await asyncio.sleep(shard_writer.PATIENCE_S + 0.5)
         assert "iris.json" in kube.config_maps[SHARD]["data"]
         await asyncio.sleep(60)
         began = len(kube.writes)
@@ -322,6 +322,6 @@ async def test_a_pod_that_goes_while_it_is_nudged_is_no_failure(
 
 
 def _digest(kube: FakeKube) -> str:
-    from trainedmodel_operator.core.shards import seen_digest
+    from trainedmodel_operator.core.shards.documents import seen_digest
 
     return seen_digest([(0, kube.config_maps[SHARD]["data"])])

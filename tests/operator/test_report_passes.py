@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from operator_builders import document, one
-from operator_fake import FakeKube, Operator
+from support.operator.builders import document, one
+from support.operator.fake_kube import FakeKube, Operator
+from trainedmodel_operator.api.report_cache import of_their_pods
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.reports import of_their_pods
 
 pytestmark = pytest.mark.looptime
 

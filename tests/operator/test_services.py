@@ -8,13 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from operator_builders import KEY, NOW, one
+from support.operator.builders import KEY, NOW, one
 from trainedmodel_contract.modelreport import ModelReport
+from trainedmodel_operator.api.inference_services import (
+    ABSENT_S,
+    BROKEN_S,
+    PATIENCE_S,
+    InferenceServices,
+)
 from trainedmodel_operator.core.plan import plan
 from trainedmodel_operator.core.state import Gathered, ParentKey, PodView, ServiceView
-from trainedmodel_operator.core.urls import model_url, server_path, service_url
+from trainedmodel_operator.core.status.urls import model_url, server_path, service_url
 from trainedmodel_operator.errors import ApiError, NotFound, Refused, Unavailable
-from trainedmodel_operator.services import ABSENT_S, BROKEN_S, PATIENCE_S, InferenceServices
 
 URL = "http://tabular.demo.example.com"
 

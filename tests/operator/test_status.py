@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import KEY, NOW, document, loaded, one, pod, report
+from support.operator.builders import KEY, NOW, document, loaded, one, pod, report
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.reasons import Reason, State
 from trainedmodel_contract.trainedmodel import TrainedModelStatus
-from trainedmodel_operator.core.copies import Evidence, pod_says_so
-from trainedmodel_operator.core.placement import Verdict
 from trainedmodel_operator.core.pods import Readiness
+from trainedmodel_operator.core.shards.placement import Verdict
 from trainedmodel_operator.core.state import DesiredModel, PodView, read_models, read_pod
-from trainedmodel_operator.core.status import is_same, model_status
+from trainedmodel_operator.core.status.copies import Evidence, pod_says_so
+from trainedmodel_operator.core.status.status import is_same, model_status
 
 PLACED = Verdict(True, Reason.ACCEPTED, "The entry is in shard 0.")
 A, B, C = pod("pod-a"), pod("pod-b"), pod("pod-c")

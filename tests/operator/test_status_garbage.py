@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_builders import KEY, NOW, one, pod, shard_of
 from pydantic import ValidationError
+from support.operator.builders import KEY, NOW, one, pod, shard_of
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.reasons import Reason, State
 from trainedmodel_contract.trainedmodel import TrainedModelStatus
-from trainedmodel_operator.core.placement import Verdict
 from trainedmodel_operator.core.plan import plan
 from trainedmodel_operator.core.pods import Readiness
+from trainedmodel_operator.core.shards.placement import Verdict
 from trainedmodel_operator.core.state import Gathered
-from trainedmodel_operator.core.status import model_status
+from trainedmodel_operator.core.status.status import model_status
 
 PLACED = Verdict(True, Reason.ACCEPTED, "The entry is in shard 0.")
 A, B = pod("pod-a"), pod("pod-b", readiness=Readiness.NEVER)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from operator_builders import document, one
-from operator_fake import FakeKube, Operator, fails
+from support.operator.builders import document, one
+from support.operator.fake_kube import FakeKube, Operator, fails
 from trainedmodel_operator.errors import Conflict, Refused
 
 pytestmark = pytest.mark.looptime

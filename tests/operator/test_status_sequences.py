@@ -8,14 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from operator_builders import NOW, loaded, one, pod, report
+from support.operator.builders import NOW, loaded, one, pod, report
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_operator.core.placement import Verdict
 from trainedmodel_operator.core.pods import Readiness
+from trainedmodel_operator.core.shards.placement import Verdict
 from trainedmodel_operator.core.state import DesiredModel, PodView
-from trainedmodel_operator.core.status import model_status
+from trainedmodel_operator.core.status.status import model_status
 
 PLACED = Verdict(True, Reason.ACCEPTED, "The entry is in shard 0.")
 OLD = one()

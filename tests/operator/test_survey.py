@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from operator_builders import KEY, document
-from operator_fake import FakeKube, Operator
+from support.operator.builders import KEY, document
+from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
-from trainedmodel_operator.core.shards import seen_digest
+from trainedmodel_operator.core.shards.documents import seen_digest
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.resync import WHOLE_ROUNDS
-from trainedmodel_operator.survey import Survey
+from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.resync import WHOLE_ROUNDS
 
 pytestmark = pytest.mark.looptime
 

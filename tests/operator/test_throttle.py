@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainedmodel_operator.core.throttle import (
+from trainedmodel_operator.core.pacing.rate_limiter import (
     BURST,
     LONGEST_OUTAGE_PAUSE_S,
     LONGEST_PAUSE_S,

@@ -11,7 +11,8 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from kubernetes.aio import client as kubernetes_client
-from trainedmodel_operator.core.throttle import LONGEST_OUTAGE_PAUSE_S, Lane, Throttle
+from trainedmodel_operator.api.transport import ATTEMPTS, Gate, Transport, read_error
+from trainedmodel_operator.core.pacing.rate_limiter import LONGEST_OUTAGE_PAUSE_S, Lane, Throttle
 from trainedmodel_operator.errors import (
     NamespaceEnds,
     Refused,
@@ -19,8 +20,7 @@ from trainedmodel_operator.errors import (
     Unavailable,
     Unreachable,
 )
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.transport import ATTEMPTS, Gate, Transport, read_error
+from trainedmodel_operator.observability.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from injection_corpus import apply_patch
+from support.webhook.injection_corpus import apply_patch
+from support.webhook.replicas import asking_pod, has_puller
 from trainedmodel_devkit.ports import free_port
-from trainedmodel_operator import pki, webhook
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.webhook import MOST_BYTES, PATH, Webhook, serve_webhook
-from webhook_replicas import asking_pod, has_puller
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.webhook import pki, server
+from trainedmodel_operator.webhook.server import MOST_BYTES, PATH, Webhook, serve_webhook
 
 SETTINGS = InjectionSettings(image="puller:test")
 Client = TestClient[Any, Any]
@@ -49,7 +49,7 @@ def review(pod: Any, **changes: Any) -> dict[str, Any]:
         "object": pod,
         **changes,
     }
-    return {"apiVersion": webhook.API_VERSION, "kind": "AdmissionReview", "request": asked}
+    return {"apiVersion": server.API_VERSION, "kind": "AdmissionReview", "request": asked}
 
 
 async def answer(client: Client, pod: Any) -> Any:
@@ -146,7 +146,7 @@ async def test_a_large_pod_is_injected_as_well(client: Client) -> None:
 async def test_a_body_that_does_not_come_delays_nobody_and_is_given_up(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "BODY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(server, "BODY_TIMEOUT_S", 0.3)
     assert client.port is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_builders import pod, report
 from pydantic import ValidationError
+from support.operator.builders import pod, report
 from trainedmodel_contract.modelreport import ModelReport
-from trainedmodel_operator.core.copies import ADVANCE, Evidence, judge
-from trainedmodel_operator.core.reported import ReportReader
-from trainedmodel_operator.core.witnesses import Witnesses
+from trainedmodel_operator.core.report_reader import ReportReader
+from trainedmodel_operator.core.status.copies import ADVANCE, Evidence, judge
+from trainedmodel_operator.core.status.pod_verdicts import Witnesses
 
 PODS = tuple(pod(f"pod-{letter}") for letter in "abcd")
 

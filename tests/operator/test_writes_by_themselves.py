@@ -14,13 +14,13 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
+from support.operator.builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
 from trainedmodel_contract import names
 from trainedmodel_contract.entry import parse_entry
-from trainedmodel_operator.core import shards
-from trainedmodel_operator.core.placement import MOVE_GRACE
+from trainedmodel_operator.core.pacing.put_off import Failure, Kind, put_off
 from trainedmodel_operator.core.plan import Plan, plan
-from trainedmodel_operator.core.putoff import Failure, Kind, put_off
+from trainedmodel_operator.core.shards import documents
+from trainedmodel_operator.core.shards.placement import MOVE_GRACE
 from trainedmodel_operator.core.state import DesiredModel, Gathered, Memory
 
 BUDGET = 1500
@@ -65,7 +65,7 @@ class World:
         )
 
     def decide(self, held: frozenset[int] = frozenset()) -> Plan:
-        digest = shards.seen_digest((one.index, one.data) for one in self.gathered.shards)
+        digest = documents.seen_digest((one.index, one.data) for one in self.gathered.shards)
         of = self.gathered.pods[0]
         reports = {of.uid: report(of, digest=digest)} if self.is_seen else {}
         self.gathered = replace(self.gathered, reports=reports)
@@ -157,7 +157,7 @@ def test_o11_once_nothing_is_refused_any_more_everything_comes_to_rest_in_a_few_
 
 def of(index: int, *models: DesiredModel) -> object:
     entries = {model.name: model.model.to_entry(index).to_json() for model in models}  # type: ignore[union-attr]
-    return view(index, shards.render_shard(index, entries))
+    return view(index, documents.render_shard(index, entries))
 
 
 def two_shards(leaver: DesiredModel, comer: DesiredModel) -> Gathered:
@@ -205,6 +205,6 @@ def test_o11_what_waits_for_a_refused_write_says_so_and_its_neighbours_do_not_wa
 def _refused(gathered: Gathered, index: int) -> Gathered:
     [write] = [write for write in plan(gathered, NOW).shard_writes if write.index == index]
     failed = put_off(
-        None, Failure(Kind.REFUSED, "over quota", shards.attempt(write)), NOW, jitter=1.0
+        None, Failure(Kind.REFUSED, "over quota", documents.attempt(write)), NOW, jitter=1.0
     )
     return replace(gathered, memory=Memory(put_off={index: failed}))

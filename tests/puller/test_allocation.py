@@ -10,8 +10,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 import pytest
-from trainedmodel_puller.allocation import allocated_bytes
-from trainedmodel_puller.durable import exchange
+from trainedmodel_puller.usage.allocation import allocated_bytes
+from trainedmodel_puller.volume.durable import exchange
 
 KIB = 1024
 Move = Callable[[Path], None]

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from answers_corpus import NONSENSE, ODD, RIGHT
-from driver_builders import entry, server_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.puller.answers_corpus import NONSENSE, ODD, RIGHT
+from support.puller.driver_builders import entry, server_settings
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers import (
     client,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from driver_builders import Handler, answering, entry, server_settings, target
+from support.puller.driver_builders import Handler, answering, entry, server_settings, target
 from trainedmodel_puller.core.pbtxt import without_name
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers import v2

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from driver_builders import entry, server_settings
+from support.puller.driver_builders import entry, server_settings
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.drivers.factory import SERVER_KINDS, make_server
-from trainedmodel_puller.sharing import stat_files
+from trainedmodel_puller.volume.tree_links import stat_files
 
 _ADAPTER = {"adapter_config.json": "{}", "adapter_model.safetensors": "x"}
 #: Trees by what fitting has to do to them: nothing, or something.

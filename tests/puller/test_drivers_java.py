@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from driver_builders import Handler, answering, entry, server_settings, target
+from support.puller.driver_builders import Handler, answering, entry, server_settings, target
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers import management
 from trainedmodel_puller.drivers.base import Layout, ServerGone, ServerHungUp, ServerInDoubt

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from driver_builders import Handler, answering, server_settings, target
+from support.puller.driver_builders import Handler, answering, server_settings, target
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import ServerGone, ServerInDoubt
 from trainedmodel_puller.drivers.kserve import KServe

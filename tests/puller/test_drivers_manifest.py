@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_builders import entry, server_settings
+from support.puller.driver_builders import entry, server_settings
 from trainedmodel_puller.drivers.mms import MultiModelServer
 from trainedmodel_puller.drivers.torchserve import TorchServe
 from trainedmodel_puller.errors import ServerFault

@@ -16,23 +16,23 @@ from pathlib import Path
 
 import pytest
 from puller.in_process import settings
+from support.puller.volume_faults import CODES, FAULTS
 from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import make_limits
-from trainedmodel_puller.disk import Disk
+from trainedmodel_puller.control.executor import Executor
+from trainedmodel_puller.control.loop import Loop
+from trainedmodel_puller.control.server_monitor import ServerWatch
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.executor import Executor
-from trainedmodel_puller.fetching import Fetcher
-from trainedmodel_puller.loop import Loop
-from trainedmodel_puller.opening import until_done
-from trainedmodel_puller.serverwatch import ServerWatch
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.fetch.fetcher import Fetcher
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.reporting.startup_endpoints import Front
+from trainedmodel_puller.startup import until_done
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
-from trainedmodel_puller.trees import IDENTITY_FILE
-from trainedmodel_puller.volume import Volume
-from trainedmodel_puller.waiting import Front
-from volume_faults import CODES, FAULTS
+from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.layouts import IDENTITY_FILE
+from trainedmodel_puller.volume.volume import Volume
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -157,10 +157,10 @@ def _stat(root: Path) -> os.stat_result:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainedmodel_puller.state.backoff_s", lambda count, chance: 0.01)
-    monkeypatch.setattr("trainedmodel_puller.opening._PERIOD_S", 0.01)
-    monkeypatch.setattr("trainedmodel_puller.loop._TRASH_S", 0.05)
-    monkeypatch.setattr("trainedmodel_puller.loop._FULL_READ_S", 0.1)
+    monkeypatch.setattr("trainedmodel_puller.live_state.backoff_s", lambda count, chance: 0.01)
+    monkeypatch.setattr("trainedmodel_puller.startup._PERIOD_S", 0.01)
+    monkeypatch.setattr("trainedmodel_puller.control.loop._TRASH_S", 0.05)
+    monkeypatch.setattr("trainedmodel_puller.control.loop._FULL_READ_S", 0.1)
 
     def crash(_: Executor, key: object, __: object, error: Exception, ___: object) -> None:
         pytest.fail(f"{key} is told as InternalError: {error!r}")

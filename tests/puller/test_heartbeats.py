@@ -6,22 +6,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from reporter_bench import Bench, follow
+from support.puller.reporter_bench import Bench, follow
 from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import ModelReport, heartbeat_period
-from trainedmodel_puller import reporters
+from trainedmodel_puller.reporting import reporter
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(reporters, "spacing_s", lambda size, sent: 0.01)
-    monkeypatch.setattr(reporters, "_RETRY_S", (0.01,))
-    monkeypatch.setattr(reporters, "_REFUSED_S", 0.01)
+    monkeypatch.setattr(reporter, "spacing_s", lambda size, sent: 0.01)
+    monkeypatch.setattr(reporter, "_RETRY_S", (0.01,))
+    monkeypatch.setattr(reporter, "_REFUSED_S", 0.01)
     return Bench(tmp_path)
 
 
 def beats_fast(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.01) -> None:
-    monkeypatch.setattr(reporters, "heartbeat_s", lambda size: seconds)
+    monkeypatch.setattr(reporter, "heartbeat_s", lambda size: seconds)
 
 
 async def test_a_report_is_created_with_a_heartbeat_and_the_promise_of_the_next(
@@ -113,7 +113,7 @@ async def test_a_heartbeat_of_a_deleted_report_brings_it_back(
 
 
 def test_the_larger_a_report_is_the_rarer_its_heartbeats_are() -> None:
-    assert reporters.heartbeat_s(2) == 60
-    assert reporters.heartbeat_s(120_000) == 60
-    assert reporters.heartbeat_s(310_000) == 155
-    assert reporters.heartbeat_s(1_350_000) == 675
+    assert reporter.heartbeat_s(2) == 60
+    assert reporter.heartbeat_s(120_000) == 60
+    assert reporter.heartbeat_s(310_000) == 155
+    assert reporter.heartbeat_s(1_350_000) == 675

@@ -18,6 +18,7 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller import metrics
+from trainedmodel_puller.control.server_monitor import ServerWatch
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
 from trainedmodel_puller.core.state import (
@@ -35,9 +36,8 @@ from trainedmodel_puller.core.state import (
 )
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.http import Endpoints
-from trainedmodel_puller.serverwatch import ServerWatch
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.reporting.endpoints import Endpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]

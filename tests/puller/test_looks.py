@@ -11,10 +11,10 @@ from dataclasses import replace
 from puller.storage.servers import RawServer, Request
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
+from trainedmodel_puller.control.source_monitor import SourceLooks
 from trainedmodel_puller.core.state import Failure, FailureKey, Stage
 from trainedmodel_puller.errors import ModelFault, SourceFault
-from trainedmodel_puller.looks import SourceLooks
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.registry import StorageRegistry
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from trainedmodel_puller.control.config_reader import read_signature
+from trainedmodel_puller.control.executor import Executor
+from trainedmodel_puller.control.loop import Loop
 from trainedmodel_puller.core.state import DiskModel, Limits
-from trainedmodel_puller.disk import Disk
-from trainedmodel_puller.executor import Executor
-from trainedmodel_puller.loop import Loop
-from trainedmodel_puller.snapshot import read_signature
-from trainedmodel_puller.state import LiveState
-from trainedmodel_puller.trees import InPlace
-from trainedmodel_puller.volume import Volume
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.layouts import InPlace
+from trainedmodel_puller.volume.volume import Volume
 
 
 class NoExecutor:
@@ -72,7 +72,7 @@ async def test_a_pass_is_paid_for_in_processor_time_not_in_waiting(
         work()
         return read_signature(folder)
 
-    monkeypatch.setattr("trainedmodel_puller.loop.read_signature", read)
+    monkeypatch.setattr("trainedmodel_puller.control.loop.read_signature", read)
     assert least <= await passes_within(tmp_path, 1.0) <= most
 
 

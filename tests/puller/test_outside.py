@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from trainedmodel_puller import metrics
-from trainedmodel_puller.outside import Lookups, OutsideLoop, OutsideThreads
+from trainedmodel_puller.storage.outside import Lookups, OutsideLoop, OutsideThreads
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_the_loop_resolves_names_as_the_system_does() -> None:
 def test_a_process_ends_without_waiting_for_what_it_left_behind() -> None:
     code = """
 import asyncio, time
-from trainedmodel_puller.outside import OutsideLoop, OutsideThreads
+from trainedmodel_puller.storage.outside import OutsideLoop, OutsideThreads
 async def main():
     try:
         async with asyncio.timeout(0.1):
@@ -157,7 +157,7 @@ def test_a_signal_ends_the_process_in_time_whatever_hangs() -> None:
     """A thread that hangs in a system call is waited for by the interpreter, for ever."""
     code = """
 import concurrent.futures, time
-from trainedmodel_puller import command
+from trainedmodel_puller.cli import command
 command._LONGEST_END_S = 0.5
 command.end_soon()
 concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 100)

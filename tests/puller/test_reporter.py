@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import structlog
-from reporter_bench import Bench, follow
+from support.puller.reporter_bench import Bench, follow
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
-from trainedmodel_puller import reporters
 from trainedmodel_puller.core.state import DesiredState
+from trainedmodel_puller.reporting import reporter
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(reporters, "spacing_s", lambda size, sent: 0.01)
-    monkeypatch.setattr(reporters, "_RETRY_S", (0.01,))
-    monkeypatch.setattr(reporters, "_REFUSED_S", 0.01)
+    monkeypatch.setattr(reporter, "spacing_s", lambda size, sent: 0.01)
+    monkeypatch.setattr(reporter, "_RETRY_S", (0.01,))
+    monkeypatch.setattr(reporter, "_REFUSED_S", 0.01)
     return Bench(tmp_path)
 
 
@@ -195,7 +195,7 @@ async def test_a_write_whose_answer_was_lost_is_found_out(bench: Bench) -> None:
 async def test_progress_alone_is_told_now_and_then(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_PROGRESS_S", 0.5)
+    monkeypatch.setattr(reporter, "_PROGRESS_S", 0.5)
 
     async def act() -> None:
         bench.say(a="Waiting")
@@ -212,7 +212,7 @@ async def test_progress_alone_is_told_now_and_then(
 async def test_a_change_is_not_held_back_by_progress(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_PROGRESS_S", 3600)
+    monkeypatch.setattr(reporter, "_PROGRESS_S", 3600)
 
     async def act() -> None:
         bench.say(a="Downloading", b="Waiting")
@@ -228,7 +228,7 @@ async def test_a_change_is_not_held_back_by_progress(
 async def test_what_arrives_within_a_moment_is_told_in_one_write(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_ARRIVAL_S", 3600)
+    monkeypatch.setattr(reporter, "_ARRIVAL_S", 3600)
 
     async def act() -> None:
         bench.say(old="Loaded")

@@ -16,7 +16,7 @@ import pytest
 from puller.test_faults_in_a_life import Life
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.state import Limits
-from trainedmodel_puller.usage import VolumeUsage
+from trainedmodel_puller.usage.volume_usage import VolumeUsage
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_puller import sealing
-from trainedmodel_puller.durable import sync_file_system, sync_tree
 from trainedmodel_puller.errors import VolumeFault
-from trainedmodel_puller.sealing import SealLane
+from trainedmodel_puller.volume import group_commit
+from trainedmodel_puller.volume.durable import sync_file_system, sync_tree
+from trainedmodel_puller.volume.group_commit import SealLane
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
     def noted(folder: Path) -> None:
         said.append("sync")
 
-    monkeypatch.setattr(sealing, "sync_file_system", noted)
+    monkeypatch.setattr(group_commit, "sync_file_system", noted)
     names = [f"m{i:02}" for i in range(count)]
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run(slow, partial(seal, "never", said)))
@@ -134,7 +134,7 @@ async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
         is_written.set()
         return tree
 
-    monkeypatch.setattr(sealing, "sync_tree", patient)
+    monkeypatch.setattr(group_commit, "sync_tree", patient)
     async with asyncio.TaskGroup() as group:
         first = partial(write, tmp_path, "a", said)
         group.create_task(lane.run(first, partial(seal, "a", said)))
@@ -153,7 +153,7 @@ async def test_a_disk_that_refuses_fails_the_batch_it_was_asked_for_and_no_other
             raise OSError(5, "Input/output error", str(tree))
         sync_tree(tree, with_files=with_files)
 
-    monkeypatch.setattr(sealing, "sync_tree", refuse)
+    monkeypatch.setattr(group_commit, "sync_tree", refuse)
     jobs = [
         lane.run(partial(write, tmp_path, name, said), partial(seal, name, said))
         for name in ("a", "b")

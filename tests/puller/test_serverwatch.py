@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from trainedmodel_puller import serverwatch
+from trainedmodel_puller.control import server_monitor
+from trainedmodel_puller.control.server_monitor import ServerWatch
 from trainedmodel_puller.core.state import ServerState, Stage
 from trainedmodel_puller.drivers.base import ServerSettings, Sight
 from trainedmodel_puller.drivers.files import FilesOnly
-from trainedmodel_puller.serverwatch import ServerWatch
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.live_state import LiveState
 
 
 class Slow(FilesOnly):
@@ -47,7 +47,7 @@ async def test_a_load_of_ours_does_not_have_the_index_read_again_and_again(
     tmp_path: Path, is_ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own moves are followed; ours end with the server's answer."""
-    monkeypatch.setattr(serverwatch, "_MOVING_PERIOD_S", 0.02)
+    monkeypatch.setattr(server_monitor, "_MOVING_PERIOD_S", 0.02)
     state = LiveState(chance=lambda: 0.0)
     if is_ours:
         state.server_actions["m"] = Stage.LOAD
@@ -77,7 +77,7 @@ async def test_after_one_slow_look_a_model_that_has_gone_is_noticed_within_secon
 ) -> None:
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(
-        serverwatch, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
+        server_monitor, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
     )
     state = LiveState(chance=lambda: 0.0)
     server = OnceSlow(tmp_path)
@@ -101,7 +101,7 @@ async def test_slow_looks_do_not_get_in_the_way_of_our_own_loads(
     """A server that reads a file a model to answer has less time to load; then it is looked at."""
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(
-        serverwatch, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
+        server_monitor, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
     )
 
     class Busy(OnceSlow):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from trainedmodel_puller.trash import Trash
+from trainedmodel_puller.volume.trash import Trash
 
 
 def test_a_trash_that_could_not_be_listed_is_emptied_later_and_stays(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trainedmodel_puller import usage as module
-from trainedmodel_puller.allocation import allocated_bytes
-from trainedmodel_puller.usage import VolumeUsage
+from trainedmodel_puller.usage import volume_usage as module
+from trainedmodel_puller.usage.allocation import allocated_bytes
+from trainedmodel_puller.usage.volume_usage import VolumeUsage
 
 KIB = 1024
 

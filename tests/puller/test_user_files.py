@@ -10,9 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from driver_builders import entry, server_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.puller.driver_builders import entry, server_settings
 from trainedmodel_contract.modelreport import MAX_MESSAGE
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.drivers.factory import SERVER_KINDS, make_server
@@ -22,7 +22,7 @@ from trainedmodel_puller.drivers.triton import Triton
 from trainedmodel_puller.drivers.userfiles import MOST_BYTES
 from trainedmodel_puller.drivers.vllm import VLLM
 from trainedmodel_puller.errors import ServerFault, VolumeFault
-from trainedmodel_puller.fetching import Fetcher
+from trainedmodel_puller.fetch.fetcher import Fetcher
 
 #: A tree for each kind that is fine but for the one file that a driver reads in it.
 READ = {

@@ -7,12 +7,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.puller.volume_steps import (
+    FILES,
+    beside,
+    load,
+    lora_volume,
+    make_volume,
+    seal,
+    served,
+    shown,
+    stage,
+)
 from trainedmodel_contract.entry import Entry
 from trainedmodel_puller.core.snapshot import Held
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
-from trainedmodel_puller.volume import Volume
-from volume_steps import FILES, beside, load, lora_volume, make_volume, seal, served, shown, stage
+from trainedmodel_puller.volume.volume import Volume
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from puller.test_volume_kills import first, leave, roll_back, unpack, update
+from support.puller.volume_faults import CODES, FAULTS
+from support.puller.volume_steps import beside, load, lora_volume, make_volume, seal, served, shown
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
-from trainedmodel_puller.volume import Volume
-from volume_faults import CODES, FAULTS
-from volume_steps import beside, load, lora_volume, make_volume, seal, served, shown
+from trainedmodel_puller.volume.volume import Volume
 
 Way = tuple[Callable[[Volume], None], str | None, set[str]]
 WAYS: dict[str, Way] = {

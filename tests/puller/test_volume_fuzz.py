@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.puller.volume_steps import load, lora_volume, make_volume, seal, served, stage
+from trainedmodel_puller.control.config_reader import read_folder, read_signature
 from trainedmodel_puller.core.snapshot import Unreadable
 from trainedmodel_puller.errors import VolumeFault
-from trainedmodel_puller.snapshot import read_folder, read_signature
-from trainedmodel_puller.volume import Volume
-from volume_steps import load, lora_volume, make_volume, seal, served, stage
+from trainedmodel_puller.volume.volume import Volume
 
 #: Each file of ours, and each folder around one.
 PLACES = (

@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainedmodel_puller import durable
-from trainedmodel_puller import staged as staged_module
-from trainedmodel_puller import trees as trees_module
+from support.puller.volume_steps import (
+    FILES,
+    beside,
+    load,
+    lora_volume,
+    make_volume,
+    seal,
+    served,
+    shown,
+)
 from trainedmodel_puller.core.state import DiskModel
-from trainedmodel_puller.volume import Volume
-from volume_steps import FILES, beside, load, lora_volume, make_volume, seal, served, shown
+from trainedmodel_puller.volume import durable
+from trainedmodel_puller.volume import layouts as trees_module
+from trainedmodel_puller.volume import staging as staged_module
+from trainedmodel_puller.volume.volume import Volume
 
 
 class Killed(BaseException):

@@ -15,7 +15,7 @@ from puller.in_process import settings
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import run
-from trainedmodel_puller.volume import Volume
+from trainedmodel_puller.volume.volume import Volume
 
 READING = "the volume is being read"
 NO_SERVER = "no model server has said yet which kind it is (--server auto)"

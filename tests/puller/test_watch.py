@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from trainedmodel_devkit.projection import AtomicWriter
-from trainedmodel_puller import watch
-from trainedmodel_puller.watch import watch_folder
+from trainedmodel_puller.control import config_watcher
+from trainedmodel_puller.control.config_watcher import watch_folder
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +79,7 @@ async def test_a_swap_rings_once_and_then_there_is_silence(tmp_path: Path) -> No
 async def test_a_folder_that_is_not_there_yet_is_watched_when_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_RETRY_S", 0.02)
+    monkeypatch.setattr(config_watcher, "_RETRY_S", 0.02)
     folder = tmp_path / "config"
     async with watched(folder) as bell:
         folder.mkdir()
@@ -90,7 +90,7 @@ async def test_a_folder_that_is_not_there_yet_is_watched_when_it_is(
 async def test_a_folder_that_another_takes_the_place_of_is_watched_again(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_RETRY_S", 0.02)
+    monkeypatch.setattr(config_watcher, "_RETRY_S", 0.02)
     folder = tmp_path / "config"
     folder.mkdir()
     async with watched(folder) as bell:

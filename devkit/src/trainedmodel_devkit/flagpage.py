@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 from trainedmodel_operator.__main__ import main as operator_command
-from trainedmodel_puller.command import main as puller_command
+from trainedmodel_puller.cli.command import main as puller_command
 
 PAGE: Final = "docs/flags.md"
 _WIDTH: Final = 100

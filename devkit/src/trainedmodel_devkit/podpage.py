@@ -12,7 +12,7 @@ import jsonpatch
 import yaml
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 
 PAGE: Final = "docs/pod.md"
 _IMAGE: Final = "registry.example/trainedmodel-puller:0.1.0"

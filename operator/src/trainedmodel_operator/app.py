@@ -43,31 +43,31 @@ from typing import Any
 import structlog
 from kubernetes.aio import client as kubernetes_client
 
-from trainedmodel_operator.connection import kopf_login, load_configuration
+from trainedmodel_operator.api.client import ApiKubeClient
+from trainedmodel_operator.api.connection import kopf_login, load_configuration
+from trainedmodel_operator.api.inference_services import InferenceServices
+from trainedmodel_operator.api.report_cache import ReportCache
 from trainedmodel_operator.core.health import Vitals
-from trainedmodel_operator.core.pacing import Bell
+from trainedmodel_operator.core.pacing.windows import Bell
 from trainedmodel_operator.core.state import Document, ParentKey
-from trainedmodel_operator.election import make_leadership
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
-from trainedmodel_operator.events import EventRecorder
-from trainedmodel_operator.firstlook import FirstLook
-from trainedmodel_operator.handlers import Bells, make_registry
-from trainedmodel_operator.health import probes_served
-from trainedmodel_operator.injector import run_webhook
-from trainedmodel_operator.kube import ApiKubeClient
-from trainedmodel_operator.leader import Leadership, fence_at_the_wire
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.namespaces import Namespaces
-from trainedmodel_operator.observer import Observer
-from trainedmodel_operator.reconciler import Reconciler
-from trainedmodel_operator.reports import ReportCache
-from trainedmodel_operator.resync import Resync
-from trainedmodel_operator.services import InferenceServices
+from trainedmodel_operator.leadership.election import make_leadership
+from trainedmodel_operator.leadership.leader import Leadership, fence_at_the_wire
+from trainedmodel_operator.observability.event_recorder import EventRecorder
+from trainedmodel_operator.observability.lag_observer import Observer
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.observability.probes import probes_served
+from trainedmodel_operator.reconcile.initial_sync import FirstLook
+from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.namespaces import Namespaces
+from trainedmodel_operator.reconcile.reconciler import Reconciler
+from trainedmodel_operator.reconcile.resync import Resync
+from trainedmodel_operator.reconcile.status_writer import StatusWriter
+from trainedmodel_operator.reconcile.work_queue import WorkQueue
 from trainedmodel_operator.settings import Settings
-from trainedmodel_operator.statuswriter import StatusWriter
-from trainedmodel_operator.survey import Survey
-from trainedmodel_operator.watches import Watches
-from trainedmodel_operator.workqueue import WorkQueue
+from trainedmodel_operator.watch.handlers import Bells, make_registry
+from trainedmodel_operator.watch.kopf_runner import Watches
+from trainedmodel_operator.webhook.run import run_webhook
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
 
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.core.lease import Terms
 from trainedmodel_operator.errors import ConfigurationError
 

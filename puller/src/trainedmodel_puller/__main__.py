@@ -12,7 +12,7 @@ import gc
 def main() -> None:
     """Run the command line; garbage is collected again when it runs."""
     gc.disable()
-    from trainedmodel_puller.command import main as command  # noqa: PLC0415 - after `disable`
+    from trainedmodel_puller.cli.command import main as command  # noqa: PLC0415 - after `disable`
 
     command()
 

@@ -20,32 +20,32 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from trainedmodel_puller.control.config_watcher import watch_folder
+from trainedmodel_puller.control.executor import Executor
+from trainedmodel_puller.control.loop import Loop
+from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.source_monitor import SourceLooks
 from trainedmodel_puller.core.room import reserve_within
 from trainedmodel_puller.core.state import Limits
-from trainedmodel_puller.disk import Disk
 from trainedmodel_puller.drivers.auto import Identity, identify
 from trainedmodel_puller.drivers.base import Layout, ModelServer, ServerSettings
 from trainedmodel_puller.drivers.factory import AUTO, default_url, make_server
 from trainedmodel_puller.errors import SettingsError
-from trainedmodel_puller.executor import Executor
-from trainedmodel_puller.fetching import Fetcher
-from trainedmodel_puller.http import Endpoints
-from trainedmodel_puller.kube import ReportClient
-from trainedmodel_puller.looks import SourceLooks
-from trainedmodel_puller.loop import Loop
-from trainedmodel_puller.opening import take, until_done
-from trainedmodel_puller.ownership import Ownership
-from trainedmodel_puller.reporters import KubernetesReporter
-from trainedmodel_puller.serverwatch import ServerWatch
+from trainedmodel_puller.fetch.fetcher import Fetcher
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.reporting.endpoints import Endpoints
+from trainedmodel_puller.reporting.report_client import ReportClient
+from trainedmodel_puller.reporting.reporter import KubernetesReporter
+from trainedmodel_puller.reporting.startup_endpoints import Front, Waiting, WaitingForServer
 from trainedmodel_puller.settings import PodIdentity, Settings
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.startup import take, until_done
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
-from trainedmodel_puller.trees import make_model_dir
-from trainedmodel_puller.usage import VolumeUsage
-from trainedmodel_puller.volume import Volume
-from trainedmodel_puller.waiting import Front, Waiting, WaitingForServer
-from trainedmodel_puller.watch import watch_folder
+from trainedmodel_puller.usage.volume_usage import VolumeUsage
+from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.layouts import make_model_dir
+from trainedmodel_puller.volume.ownership import Ownership
+from trainedmodel_puller.volume.volume import Volume
 
 log: Final = structlog.get_logger()
 

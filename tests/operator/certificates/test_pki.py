@@ -9,9 +9,9 @@ import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from trainedmodel_operator import pki
 from trainedmodel_operator.core.certificates import Held, Lifetimes
 from trainedmodel_operator.errors import CertificateError
+from trainedmodel_operator.webhook import pki
 
 HOSTS = frozenset({"localhost", "127.0.0.1"})
 LIFETIMES = Lifetimes()

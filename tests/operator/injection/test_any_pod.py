@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from injection_corpus import apply_patch
+from support.webhook.injection_corpus import apply_patch
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import VOLUME_DIR, InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import VOLUME_DIR, InjectionSettings
 
 SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
 

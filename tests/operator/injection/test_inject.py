@@ -10,16 +10,16 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from injection_corpus import accepted, apply_patch, refused
+from support.webhook.injection_corpus import accepted, apply_patch, refused
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import Injection, inject
-from trainedmodel_operator.core.injection.puller import (
+from trainedmodel_operator.core.injection.sidecar import (
     SERVED_DIR,
     VOLUME_DIR,
     InjectionSettings,
 )
 from trainedmodel_operator.core.pods import server_memory
-from trainedmodel_puller.flags import with_flags
+from trainedmodel_puller.cli.flags import with_flags
 
 SETTINGS = InjectionSettings(image="trainedmodel-puller:test")
 ACCEPTED = accepted()

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from injection_corpus import accepted, apply_patch
+from support.webhook.injection_corpus import accepted, apply_patch
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes, parse_millicores
 from trainedmodel_operator.core.injection.inject import Injection, inject
-from trainedmodel_operator.core.injection.puller import InjectionSettings
 from trainedmodel_operator.core.injection.resources import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -23,6 +22,7 @@ from trainedmodel_operator.core.injection.resources import (
     Said,
     settle,
 )
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 
 POD = accepted()["both-labels-agree"]
 

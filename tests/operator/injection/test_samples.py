@@ -11,9 +11,9 @@ import yaml
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes, parse_millicores
 from trainedmodel_contract.trainedmodel import parse_trained_model
-from trainedmodel_operator.core.convert import Options, convert
+from trainedmodel_operator.core.conversion.convert import Options, convert
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 
 _SAMPLES = Path(__file__).resolve().parents[3] / "deploy" / "samples"
 DOCUMENTS: list[Any] = [

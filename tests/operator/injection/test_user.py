@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from injection_corpus import accepted, apply_patch
+from support.webhook.injection_corpus import accepted, apply_patch
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import inject
-from trainedmodel_operator.core.injection.puller import USER, InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import USER, InjectionSettings
 
 POD = accepted()["both-labels-agree"]
 #: What OpenShift's restricted-v2 makes of a pod: the user on each container, not on the pod.

@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import pytest
-from injection_corpus import accepted, apply_patch
+from support.webhook.injection_corpus import accepted, apply_patch
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import Injection, inject
-from trainedmodel_operator.core.injection.puller import VOLUME_DIR, InjectionSettings
+from trainedmodel_operator.core.injection.sidecar import VOLUME_DIR, InjectionSettings
 
 ACCEPTED = accepted()
 GIB, MIB = 2**30, 2**20

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from faulted_operator import FaultedScene
-from operator_on_cluster import Cluster
+from support.operator.faulted import FaultedScene
+from support.operator.on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.operatorprocess import OperatorProcess, operator_account

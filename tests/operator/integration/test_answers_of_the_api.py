@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster
+from support.operator.on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model
+from trainedmodel_operator.api.client import ApiKubeClient
 from trainedmodel_operator.errors import NotFound, PatchNotApplied, Refused
-from trainedmodel_operator.kube import ApiKubeClient
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.metrics import Metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

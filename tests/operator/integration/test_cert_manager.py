@@ -16,15 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helm_chart import overlay
-from trainedmodel_devkit.certmanager import CertManager
-from trainedmodel_devkit.controlplane import ControlPlane
-from trainedmodel_devkit.operatorprocess import SYSTEM, USER
-from trainedmodel_devkit.projection import AtomicWriter
-from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator.transport import Transport
-from webhook_processes import Replica, all_listen, replicas
-from webhook_replicas import (
+from support.helm_chart import overlay
+from support.webhook.processes import Replica, all_listen, replicas
+from support.webhook.replicas import (
     CONFIGURATION,
     asking_pod,
     create,
@@ -35,6 +29,12 @@ from webhook_replicas import (
     transport_as,
     until,
 )
+from trainedmodel_devkit.certmanager import CertManager
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM, USER
+from trainedmodel_devkit.projection import AtomicWriter
+from trainedmodel_devkit.waiting import wait_until
+from trainedmodel_operator.api.transport import Transport
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 from click.testing import CliRunner
-from operator_on_cluster import Cluster
-from trainedmodel_operator.convert import convert_command
+from support.operator.on_cluster import Cluster
+from trainedmodel_operator.cli.convert_command import convert_command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

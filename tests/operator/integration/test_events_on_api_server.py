@@ -12,19 +12,19 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from kserve_kind import install_kind, remove_kind, serve
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster
+from support.kserve_kind import install_kind, remove_kind, serve
+from support.operator.on_cluster import Cluster
 from trainedmodel_devkit.documents import loaded, trained_model
 from trainedmodel_devkit.operatorprocess import USER, OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator.core import eventbook
+from trainedmodel_operator.api.client import ApiKubeClient
+from trainedmodel_operator.core.pacing import event_correlator
 from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.events import EventRecorder
-from trainedmodel_operator.kube import ApiKubeClient
-from trainedmodel_operator.metrics import Metrics
-from trainedmodel_operator.workqueue import ACTIVE_PASSES
+from trainedmodel_operator.observability.event_recorder import EventRecorder
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.work_queue import ACTIVE_PASSES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -115,14 +115,14 @@ def test_a_service_of_many_models_tells_a_few_and_sums_up(
             timeout_s=40,
         )
         told = [one for one in events(cluster) if one["reason"] == "Ready"]
-        assert len(told) <= 2 * eventbook.BURST + 2
+        assert len(told) <= 2 * event_correlator.BURST + 2
         wait_until(lambda: all(one.get("state") == "Loaded" for one in cluster.statuses().values()))
 
 
 async def test_repeats_are_a_series_of_the_first_event(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eventbook, "SERIES_PAUSE_S", 0.5)
+    monkeypatch.setattr(event_correlator, "SERIES_PAUSE_S", 0.5)
     cluster.apply(trained_model("iris"))
     uid = cluster.find("tmodel", "iris")["metadata"]["uid"]
     configuration = kubernetes_client.Configuration()

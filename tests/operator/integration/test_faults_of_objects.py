@@ -10,8 +10,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from faulted_operator import FaultedScene
-from operator_on_cluster import Cluster
+from support.operator.faulted import FaultedScene
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_devkit.documents import loaded, trained_model

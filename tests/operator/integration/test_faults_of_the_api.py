@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from faulted_operator import FaultedScene
+from support.operator.faulted import FaultedScene
 from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.faultproxy import Request, answering, is_write
 from trainedmodel_devkit.waiting import wait_until

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_operator import FaultedScene
+from support.operator.faulted import FaultedScene
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator.watches import SILENCE_S
+from trainedmodel_operator.watch.kopf_runner import SILENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from operator_on_cluster import Cluster
-from operator_replicas import (
+from support.operator.on_cluster import Cluster
+from support.operator.replicas import (
     DEADLINE_S,
     DURATION_S,
     SOON_S,
@@ -29,9 +29,9 @@ from trainedmodel_devkit.faultproxy import FaultProxy
 from trainedmodel_devkit.operatorprocess import SYSTEM, operator_account
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator import pki
 from trainedmodel_operator.__main__ import LOST
 from trainedmodel_operator.core.certificates import Lifetimes
+from trainedmodel_operator.webhook import pki
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

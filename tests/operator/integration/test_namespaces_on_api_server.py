@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_on_cluster import Cluster
+from support.operator.on_cluster import Cluster
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from asking import Answer, Asker, account
-from operator_on_cluster import Cluster
+from support.asking import Answer, Asker, account
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model

@@ -15,16 +15,16 @@ from datetime import datetime
 import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from operator_on_cluster import Cluster
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.shard import entries_digest, parse_manifest
 from trainedmodel_devkit.documents import Document, loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator.core.pacing import LONGEST_WINDOW_S
+from trainedmodel_operator.api.client import ApiKubeClient
+from trainedmodel_operator.core.pacing.windows import LONGEST_WINDOW_S
 from trainedmodel_operator.errors import NotFound, Refused
-from trainedmodel_operator.kube import ApiKubeClient
-from trainedmodel_operator.metrics import Metrics
+from trainedmodel_operator.observability.metrics import Metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

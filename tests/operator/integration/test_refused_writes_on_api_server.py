@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_devkit.documents import admission_policy, loaded, trained_model
 from trainedmodel_devkit.operatorprocess import OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
-from trainedmodel_operator.core.shards import seen_digest
+from trainedmodel_operator.core.shards.documents import seen_digest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 

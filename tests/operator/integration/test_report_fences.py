@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from asking import APPLY, JSON_PATCH, MERGE, Answer, Asker, account
-from operator_on_cluster import Cluster
+from support.asking import APPLY, JSON_PATCH, MERGE, Answer, Asker, account
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.waiting import wait_until

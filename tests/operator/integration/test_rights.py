@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from kserve_kind import install_kind, remove_kind, serve
-from operator_on_cluster import Cluster
+from support.kserve_kind import install_kind, remove_kind, serve
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import loaded, trained_model

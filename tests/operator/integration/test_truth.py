@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from operator_on_cluster import Cluster
+from support.operator.on_cluster import Cluster
 from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_devkit.documents import loaded, trained_model

@@ -12,17 +12,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from injection_corpus import accepted, refused
-from trainedmodel_contract import names
-from trainedmodel_devkit.controlplane import ControlPlane
-from trainedmodel_devkit.ports import free_port
-from trainedmodel_operator import pki
-from trainedmodel_operator.core.certificates import Lifetimes
-from trainedmodel_operator.core.injection.puller import ACCOUNT_DIR, ACCOUNT_VOLUME, VOLUME_DIR
-from trainedmodel_operator.core.throttle import Lane
-from trainedmodel_operator.errors import ApiError, Refused
-from trainedmodel_operator.transport import Transport
-from webhook_replicas import (
+from support.webhook.injection_corpus import accepted, refused
+from support.webhook.replicas import (
     HOSTS,
     asking_pod,
     create,
@@ -37,6 +28,15 @@ from webhook_replicas import (
     until,
     webhook_control_plane,
 )
+from trainedmodel_contract import names
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.ports import free_port
+from trainedmodel_operator.api.transport import Transport
+from trainedmodel_operator.core.certificates import Lifetimes
+from trainedmodel_operator.core.injection.sidecar import ACCOUNT_DIR, ACCOUNT_VOLUME, VOLUME_DIR
+from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.errors import ApiError, Refused
+from trainedmodel_operator.webhook import pki
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

@@ -11,14 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from trainedmodel_devkit.controlplane import ControlPlane
-from trainedmodel_devkit.operatorprocess import SYSTEM
-from trainedmodel_operator import pki
-from trainedmodel_operator.certs import FromFolder
-from trainedmodel_operator.core.certificates import Held, Lifetimes
-from trainedmodel_operator.core.throttle import Lane
-from trainedmodel_operator.transport import Transport
-from webhook_replicas import (
+from support.webhook.replicas import (
     HOSTS,
     asking_pod,
     balancer,
@@ -35,6 +28,13 @@ from webhook_replicas import (
     until,
     webhook_control_plane,
 )
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.operatorprocess import SYSTEM
+from trainedmodel_operator.api.transport import Transport
+from trainedmodel_operator.core.certificates import Held, Lifetimes
+from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.webhook import pki
+from trainedmodel_operator.webhook.certificates import FromFolder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

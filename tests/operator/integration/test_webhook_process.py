@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from trainedmodel_contract import names
-from trainedmodel_contract.conditions import find_condition
-from trainedmodel_devkit.controlplane import ControlPlane
-from trainedmodel_devkit.documents import trained_model
-from trainedmodel_operator.core.throttle import Lane
-from webhook_processes import all_listen, replicas
-from webhook_replicas import (
+from support.webhook.processes import all_listen, replicas
+from support.webhook.replicas import (
     ROOT,
     asking_pod,
     create,
@@ -27,6 +22,11 @@ from webhook_replicas import (
     until,
     webhook_control_plane,
 )
+from trainedmodel_contract import names
+from trainedmodel_contract.conditions import find_condition
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import trained_model
+from trainedmodel_operator.core.pacing.rate_limiter import Lane
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -9,15 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from trainedmodel_contract import names
-from trainedmodel_devkit.binaries import control_plane_binaries
-from trainedmodel_devkit.controlplane import ControlPlane
-from trainedmodel_devkit.documents import admission_policy
-from trainedmodel_operator.core.injection.puller import InjectionSettings
-from trainedmodel_operator.core.injection.resources import MEMORY_REQUEST, Said
-from trainedmodel_operator.errors import Refused
-from trainedmodel_operator.transport import Transport
-from webhook_replicas import (
+from support.webhook.replicas import (
     asking_pod,
     create,
     install,
@@ -28,6 +20,14 @@ from webhook_replicas import (
     until,
     webhook_control_plane,
 )
+from trainedmodel_contract import names
+from trainedmodel_devkit.binaries import control_plane_binaries
+from trainedmodel_devkit.controlplane import ControlPlane
+from trainedmodel_devkit.documents import admission_policy
+from trainedmodel_operator.api.transport import Transport
+from trainedmodel_operator.core.injection.resources import MEMORY_REQUEST, Said
+from trainedmodel_operator.core.injection.sidecar import InjectionSettings
+from trainedmodel_operator.errors import Refused
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory
-from faulty_server import FaultyStore
-from forked_puller import Zygote
-from puller_process import Puller
+from support.puller.faulted import InstantProcess, Make, puller_factory
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import Zygote
+from support.puller.processes import Puller
 from trainedmodel_devkit.fixtures import s3_store
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton
 from trainedmodel_devkit.servers import MLServer, Triton

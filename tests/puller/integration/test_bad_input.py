@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puller_process import Puller
+from support.puller.processes import Puller
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 from trainedmodel_devkit.stores import S3Store

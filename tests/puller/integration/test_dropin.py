@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulted_puller import Make, puller_factory
-from forked_puller import ForkedPuller, Zygote
-from puller_process import infer
+from support.puller.faulted import Make, puller_factory
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.processes import infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, RunningServer, serve
 from trainedmodel_devkit.stores import S3Store

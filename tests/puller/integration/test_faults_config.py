@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from faulted_puller import (
+from support.puller.faulted import (
     InstantProcess,
     Make,
     write_instant,
     write_model,
 )
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 

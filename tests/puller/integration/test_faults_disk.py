@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant, write_model
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
+from support.puller.faulted import InstantProcess, Make, puller_factory, write_instant, write_model
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller, Zygote
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, serve
 

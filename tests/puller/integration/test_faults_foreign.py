@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant, write_model
-from forked_puller import ForkedPuller, Zygote
-from puller_process import get, infer
+from support.puller.faulted import InstantProcess, Make, puller_factory, write_instant, write_model
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.processes import get, infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.ports import free_port
 from trainedmodel_devkit.servers import MLServer, serve

@@ -13,10 +13,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from faulty_server import LoopThread
-from forked_puller import ForkedPuller, Zygote
-from killed_puller import enumerate_kills, wipe
 from puller.standins import StandInVLLM, running, write_adapter
+from support.puller.faulty_server import LoopThread
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.killed import enumerate_kills, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

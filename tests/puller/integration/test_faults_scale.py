@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, write_instant
-from faulty_server import FaultyProxy, FaultyStore, hang
-from forked_puller import ForkedPuller
+from support.puller.faulted import InstantProcess, Make, write_instant
+from support.puller.faulty_server import FaultyProxy, FaultyStore, hang
+from support.puller.forked import ForkedPuller
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 

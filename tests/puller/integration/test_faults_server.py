@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant
-from faulty_server import Fault, FaultyLine, FaultyProxy, answering, hang, no_http
-from forked_puller import ForkedPuller, Zygote
-from puller_process import Hammer, infer
+from support.puller.faulted import InstantProcess, Make, puller_factory, write_instant
+from support.puller.faulty_server import Fault, FaultyLine, FaultyProxy, answering, hang, no_http
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.processes import Hammer, infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, RunningServer, serve
 

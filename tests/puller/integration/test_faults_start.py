@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import InstantProcess, Make, puller_factory, write_instant, write_model
-from forked_puller import ForkedPuller, Zygote
-from puller_process import get
+from support.puller.faulted import InstantProcess, Make, puller_factory, write_instant, write_model
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.processes import get
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

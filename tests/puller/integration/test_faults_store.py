@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faulted_puller import Make
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller
+from support.puller.faulted import Make
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller
 from trainedmodel_devkit.stores import S3Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from faulted_puller import InstantProcess, Make, write_instant, write_model
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller
-from puller_process import get
-from trainedmodel_puller.command import main
+from support.puller.faulted import InstantProcess, Make, write_instant, write_model
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller
+from support.puller.processes import get
+from trainedmodel_puller.cli.command import main
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

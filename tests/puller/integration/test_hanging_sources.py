@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hanging_sources
 import pytest
+from support.puller import hanging_sources
 
 
 @pytest.mark.timeout(240)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from puller.storage.hub_server import TOKEN, Hub
 from puller.storage.test_download import tree
-from puller_process import Puller
+from support.puller.processes import Puller
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puller_process import Hammer, Puller, infer, running
+from support.puller.processes import Hammer, Puller, infer, running
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton
 from trainedmodel_devkit.servers import MLServer, RunningServer, Triton, serve
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forked_puller import ForkedPuller, Zygote
-from killed_puller import enumerate_kills, is_done, live, want
-from puller_process import get, infer
+from support.puller.forked import ForkedPuller, Zygote
+from support.puller.killed import enumerate_kills, is_done, live, want
+from support.puller.processes import get, infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, RunningServer, serve
 

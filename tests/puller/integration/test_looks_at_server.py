@@ -7,9 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from faulty_server import FaultyProxy
 from puller.storage.servers import Request
-from puller_process import Puller, running
+from support.puller.faulty_server import FaultyProxy
+from support.puller.processes import Puller, running
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, serve
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puller_process import Puller
+from support.puller.processes import Puller
 from trainedmodel_devkit.stores import S3Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.scale, pytest.mark.timeout(120)]

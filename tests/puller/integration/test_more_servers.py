@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from puller_process import Hammer, Puller, infer, running
+from support.puller.processes import Hammer, Puller, infer, running
 from trainedmodel_devkit.errors import MissingTool
 from trainedmodel_devkit.fixtures import s3_store
 from trainedmodel_devkit.models_more import write_gguf, write_scale_java, write_scale_kserve

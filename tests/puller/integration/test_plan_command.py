@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulted_puller import InstantProcess, Make, write_instant
-from forked_puller import ForkedPuller
+from support.puller.faulted import InstantProcess, Make, write_instant
+from support.puller.forked import ForkedPuller
 from trainedmodel_devkit.ports import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from puller_process import Puller, get, running
+from support.puller.processes import Puller, get, running
 from trainedmodel_devkit.stores import S3Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]

@@ -17,7 +17,7 @@ from trainedmodel_contract import modelreport, names
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_puller.core.bounds import Budget, bound_models
-from trainedmodel_puller.kube import (
+from trainedmodel_puller.reporting.report_client import (
     ApiUnavailable,
     ReportClient,
     ReportConflict,

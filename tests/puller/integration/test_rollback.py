@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import Make
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller
-from puller_process import Hammer, infer
+from support.puller.faulted import Make
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller
+from support.puller.processes import Hammer, infer
 from trainedmodel_devkit.models import write_scale_mlserver
 from trainedmodel_devkit.servers import MLServer, RunningServer, serve
 

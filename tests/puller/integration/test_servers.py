@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from puller_process import Hammer, Puller, get, infer, running
+from support.puller.processes import Hammer, Puller, get, infer, running
 from trainedmodel_devkit.models import write_scale_mlserver, write_scale_triton
 from trainedmodel_devkit.servers import MLServer, RunningServer, Triton, serve
 from trainedmodel_devkit.servers.base import ServerLauncher

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puller_process import Puller, get
+from support.puller.processes import Puller, get
 
 SECRET = "S1GNATUREthatOpensTheStore"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from puller.standins import StandInOvms, StandInTfs
 from puller.standins import running as playing
-from puller_process import Puller, running
+from support.puller.processes import Puller, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

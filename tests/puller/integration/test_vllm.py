@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pytest
-from puller_process import Puller, running
+from support.puller.processes import Puller, running
 from trainedmodel_contract.entry import Entry
 from trainedmodel_devkit.models_lora import write_lora
 from trainedmodel_devkit.servers.base import RunningServer, serve

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted_puller import Make, puller_factory, write_model
-from faulty_server import FaultyStore
-from forked_puller import ForkedPuller, Zygote
-from trainedmodel_operator.core.injection.volumelimit import memory_for_models
+from support.puller.faulted import Make, puller_factory, write_model
+from support.puller.faulty_server import FaultyStore
+from support.puller.forked import ForkedPuller, Zygote
+from trainedmodel_operator.core.injection.volume_limit import memory_for_models
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -7,10 +7,10 @@ from puller.storage.servers import RawServer, Request
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SettingsError, SourceFault
-from trainedmodel_puller.storage.allowed import UriRule
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.uri_allowlist import UriRule
 
 _LIST = (
     "s3://models/team-a",

@@ -13,7 +13,7 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_puller.core.state import Stage
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings

@@ -16,8 +16,8 @@ from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault, VolumeFault
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
-from trainedmodel_puller.storage.journal import journal_path
 from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.storage.transfer.journal import journal_path
 
 PART = 64 * 1024
 CONTENT = os.urandom(16 * PART)

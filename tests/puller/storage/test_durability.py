@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 from trainedmodel_contract.uri import parse_uri
-from trainedmodel_puller.durable import sync_file_system
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.storage.download import Downloader
+from trainedmodel_puller.volume.durable import sync_file_system
 
 SMALL, MIDDLE, LARGE = b"s", b"m" * 300 * 1024, b"l" * 1024 * 1024
 
@@ -33,7 +33,7 @@ class Disk:
             sync_file_system(folder)
 
         monkeypatch.setattr(os, "fsync", fsync)
-        monkeypatch.setattr("trainedmodel_puller.storage.staging.sync_file_system", flush)
+        monkeypatch.setattr("trainedmodel_puller.storage.transfer.resume.sync_file_system", flush)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def test_a_disk_that_refuses_is_a_fault_and_the_next_fetch_forces_all_of_i
         def refuse(folder: Path) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
 
-        refusing.setattr("trainedmodel_puller.storage.staging.sync_file_system", refuse)
+        refusing.setattr("trainedmodel_puller.storage.transfer.resume.sync_file_system", refuse)
         with pytest.raises(VolumeFault):
             await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
     disk = Disk(monkeypatch)

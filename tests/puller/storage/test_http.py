@@ -10,7 +10,11 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_devkit.stores import HttpStore
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.addresses import AddressRule, CheckedResolver, DeniedAddressError
+from trainedmodel_puller.storage.backends.address_guard import (
+    AddressRule,
+    CheckedResolver,
+    DeniedAddressError,
+)
 from trainedmodel_puller.storage.base import SourceObject
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry

@@ -9,8 +9,8 @@ from puller.storage.servers import RawServer, Request
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.backends.http_credentials import http_login
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.http_login import http_login
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.base import SourceObject
-from trainedmodel_puller.storage.hub_errors import hub_fault
-from trainedmodel_puller.storage.hub_names import HubPlace, hub_place
-from trainedmodel_puller.storage.hub_pages import (
+from trainedmodel_puller.storage.backends.hub_errors import hub_fault
+from trainedmodel_puller.storage.backends.hub_names import HubPlace, hub_place
+from trainedmodel_puller.storage.backends.hub_pages import (
     NotHubsAnswerError,
     file_object,
     next_query,
     read_commit,
     read_page,
 )
+from trainedmodel_puller.storage.base import SourceObject
 
 SHA = "a" * 40
 

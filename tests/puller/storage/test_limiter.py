@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from trainedmodel_puller.storage.limiter import FairLimiter
+from trainedmodel_puller.storage.transfer.fair_limiter import FairLimiter
 
 
 async def _hold(limiter: FairLimiter, key: str, log: list[str]) -> None:

@@ -9,9 +9,9 @@ from puller.storage.test_download import CONTENT, tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.backends.local import LocalStorage
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.local import LocalStorage
 
 
 async def _refusal(storage: LocalStorage, text: str) -> SourceFault:

@@ -15,8 +15,8 @@ from puller.storage.test_download import tree
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault
+from trainedmodel_puller.storage.backends.local import LocalStorage
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.local import LocalStorage
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
 

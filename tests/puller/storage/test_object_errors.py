@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from obstore import exceptions
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_puller.storage.credentials import can_sign, has_metadata_service
-from trainedmodel_puller.storage.object_errors import source_fault
+from trainedmodel_puller.storage.backends.object_errors import source_fault
+from trainedmodel_puller.storage.backends.request_signing import can_sign, has_metadata_service
 
 _DUMP = "\n\nDebug source:\nGeneric {\n    source: RetryError(secret)\n}"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from trainedmodel_puller.storage.ramp import StreamRamp
+from trainedmodel_puller.storage.transfer.stream_ramp import StreamRamp
 
 
 async def _streams(rate_each: int, *, seconds: float = 0.8) -> int:

@@ -11,8 +11,8 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, SourceObject, Storage
-from trainedmodel_puller.storage.limiter import FairLimiter, Slot
-from trainedmodel_puller.storage.receive import receive
+from trainedmodel_puller.storage.transfer.fair_limiter import FairLimiter, Slot
+from trainedmodel_puller.storage.transfer.receive import receive
 from typing_extensions import Buffer
 
 pytestmark = pytest.mark.looptime

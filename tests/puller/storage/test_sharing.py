@@ -16,7 +16,7 @@ from puller.storage.test_download import tree
 from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.journal import journal_path
+from trainedmodel_puller.storage.transfer.journal import journal_path
 
 PART = 64 * 1024
 FILES = {
@@ -229,7 +229,7 @@ _PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 from trainedmodel_puller.storage.base import Listing, SourceObject
-from trainedmodel_puller.storage.sharing import seed
+from trainedmodel_puller.storage.transfer.hardlinks import seed
 
 folder, source, listed, part_bytes, last = sys.argv[1:]
 items = tuple(SourceObject(*item) for item in json.loads(listed))

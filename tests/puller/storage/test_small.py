@@ -8,7 +8,7 @@ import pytest
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.storage.files import FilePool
-from trainedmodel_puller.storage.small import SmallFile, SmallFileWriter
+from trainedmodel_puller.storage.transfer.small_files import SmallFile, SmallFileWriter
 
 
 @pytest.fixture

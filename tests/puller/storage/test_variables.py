@@ -14,19 +14,19 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_devkit.stores import S3Store
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.credentials import has_metadata_service
-from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.fsspec_options import fsspec_options
-from trainedmodel_puller.storage.object_clients import make_client, s3_config
-from trainedmodel_puller.storage.registry import StorageRegistry
-from trainedmodel_puller.storage.settings import StorageSettings
-from trainedmodel_puller.storage.variables import (
+from trainedmodel_puller.storage.backends.fsspec_options import fsspec_options
+from trainedmodel_puller.storage.backends.object_clients import make_client, s3_config
+from trainedmodel_puller.storage.backends.profiles import (
     Credentials,
     ambient,
     read_profile,
     translated,
     with_places,
 )
+from trainedmodel_puller.storage.backends.request_signing import has_metadata_service
+from trainedmodel_puller.storage.download import Downloader
+from trainedmodel_puller.storage.registry import StorageRegistry
+from trainedmodel_puller.storage.settings import StorageSettings
 
 
 @pytest.mark.parametrize(

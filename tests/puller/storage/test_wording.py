@@ -15,7 +15,7 @@ from trainedmodel_devkit.stores import S3Store
 from trainedmodel_puller.core.state import Stage
 from trainedmodel_puller.core.wording import steady
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.state import LiveState
+from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.registry import StorageRegistry
 
 WORDS = st.text(st.characters(categories=["L"]), min_size=1, max_size=12)

@@ -27,12 +27,13 @@ from datetime import datetime, timedelta
 from trainedmodel_contract import names
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_operator.core import placement, shards, status, urls
-from trainedmodel_operator.core.placement import MOVE_GRACE, Placement, Verdict
-from trainedmodel_operator.core.putoff import Kind, PutOff
-from trainedmodel_operator.core.shards import ShardWrite, WriteKind
+from trainedmodel_operator.core.pacing.put_off import Kind, PutOff
+from trainedmodel_operator.core.shards import documents, placement
+from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind
+from trainedmodel_operator.core.shards.placement import MOVE_GRACE, Placement, Verdict
 from trainedmodel_operator.core.state import DesiredModel, Gathered, PodView
-from trainedmodel_operator.core.witnesses import Witnesses
+from trainedmodel_operator.core.status import status, urls
+from trainedmodel_operator.core.status.pod_verdicts import Witnesses
 
 #: A nudge that shows no effect is repeated after this long, then after twice, and so on.
 NUDGE_AGAIN = timedelta(seconds=3)
@@ -101,14 +102,14 @@ Contents = dict[int, Mapping[str, str]]
 def plan(gathered: Gathered, now: datetime) -> Plan:
     """Decide what one pass does; the rules are listed at the top of this module."""
     present: Contents = {view.index: view.data for view in gathered.shards if view.is_ours}
-    seen = _is_seen(gathered, shards.seen_digest(present.items()))
+    seen = _is_seen(gathered, documents.seen_digest(present.items()))
     placed = placement.place(gathered, seen, now)
     wanted, after = _shard_writes(gathered, placed)
     held = tuple(write for write in wanted if _is_held(gathered, write, now))
     due = tuple(write for write in wanted if write not in held)
     held_back = bool(due) and not gathered.may_write_shards
     writes, contents = ((), present) if held_back else (due, _without(held, after, present))
-    digest = shards.seen_digest(contents.items())
+    digest = documents.seen_digest(contents.items())
     nudges, waits = _nudges(gathered, digest, now)
     if held_back:
         waits.append(Deferred(None, "the shard window is closed"))
@@ -141,11 +142,11 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
     is_abandoned = not gathered.models and not gathered.pods
     for index, entries in sorted(placed.entries.items()):
         view = ours.get(index)
-        wanted = shards.render_shard(index, entries)
+        wanted = documents.render_shard(index, entries)
         name = names.shard_name(key.parent, index)
         if view is None:
             if entries:
-                body = shards.new_shard(key, index, wanted)
+                body = documents.new_shard(key, index, wanted)
                 words = f"+{len(entries)} entries"
                 writes.append(ShardWrite(WriteKind.CREATE, index, name, body, words))
                 after[index] = wanted
@@ -156,9 +157,9 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
             writes.append(ShardWrite(WriteKind.DELETE, index, name, body, words))
             continue
         after[index] = wanted
-        patch = shards.diff_shard(key, view, wanted)
+        patch = documents.diff_shard(key, view, wanted)
         if patch is not None:
-            words = shards.describe(view, wanted)
+            words = documents.describe(view, wanted)
             writes.append(ShardWrite(WriteKind.PATCH, index, name, patch, words, view))
     return tuple(writes), after
 
@@ -168,7 +169,7 @@ def _is_held(gathered: Gathered, write: ShardWrite, now: datetime) -> bool:
     if write.index in gathered.memory.held | gathered.memory.under_way:
         return True
     put_off = gathered.memory.put_off.get(write.index)
-    return put_off is not None and put_off.holds(shards.attempt(write), now)
+    return put_off is not None and put_off.holds(documents.attempt(write), now)
 
 
 def _without(held: Iterable[ShardWrite], after: Contents, present: Contents) -> Contents:
@@ -202,7 +203,7 @@ def _is_seen(gathered: Gathered, digest: str) -> bool:
 
 def _behind(gathered: Gathered, digest: str) -> list[PodView]:
     """Return the live pods whose own report shows another configuration, in order."""
-    nothing = shards.seen_digest(())
+    nothing = documents.seen_digest(())
     found = []
     for pod in sorted(gathered.pods, key=lambda pod: pod.name):
         report = gathered.reports.get(pod.uid)

@@ -16,9 +16,9 @@ from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_trained_model
 
+from trainedmodel_operator.core.pacing.put_off import PutOff
 from trainedmodel_operator.core.pods import Readiness, readiness, server_memory
-from trainedmodel_operator.core.putoff import PutOff
-from trainedmodel_operator.core.quiet import Quiet
+from trainedmodel_operator.core.staleness import Quiet
 
 Document = Mapping[str, Any]
 

@@ -21,7 +21,7 @@ from trainedmodel_puller.drivers.base import (
     Sight,
     Target,
 )
-from trainedmodel_puller.durable import words_of
+from trainedmodel_puller.volume.durable import words_of
 
 
 class FilesOnly:

@@ -46,9 +46,9 @@ from trainedmodel_puller.drivers.version_status import (
     read_statuses,
     state_of,
 )
-from trainedmodel_puller.durable import volume_fault, write_durably
 from trainedmodel_puller.errors import ServerFault, SettingsError
-from trainedmodel_puller.trees import revision_of
+from trainedmodel_puller.volume.durable import volume_fault, write_durably
+from trainedmodel_puller.volume.layouts import revision_of
 
 _POLL_S: Final = 0.2
 _ASK_AT_ONCE: Final = 8

@@ -26,12 +26,12 @@ from typing import Any, Final
 
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.durable import volume_fault
 from trainedmodel_puller.errors import SourceFault, VolumeFault
 from trainedmodel_puller.storage.base import UNKNOWN_SIZE, Listing, SourceObject
 from trainedmodel_puller.storage.digest import THREADS, tree_digest
 from trainedmodel_puller.storage.files import finished, first_fault
 from trainedmodel_puller.storage.paths import parent_folders
+from trainedmodel_puller.volume.durable import volume_fault
 
 #: What a hub of git repositories lists for each file: git's hash of it. A server that speaks the
 #: hub's API without git behind it may list the plain SHA-1 instead; either proves the content.

@@ -22,10 +22,10 @@ from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.durable import volume_fault
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.files import finished, first_fault
+from trainedmodel_puller.volume.durable import volume_fault
 
 THREADS: Final = max(1, min(4, os.cpu_count() or 1))
 

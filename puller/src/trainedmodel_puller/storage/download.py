@@ -23,13 +23,13 @@ from trainedmodel_puller.storage.files import (
     FilePool,
     first_fault,
 )
-from trainedmodel_puller.storage.journal import Journal
-from trainedmodel_puller.storage.limiter import FairLimiter
-from trainedmodel_puller.storage.receive import receive
 from trainedmodel_puller.storage.registry import StorageRegistry
-from trainedmodel_puller.storage.sharing import seed
-from trainedmodel_puller.storage.staging import prepare, sync_folders
-from trainedmodel_puller.storage.transfer import DownloadLimits, Transfer
+from trainedmodel_puller.storage.transfer.fair_limiter import FairLimiter
+from trainedmodel_puller.storage.transfer.hardlinks import seed
+from trainedmodel_puller.storage.transfer.journal import Journal
+from trainedmodel_puller.storage.transfer.receive import receive
+from trainedmodel_puller.storage.transfer.resume import prepare, sync_folders
+from trainedmodel_puller.storage.transfer.transfer import DownloadLimits, Transfer
 from trainedmodel_puller.storage.uri_parts import explained
 
 __all__ = ["DownloadLimits", "Downloader", "is_light"]

@@ -19,8 +19,8 @@ from typing import Final, ParamSpec, TypeVar
 
 from typing_extensions import Buffer
 
-from trainedmodel_puller.durable import told_as_fault, volume_fault
 from trainedmodel_puller.errors import ModelFault
+from trainedmodel_puller.volume.durable import told_as_fault, volume_fault
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -16,17 +16,17 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri
 
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.outside import OutsideThreads
-from trainedmodel_puller.storage.allowed import UriRule
+from trainedmodel_puller.storage.backends.fsspec_options import PROFILE_SCHEMES
+from trainedmodel_puller.storage.backends.fsspec_store import TESTED_SCHEMES, FsspecStorage
+from trainedmodel_puller.storage.backends.http import HttpStorage
+from trainedmodel_puller.storage.backends.hub import HubStorage
+from trainedmodel_puller.storage.backends.local import LocalStorage
+from trainedmodel_puller.storage.backends.object_clients import PROVIDERS
+from trainedmodel_puller.storage.backends.object_store import ObjectStorage
 from trainedmodel_puller.storage.base import Storage
-from trainedmodel_puller.storage.fsspec_options import PROFILE_SCHEMES
-from trainedmodel_puller.storage.fsspec_store import TESTED_SCHEMES, FsspecStorage
-from trainedmodel_puller.storage.http import HttpStorage
-from trainedmodel_puller.storage.hub import HubStorage
-from trainedmodel_puller.storage.local import LocalStorage
-from trainedmodel_puller.storage.object_clients import PROVIDERS
-from trainedmodel_puller.storage.object_store import ObjectStorage
+from trainedmodel_puller.storage.outside import OutsideThreads
 from trainedmodel_puller.storage.settings import StorageSettings
+from trainedmodel_puller.storage.uri_allowlist import UriRule
 from trainedmodel_puller.storage.uri_parts import check_parts
 
 #: Before a scheme, so that none can pass for a family.

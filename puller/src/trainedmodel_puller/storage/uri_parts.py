@@ -18,7 +18,7 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import ENCODED_SCHEMES, StorageUri
 
 from trainedmodel_puller.errors import SourceFault
-from trainedmodel_puller.storage.object_clients import PROVIDERS
+from trainedmodel_puller.storage.backends.object_clients import PROVIDERS
 
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 #: Parameters that people put there, and what to do instead. Others are not shown: they may be

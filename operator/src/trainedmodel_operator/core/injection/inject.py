@@ -30,19 +30,19 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.puller import (
-    InjectionSettings,
-    render_container,
-    render_volumes,
-)
-from trainedmodel_operator.core.injection.serving import (
+from trainedmodel_operator.core.injection.request import Wishes, read_wishes
+from trainedmodel_operator.core.injection.server_container import (
     check_port_is_free,
     server_index,
     serves_no_models,
 )
-from trainedmodel_operator.core.injection.sideeffects import side_effects
+from trainedmodel_operator.core.injection.side_effects import side_effects
+from trainedmodel_operator.core.injection.sidecar import (
+    InjectionSettings,
+    render_container,
+    render_volumes,
+)
 from trainedmodel_operator.core.injection.volume import ModelVolume, choose_volume
-from trainedmodel_operator.core.injection.wishes import Wishes, read_wishes
 from trainedmodel_operator.errors import InjectionImpossible
 
 Document = Mapping[str, Any]

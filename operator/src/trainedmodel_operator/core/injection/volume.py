@@ -31,13 +31,13 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.serving import check_no_mount_across
-from trainedmodel_operator.core.injection.volumelimit import (
+from trainedmodel_operator.core.injection.request import EXCLUSIVE, Wishes
+from trainedmodel_operator.core.injection.server_container import check_no_mount_across
+from trainedmodel_operator.core.injection.volume_limit import (
     is_in_memory,
     memory_for_models,
     volume_limit,
 )
-from trainedmodel_operator.core.injection.wishes import EXCLUSIVE, Wishes
 from trainedmodel_operator.core.server import mount_at
 from trainedmodel_operator.errors import InjectionImpossible
 

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from trainedmodel_puller.durable import volume_fault
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.archives.common import (
     MAX_ENTRIES,
@@ -32,6 +31,7 @@ from trainedmodel_puller.storage.archives.streams import (
 )
 from trainedmodel_puller.storage.archives.tar import is_header, read_tar
 from trainedmodel_puller.storage.archives.zip import EMPTY_MAGIC, LOCAL_MAGIC, read_directory
+from trainedmodel_puller.volume.durable import volume_fault
 
 #: Names of a tar that are looked at, and what may be unpacked to get at them.
 _LOOK_NAMES: Final = 256

@@ -13,7 +13,6 @@ import stat
 from pathlib import Path
 from typing import Final, Self
 
-from trainedmodel_puller.durable import sync_path
 from trainedmodel_puller.storage.archives.common import (
     Budget,
     Entry,
@@ -30,6 +29,7 @@ from trainedmodel_puller.storage.archives.rules import (
     resolve,
 )
 from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, write_all
+from trainedmodel_puller.volume.durable import sync_path
 
 _EXECUTABLE_MODE: Final = 0o755
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from trainedmodel_puller.durable import volume_fault
 from trainedmodel_puller.storage.archives.common import (
     ArchiveKind,
     Budget,
@@ -29,6 +28,7 @@ from trainedmodel_puller.storage.archives.tar import read_tar
 from trainedmodel_puller.storage.archives.tree import TreeWriter
 from trainedmodel_puller.storage.archives.zip import read_zip
 from trainedmodel_puller.storage.files import settled
+from trainedmodel_puller.volume.durable import volume_fault
 
 
 async def unpack(

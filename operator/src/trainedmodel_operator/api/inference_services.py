@@ -1,0 +1,98 @@
+"""Services: the InferenceService behind a parent, where there is such a kind.
+
+A parent is a name on pods; whether a KServe InferenceService of that name exists makes no
+difference to what is placed and served. It only knows the URL, which `status.url` tells. So nothing
+that is wrong here may cost a pass: whatever cannot be read is *not known*, and what was told of it
+stays.
+
+- The kind is not installed (404 for the list): not asked again for `ABSENT_S`, for any parent.
+- Not allowed (403), or anything else of that sort: the same, for that namespace.
+- Slow or broken, which for this kind usually means its conversion webhook: this service is left
+  alone for `BROKEN_S`, and the whole namespace if that happens to a second one meanwhile. A single
+  answer is waited for no longer than `PATIENCE_S`.
+
+A list that selects one name is asked for, not the object: an empty list says that *this service* is
+not there, and a 404 only that the *kind* is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import structlog
+
+from trainedmodel_operator.core.state import Document, ParentKey, ServiceView
+from trainedmodel_operator.core.status.urls import service_url
+from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
+
+ABSENT_S: Final = 300.0
+BROKEN_S: Final = 30.0
+PATIENCE_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class ServiceClient(Protocol):
+    """What is asked of the API."""
+
+    async def list_inference_services(self, namespace: str, name: str) -> list[Document]:
+        """List the InferenceService of this name: one or none."""
+        ...
+
+
+class InferenceServices:
+    """Reads InferenceServices, and knows when not to."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._absent_until = float("-inf")
+        self._quiet_until: dict[str, float] = {}
+        self._broken_until: dict[ParentKey, float] = {}
+
+    async def read(self, key: ParentKey) -> ServiceView:
+        """Return what is known of a parent's InferenceService; never fails."""
+        now = asyncio.get_running_loop().time()
+        if now < self._absent_until:
+            return ServiceView()
+        quiet_until = max(
+            self._quiet_until.get(key.namespace, now), self._broken_until.get(key, now)
+        )
+        if now < quiet_until:
+            return ServiceView(is_known=False)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                found = await self._client.list_inference_services(key.namespace, key.parent)
+        except NotFound:
+            self._absent_until = asyncio.get_running_loop().time() + ABSENT_S
+            log.info("no inference services here", reason="the kind is not installed")
+            return ServiceView()
+        except (ApiError, TimeoutError) as error:
+            self._leave_alone(key, error)
+            return ServiceView(is_known=False)
+        self._quiet_until.pop(key.namespace, None)
+        self._broken_until.pop(key, None)
+        if not found:
+            return ServiceView()
+        return ServiceView(exists=True, url=service_url(found[0].get("status")))
+
+    def _leave_alone(self, key: ParentKey, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        self._quiet_until = {
+            name: until for name, until in self._quiet_until.items() if until > now
+        }
+        self._broken_until = {one: at for one, at in self._broken_until.items() if at > now}
+        is_refused = isinstance(error, TerminalError)
+        pause = ABSENT_S if is_refused else BROKEN_S
+        is_first = not any(one.namespace == key.namespace for one in self._broken_until)
+        self._broken_until[key] = now + pause
+        if key.namespace not in self._quiet_until:
+            log.warning(
+                "inference service not read",
+                key=str(key),
+                reason=error.cause if isinstance(error, ApiError) else "slow",
+                error=str(error),
+                seconds=pause,
+            )
+        if is_refused or not is_first:
+            self._quiet_until[key.namespace] = now + pause

@@ -1,0 +1,1 @@
+"""The command line beside `run`: flags and `convert`."""

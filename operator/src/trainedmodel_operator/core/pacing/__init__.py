@@ -1,0 +1,1 @@
+"""When the next pass, write or Event may happen."""

@@ -1,0 +1,209 @@
+"""The event book: which Events are written, when, and what is left out.
+
+An Event is worth less than any other write, and there may be thousands at once: the last pod of a
+service comes up, and all its models become Ready in one second. Each of them says so in its status;
+the Events are for the person who looks at one model, or asks what happened in a namespace. So:
+
+1. Repeats are one Event. The same news about the same model within `SERIES_S` of the last raises
+   the count of the first Event's series, which is written at most every `SERIES_PAUSE_S`.
+2. A service may tell `BURST` pieces of good news and as many of bad ones at once, and one more
+   every `REFILL_S`; bad news never waits behind good.
+3. What is beyond that is collected for `COLLECT_S`, by service and reason, and told in one Event
+   on the last of these models, which says how many others there are.
+4. All Events together leave at `RATE` a second after a burst of `RATE_BURST`, so that they can
+   never be what an API server is busy with.
+5. At most `MOST_WAITING` wait. Beyond that they are dropped and counted: somebody asked for too
+   much news, and nobody would read it.
+
+So ten thousand models in 200 services that become Ready in one minute are at most 2,000 Events and
+a few summaries for each service, in 80 s, instead of 10,000.
+
+All memory is bounded: the book forgets what has no bearing any more, and beyond `MOST_SERIES` the
+oldest, which costs a repeat that is told as new. Times are seconds of one monotonic clock, handed
+in.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.status.transitions import EventKind, Transition
+
+SERIES_S: Final = 360.0
+SERIES_PAUSE_S: Final = 30.0
+BURST: Final = 10.0
+REFILL_S: Final = 15.0
+COLLECT_S: Final = 10.0
+RATE: Final = 25.0
+RATE_BURST: Final = 50.0
+MOST_WAITING: Final = 4_000
+MOST_SERIES: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model that an Event is about."""
+
+    key: ParentKey
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventWrite:
+    """One write.
+
+    Attributes:
+        series: What identifies the series; the shell remembers the Event's name under it.
+        at: When it was last seen.
+        count: How often this was seen by now; from 2 on, the series of the first Event is written.
+        others: Other models of the service that this Event speaks for.
+    """
+
+    series: int
+    subject: Subject
+    news: Transition
+    at: float
+    count: int = 1
+    others: int = 0
+
+
+@dataclass(slots=True)
+class _Series:
+    number: int
+    subject: Subject
+    news: Transition
+    count: int
+    last: float
+    written_at: float = -inf
+    others: int = 0
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Tokens that come back with time."""
+
+    tokens: float
+    at: float = -inf
+
+    def at_time(self, now: float, rate: float, burst: float) -> _Bucket:
+        if self.at == -inf:
+            return _Bucket(self.tokens, now)
+        return _Bucket(min(burst, self.tokens + (now - self.at) * rate), now)
+
+    def taken(self) -> _Bucket:
+        return replace(self, tokens=self.tokens - 1.0)
+
+
+class EventBook:
+    """Takes news in, gives writes out."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._series: OrderedDict[tuple[str, Transition], _Series] = OrderedDict()
+        self._summaries: dict[tuple[ParentKey, EventKind, str], _Series] = {}
+        self._buckets: dict[tuple[ParentKey, EventKind], _Bucket] = {}
+        self._queue: list[tuple[float, int, _Series]] = []
+        self._rate = _Bucket(RATE_BURST)
+        self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait."""
+        return len(self._queue)
+
+    def note(self, subject: Subject, news: Transition, now: float) -> None:
+        """Take a piece of news in; the rules are listed at the top of this module."""
+        key = (subject.uid, news)
+        series = self._series.get(key)
+        if series is not None and now - series.last <= SERIES_S:
+            series.count += 1
+            series.last = now
+            self._series.move_to_end(key)
+            self._put(series, max(now, series.written_at + SERIES_PAUSE_S))
+        elif self._may_tell(subject.key, news.kind, now):
+            series = _Series(next(self._numbers), subject, news, 1, now)
+            if self._put(series, now):
+                self._series[key] = series
+                self._series.move_to_end(key)
+                if len(self._series) > MOST_SERIES:
+                    self._series.popitem(last=False)
+        else:
+            self._summarize(subject, news, now)
+
+    def due(self, now: float) -> float:
+        """Return when the next write may leave; infinity if none waits."""
+        if not self._queue:
+            return inf
+        missing = 1.0 - self._rate.at_time(now, RATE, RATE_BURST).tokens
+        return max(self._queue[0][0], now + missing / RATE if missing > 0 else now)
+
+    def take(self, now: float) -> EventWrite | None:
+        """Take the write that is due; None if none is."""
+        if self.due(now) > now + 0.001:
+            return None
+        self._rate = self._rate.at_time(now, RATE, RATE_BURST).taken()
+        _, _, series = heapq.heappop(self._queue)
+        series.is_waiting = False
+        series.written_at = now
+        if self._is_summary(series):
+            self._summaries.pop(_summary_key(series.subject, series.news), None)
+        return EventWrite(
+            series.number, series.subject, series.news, series.last, series.count, series.others
+        )
+
+    def forget(self, now: float) -> None:
+        """Forget what has no bearing on news to come."""
+        while self._series:
+            key, oldest = next(iter(self._series.items()))
+            if oldest.is_waiting or now - oldest.last <= SERIES_S:
+                break
+            del self._series[key]
+        for one, bucket in list(self._buckets.items()):
+            if bucket.at_time(now, 1 / REFILL_S, BURST).tokens >= BURST:
+                del self._buckets[one]
+
+    def _may_tell(self, key: ParentKey, kind: EventKind, now: float) -> bool:
+        before = self._buckets.get((key, kind), _Bucket(BURST))
+        bucket = before.at_time(now, 1 / REFILL_S, BURST)
+        if bucket.tokens < 1.0:
+            return False
+        self._buckets[key, kind] = bucket.taken()
+        return True
+
+    def _summarize(self, subject: Subject, news: Transition, now: float) -> None:
+        key = _summary_key(subject, news)
+        summary = self._summaries.get(key)
+        if summary is not None:
+            summary.subject, summary.news = subject, news
+            summary.others += 1
+            summary.last = now
+            return
+        summary = _Series(next(self._numbers), subject, news, 1, now)
+        if self._put(summary, now + COLLECT_S):
+            self._summaries[key] = summary
+
+    def _is_summary(self, series: _Series) -> bool:
+        return self._summaries.get(_summary_key(series.subject, series.news)) is series
+
+    def _put(self, series: _Series, due: float) -> bool:
+        """Let a write wait for its time; return False if too many wait."""
+        if series.is_waiting:
+            return True
+        if len(self._queue) >= MOST_WAITING:
+            self.dropped += 1
+            return False
+        series.is_waiting = True
+        heapq.heappush(self._queue, (due, series.number, series))
+        return True
+
+
+def _summary_key(subject: Subject, news: Transition) -> tuple[ParentKey, EventKind, str]:
+    return (subject.key, news.kind, news.reason)

@@ -1,0 +1,113 @@
+"""Writes that failed: how long each is put off, and when it is told.
+
+Each write stands for itself. One that fails is put off by itself: 1 s, doubled by each further
+failure. All other writes of the service go on.
+
+- *Refused* (a quota, a policy, an immutable object; any 4xx): at most `LONGEST_BACKOFF_S` between
+  two tries, and told at once, because it lasts until somebody does something.
+- *Trouble* (no answer, a 5xx, "come back later"): at most `LONGEST_TROUBLE_S`, because nobody knows
+  when it ends, and told when it has lasted for `TELL_AFTER`.
+- *Ending* (the namespace is being deleted): tried again after `LONGEST_BACKOFF_S`, and told to
+  nobody: what the models are about to lose is the models themselves.
+- *Race* (somebody else wrote meanwhile): the first pause is 0.05 s. Told as trouble is.
+
+A write that differs from the one that failed is tried at once: the change may be the cure.
+
+The words are those of the first failure for as long as later ones have the same shape
+(`core.words`), so that what is told does not change with each try.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from trainedmodel_operator.core.pacing.windows import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
+from trainedmodel_operator.core.words import shape
+
+FIRST_RACE_S: Final = 0.05
+LONGEST_TROUBLE_S: Final = 15.0
+TELL_AFTER: Final = timedelta(seconds=10)
+#: Doublings that are counted; more would only make a number large.
+_MOST_FAILURES: Final = 16
+
+
+class Kind(StrEnum):
+    """What sort of failure it was."""
+
+    REFUSED = "refused"
+    TROUBLE = "trouble"
+    RACE = "race"
+    ENDING = "ending"
+
+
+#: Failures that last until somebody does something.
+_LASTING: Final = frozenset({Kind.REFUSED, Kind.ENDING})
+_FIRST_S: Final = {Kind.RACE: FIRST_RACE_S, Kind.ENDING: LONGEST_BACKOFF_S}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A write that failed.
+
+    Attributes:
+        words: What the API server said, or what happened.
+        attempt: What was tried; another attempt is another write.
+        pause_s: The server asked to be left alone for so long.
+    """
+
+    kind: Kind
+    words: str
+    attempt: str
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A write that waits for its next try.
+
+    Attributes:
+        since: When it first failed.
+        until: When it is tried again.
+        failures: Failures of this attempt in a row.
+    """
+
+    kind: Kind
+    words: str
+    attempt: str
+    since: datetime
+    until: datetime
+    failures: int = 1
+
+    def holds(self, attempt: str, now: datetime) -> bool:
+        """Tell whether a write is to wait."""
+        return self.attempt == attempt and now < self.until
+
+    def is_told(self, now: datetime) -> bool:
+        """Tell whether people are told of it."""
+        if self.kind is Kind.ENDING:
+            return False
+        return self.kind is Kind.REFUSED or now - self.since >= TELL_AFTER
+
+
+def put_off(before: PutOff | None, failure: Failure, now: datetime, jitter: float) -> PutOff:
+    """Return until when a write is put off that has just failed; `jitter` is between 0 and 1."""
+    failures = 1
+    if before is not None and before.attempt == failure.attempt:
+        failures = min(before.failures + 1, _MOST_FAILURES)
+    longest = LONGEST_BACKOFF_S if failure.kind in _LASTING else LONGEST_TROUBLE_S
+    first = _FIRST_S.get(failure.kind, FIRST_BACKOFF_S)
+    pause = min(first * 2.0 ** (failures - 1), longest) * (0.5 + jitter / 2)
+    words = failure.words
+    if before is not None and shape(before.words) == shape(words):
+        words = before.words
+    return PutOff(
+        kind=failure.kind,
+        words=words,
+        attempt=failure.attempt,
+        since=now if before is None else before.since,
+        until=now + timedelta(seconds=max(pause, failure.pause_s)),
+        failures=failures,
+    )

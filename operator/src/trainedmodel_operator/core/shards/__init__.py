@@ -1,0 +1,1 @@
+"""What stands in the shards of a service: placement, names, memory, documents."""

@@ -1,0 +1,1 @@
+"""The status of a TrainedModel, from what the pods report."""

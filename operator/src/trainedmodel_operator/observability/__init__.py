@@ -1,0 +1,1 @@
+"""Logs, metrics, Events and probes."""

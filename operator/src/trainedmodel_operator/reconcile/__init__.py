@@ -1,0 +1,1 @@
+"""One pass for one service: read all, plan, write the difference."""

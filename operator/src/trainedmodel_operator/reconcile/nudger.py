@@ -1,0 +1,164 @@
+"""The nudger: sets the annotation that makes a pod's kubelet look, for each pod by itself.
+
+A nudge is worth the least of what a pass decides: without it a kubelet looks within its own minute.
+So a pass hands its nudges over and goes on, whatever becomes of them. One that fails is put off by
+itself (`core.putoff`): the next plans leave that pod out until it is due again. Refused nudges stay
+put off even if the shards change meanwhile, because what refuses a pod's annotation seldom looks at
+its value.
+
+Of one pod only the latest wish counts: one that comes while another is under way is sent after it,
+and what was sent is lent to passes (`sent_since`), whose lists may not show it yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+from typing import Final
+
+import structlog
+
+from trainedmodel_operator.api.protocol import KubeClient
+from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
+from trainedmodel_operator.core.plan import Nudge
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.words import api_words
+from trainedmodel_operator.errors import ApiError, NotFound, NotLeading, TerminalError, Throttled
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.errands import Errands
+
+#: Of one service; a namespace whose pods cannot be annotated keeps no other one waiting.
+NUDGES_AT_ONCE: Final = 8
+#: All nudges of a pod are one attempt: see the top of this module.
+_ATTEMPT: Final = "annotation"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Pod:
+    """What is known of one pod.
+
+    Attributes:
+        sent: The value that was sent last, or is under way; None: none, or it failed.
+        answered_at: When its answer came; infinity while it is under way.
+        wish: What to send after what is under way.
+    """
+
+    sent: str | None = None
+    answered_at: float = -inf
+    wish: Nudge | None = None
+    put_off: PutOff | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self.answered_at == inf
+
+
+class Nudger:
+    """Annotates pods."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        errands: Errands,
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._errands = errands
+        self._clock = clock
+        self._metrics = metrics
+        self._jitter = jitter
+        self._pods: dict[ParentKey, dict[str, _Pod]] = {}
+        self._limits: dict[ParentKey, asyncio.Semaphore] = {}
+
+    def put_off(self, key: ParentKey) -> dict[str, PutOff]:
+        """Return the pods of a service whose last nudge failed, by uid."""
+        pods = self._pods.get(key, {})
+        return {uid: pod.put_off for uid, pod in pods.items() if pod.put_off is not None}
+
+    def sent_since(self, key: ParentKey, began: float) -> dict[str, str]:
+        """Return the values that a list begun at `began` may not show, by the pod's uid."""
+        pods = self._pods.get(key, {})
+        return {
+            uid: pod.sent
+            for uid, pod in pods.items()
+            if pod.sent is not None and pod.answered_at >= began
+        }
+
+    def submit(self, key: ParentKey, uids: Collection[str], nudges: Iterable[Nudge]) -> None:
+        """Take over the nudges of a pass that found the pods `uids`."""
+        pods = self._pods.setdefault(key, {})
+        for uid in [uid for uid, pod in pods.items() if uid not in uids and not pod.is_busy]:
+            self._note(key, pods.pop(uid), None)
+        for nudge in nudges:
+            pod = pods.setdefault(nudge.uid, _Pod())
+            pod.wish = nudge
+            if not pod.is_busy:
+                pod.answered_at = inf
+                self._errands.start(self._nudge(key, pod), f"nudge {key} {nudge.pod}")
+        if not pods:
+            del self._pods[key]
+            self._limits.pop(key, None)
+
+    def forget_namespace(self, namespace: str) -> None:
+        """Forget the failures in a namespace that cannot be read any more."""
+        for key, pods in self._pods.items():
+            for pod in pods.values() if key.namespace == namespace else ():
+                self._note(key, pod, None)
+
+    async def _nudge(self, key: ParentKey, pod: _Pod) -> None:
+        """Send what is wished for this pod, until nothing is."""
+        limit = self._limits.setdefault(key, asyncio.Semaphore(NUDGES_AT_ONCE))
+        try:
+            async with limit:
+                while pod.wish is not None:
+                    nudge, pod.wish = pod.wish, None
+                    pod.sent = nudge.value
+                    await self._send(key, pod, nudge)
+        finally:
+            pod.answered_at = asyncio.get_running_loop().time()
+
+    async def _send(self, key: ParentKey, pod: _Pod, nudge: Nudge) -> None:
+        try:
+            await self._client.annotate_pod(key.namespace, nudge.pod, nudge.value)
+        except (NotFound, NotLeading):
+            pod.sent = None  # it is gone, or somebody else leads: nothing to be told
+        except Exception as error:
+            pod.sent = pod.wish = None
+            self._failed(key, pod, nudge, error)
+        else:
+            self._note(key, pod, None)
+            log.info("pod nudged", key=str(key), pod=nudge.pod, reason=nudge.reason)
+
+    def _failed(self, key: ParentKey, pod: _Pod, nudge: Nudge, error: Exception) -> None:
+        is_known = isinstance(error, ApiError)
+        kind = Kind.REFUSED if isinstance(error, TerminalError) else Kind.TROUBLE
+        pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0
+        words = api_words(str(error)) if is_known else "a fault of the operator"
+        now = self._clock()
+        failure = Failure(kind, words, _ATTEMPT, pause_s)
+        failed = put_off(pod.put_off, failure, now, self._jitter())
+        self._note(key, pod, failed)
+        log.warning(
+            "pod not nudged",
+            key=str(key),
+            pod=nudge.pod,
+            cause=error.cause if isinstance(error, ApiError) else "fault",
+            error=str(error),
+            again_in_s=round((failed.until - now).total_seconds(), 2),
+            exc_info=None if is_known else error,
+        )
+
+    def _note(self, key: ParentKey, pod: _Pod, failure: PutOff | None) -> None:
+        change = (failure is not None) - (pod.put_off is not None)
+        pod.put_off = failure
+        if change:
+            self._metrics.count_put_off(key.namespace, "nudge", change)

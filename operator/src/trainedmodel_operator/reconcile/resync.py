@@ -1,0 +1,127 @@
+"""The resync: the pass that needs no event.
+
+Watches lose things. A deletion that falls into a gap of the watch is never reported, a hand that
+edits a ConfigMap rings no bell, and at start nothing has rung at all. So now and then (60 s,
+jittered) a survey finds every parent that a TrainedModel or a shard names (a shard tells of one
+whose last model is gone), and each is looked at unless it is *settled*: its last pass did nothing,
+and nothing that the pass read has changed since. Even so, each is looked at every `WHOLE_ROUNDS`
+resyncs, in turn: whatever a fingerprint may miss lasts no longer than that.
+
+Who knows that something was lost (a watch that listed anew, or ended) asks for an early one, which
+comes within `SOON_S`, for many who ask together once. A resync that failed is tried again within
+`LONGEST_RETRY_S`: it is also how the operator learns that the API server is back, and its bells end
+the back-off of parents that failed because it was not.
+
+A namespace that cannot be read is left out (`namespaces`): a resync succeeds if one could be.
+
+The first resync is the start of the operator, and looks closer (`firstlook`), so that few parents
+need a pass. Until it has succeeded once, the API or the CRDs are not there, and the watches are not
+begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+from zlib import crc32
+
+import structlog
+
+from trainedmodel_operator.core.pacing.windows import Bell
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.errors import ApiError, NothingReadable
+from trainedmodel_operator.reconcile.initial_sync import FirstLook
+from trainedmodel_operator.reconcile.inventory import Survey
+
+FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 5.0
+SOON_S: Final = 2.0
+#: With 60 s between two resyncs: half an hour.
+WHOLE_ROUNDS: Final = 30
+
+log = structlog.get_logger()
+
+
+class Resync:
+    """Rings for every parent that there is."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        ring: Callable[[ParentKey, Bell], None],
+        *,
+        period_s: float,
+        is_settled: Callable[[ParentKey, str], bool] = lambda key, found: False,
+        first_look: FirstLook | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._survey: Survey | FirstLook = survey if first_look is None else first_look
+        self._later = survey
+        self._ring = ring
+        self._is_settled = is_settled
+        self._rounds = 0
+        self._period_s = period_s
+        self._jitter = jitter
+        self._asked = asyncio.Event()
+        self._has_succeeded = asyncio.Event()
+        #: When a resync last succeeded, by the loop's clock.
+        self.ended_at: float | None = None
+        #: When all namespaces were last refused: a new process would be refused as well.
+        self.answered_at: float | None = None
+        self.has_begun = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask for an early resync; costs nothing, may be called at any time."""
+        self._asked.set()
+
+    async def fresh(self) -> None:
+        """Ask for an early resync, and wait until one has succeeded."""
+        self._has_succeeded.clear()
+        self.ask()
+        await self._has_succeeded.wait()
+
+    async def run(self) -> None:
+        """Ring, wait, and again, until cancelled; a list that fails is soon tried again."""
+        failures = 0
+        while True:
+            self._asked.clear()
+            try:
+                parents = await self._find_due()
+            except ApiError as error:
+                if isinstance(error, NothingReadable):
+                    self.answered_at = asyncio.get_running_loop().time()
+                log.warning("resync failed", cause=error.cause, error=str(error))
+                pause = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S, self._period_s)
+                failures = min(failures + 1, 16)
+                await asyncio.sleep(self._jittered(pause))
+                continue
+            failures = 0
+            for key in parents:
+                self._ring(key, Bell.RESYNC)
+            self.ended_at = asyncio.get_running_loop().time()
+            self.has_begun.set()
+            self._has_succeeded.set()
+            with suppress(TimeoutError):
+                pause = min(self._period_s, self._later.namespaces.look_again_in_s)
+                async with asyncio.timeout(self._jittered(pause)):
+                    await self._asked.wait()
+                    await asyncio.sleep(self._jittered(SOON_S))
+                    log.info("early resync")
+
+    def _jittered(self, pause_s: float) -> float:
+        return pause_s * (0.8 + 0.4 * self._jitter())
+
+    async def _find_due(self) -> list[ParentKey]:
+        """Return the parents that are to be looked at, in order."""
+        surveyed = await self._survey.look()
+        is_first, self._survey = self._survey is not self._later, self._later
+        self._rounds += 1
+        return [
+            key
+            for key, found in surveyed.items()
+            if not self._is_settled(key, found)
+            or (not is_first and (self._rounds + crc32(str(key).encode())) % WHOLE_ROUNDS == 0)
+        ]

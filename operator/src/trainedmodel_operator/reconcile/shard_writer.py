@@ -1,0 +1,241 @@
+"""The shard writer: carries out each shard write of a pass by itself.
+
+The writes of one pass do not depend on each other (rules 6 and 7 of `core.placement`), so all are
+sent at once and none waits for another. One that fails is put off by itself (`core.putoff`): the
+next plans leave it out until it is due again, and tell the models concerned.
+
+A pass waits for its writes, because what it tells depends on them, but no longer than `PATIENCE_S`.
+A write that takes longer goes on as an errand. Until it has ended, its shard is held, and then the
+service's bell rings. In a namespace where that happened, passes do not wait at all for `SLOW_S`:
+only eight passes run at once, and each other namespace needs them too.
+
+A write that meets another writer is made again from a fresh read, if what it was planned upon has
+not changed (`rebase`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import structlog
+
+from trainedmodel_operator.api.protocol import KubeClient
+from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
+from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind, attempt, rebase
+from trainedmodel_operator.core.state import ParentKey, read_shard
+from trainedmodel_operator.core.words import api_words
+from trainedmodel_operator.errors import (
+    ApiError,
+    Conflict,
+    NamespaceEnds,
+    NotFound,
+    NotLeading,
+    TerminalError,
+    Throttled,
+)
+from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.reconcile.errands import Errands
+
+#: How often one shard is tried while somebody else writes it without end. A read and a write are a
+#: few milliseconds, a pass is fifty.
+REBASES: Final = 20
+#: A write of a large shard takes half a second where little else runs.
+PATIENCE_S: Final = 2.0
+SLOW_S: Final = 60.0
+
+log = structlog.get_logger()
+
+
+class Outcome(NamedTuple):
+    """What became of some writes.
+
+    Attributes:
+        missing: Shards that are not written: the write failed, or is still under way.
+        raced: Whether all that happened was that others wrote meanwhile.
+    """
+
+    missing: frozenset[int]
+    raced: bool
+
+
+class ShardWriter:
+    """Writes shards, and knows which writes have failed."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        errands: Errands,
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Write with `client`; `rings`, once set, is told of a service whose late write ended."""
+        self._client = client
+        self._errands = errands
+        self._clock = clock
+        self._metrics = metrics
+        self._jitter = jitter
+        self.rings: Callable[[ParentKey], None] = lambda key: None
+        self._put_off: dict[ParentKey, dict[int, PutOff]] = {}
+        self._under_way: dict[ParentKey, set[int]] = defaultdict(set)
+        self._late: set[tuple[ParentKey, int]] = set()
+        self._slow_until: dict[str, float] = {}
+        self._fenced: set[ParentKey] = set()
+
+    def put_off(self, key: ParentKey) -> Mapping[int, PutOff]:
+        """Return the shards of a service whose last write failed."""
+        return dict(self._put_off.get(key, {}))
+
+    def under_way(self, key: ParentKey) -> frozenset[int]:
+        """Return the shards of a service that are being written."""
+        return frozenset(self._under_way.get(key, ()))
+
+    async def write(self, key: ParentKey, writes: Collection[ShardWrite]) -> Outcome:
+        """Carry out the writes, and wait a while for them.
+
+        Raises:
+            NotLeading: this replica may not write.
+        """
+        self._fenced.discard(key)
+        tasks = {
+            write.index: self._errands.start(self._carry_out(key, write), f"{key} {write.name}")
+            for write in writes
+            if write.index not in self._under_way.get(key, ())
+        }
+        if tasks:
+            self._under_way[key] |= set(tasks)
+            now = asyncio.get_running_loop().time()
+            is_slow = now < self._slow_until.get(key.namespace, now)
+            await asyncio.wait(tasks.values(), timeout=0 if is_slow else PATIENCE_S)
+        if key in self._fenced:
+            raise NotLeading("not sent: this replica does not lead")
+        late = {index for index, task in tasks.items() if not task.done()}
+        if late:
+            self._note_slow(key.namespace)
+            self._late |= {(key, index) for index in late}
+        failed = {index: one for index, one in self._put_off.get(key, {}).items() if index in tasks}
+        return Outcome(
+            missing=frozenset(late | set(failed)),
+            raced=not late
+            and {one.kind for one in failed.values()} == {Kind.RACE}
+            and len(failed) == len(tasks),
+        )
+
+    def note_unread(self, key: ParentKey, write: ShardWrite, error: ApiError) -> None:
+        """Put off a write because what it would meet could not be read."""
+        self._failed(key, write, _failure(write, error), error)
+
+    def settle(self, key: ParentKey, due: Iterable[ShardWrite]) -> None:
+        """Forget the failures of a service but for the writes that are still due."""
+        indices = {write.index for write in due}
+        known = self._put_off.get(key, {})
+        for index in set(known) - indices:
+            log.info("shard needs no write any more", key=str(key), shard=index)
+            self._forget(key, index)
+
+    def forget_namespace(self, namespace: str) -> None:
+        """Forget the failures in a namespace that cannot be read any more."""
+        for key in [key for key in self._put_off if key.namespace == namespace]:
+            for index in list(self._put_off[key]):
+                self._forget(key, index)
+
+    async def _carry_out(self, key: ParentKey, write: ShardWrite) -> None:
+        try:
+            await self._try(key, write)
+        finally:
+            self._under_way[key].discard(write.index)
+            if not self._under_way[key]:
+                del self._under_way[key]
+        if (key, write.index) in self._late:
+            self._late.discard((key, write.index))
+            self.rings(key)
+
+    async def _try(self, key: ParentKey, write: ShardWrite) -> None:
+        try:
+            await self._past_others(key, write)
+        except NotLeading:
+            self._fenced.add(key)
+        except ApiError as error:
+            self._failed(key, write, _failure(write, error), error)
+        except Exception as error:
+            log.exception("shard not written by a fault of the operator", key=str(key))
+            words = "a fault of the operator, which its log shows"
+            self._failed(key, write, Failure(Kind.TROUBLE, words, attempt(write)), error)
+        else:
+            self._forget(key, write.index)
+
+    async def _past_others(self, key: ParentKey, write: ShardWrite) -> None:
+        """Write, past others who write what is nothing to us, and ever so often."""
+        for tries in range(1, REBASES + 1):
+            try:
+                await self._client.write_shard(key.namespace, write)
+                break
+            except Conflict:
+                found = await self._client.get_config_map(key.namespace, write.name)
+                view = None if found is None else read_shard(key, found)
+                rebased = rebase(write, view)
+                if rebased is None or tries == REBASES:
+                    raise
+                write = rebased
+        log.info(
+            "shard written",
+            key=str(key),
+            shard=write.name,
+            kind=write.kind.value,
+            reason=write.reason,
+            **({"tries": tries} if tries > 1 else {}),
+        )
+
+    def _failed(
+        self, key: ParentKey, write: ShardWrite, failure: Failure, error: Exception
+    ) -> None:
+        known = self._put_off.setdefault(key, {})
+        if write.index not in known:
+            self._metrics.count_put_off(key.namespace, "shard", 1)
+        now = self._clock()
+        known[write.index] = put_off(known.get(write.index), failure, now, self._jitter())
+        pause = (known[write.index].until - now).total_seconds()
+        log.warning(
+            "shard not written",
+            key=str(key),
+            shard=write.name,
+            kind=write.kind.value,
+            cause=error.cause if isinstance(error, ApiError) else "fault",
+            error=str(error),
+            again_in_s=round(pause, 2),
+        )
+
+    def _forget(self, key: ParentKey, index: int) -> None:
+        known = self._put_off.get(key, {})
+        if known.pop(index, None) is None:
+            return
+        if not known:
+            del self._put_off[key]
+        self._metrics.count_put_off(key.namespace, "shard", -1)
+
+    def _note_slow(self, namespace: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._slow_until = {one: until for one, until in self._slow_until.items() if until > now}
+        if namespace not in self._slow_until:
+            log.warning("writes are slow here", namespace=namespace, seconds=PATIENCE_S)
+        self._slow_until[namespace] = now + SLOW_S
+
+
+def _failure(write: ShardWrite, error: ApiError) -> Failure:
+    """Say what sort of failure an error is to a write."""
+    is_gone = isinstance(error, NotFound) and write.kind is not WriteKind.CREATE
+    kind = Kind.TROUBLE
+    if is_gone or isinstance(error, Conflict):
+        kind = Kind.RACE
+    elif isinstance(error, NamespaceEnds):
+        kind = Kind.ENDING
+    elif isinstance(error, TerminalError):
+        kind = Kind.REFUSED
+    pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0
+    return Failure(kind, error.said or api_words(str(error)), attempt(write), pause_s)

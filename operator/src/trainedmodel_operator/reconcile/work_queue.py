@@ -1,0 +1,184 @@
+"""The work queue: one worker for each parent that has something to do.
+
+Events carry no data here. They ring a bell: "look at this parent". The worker of that parent makes
+a pass, which reads everything afresh, so a hundred bells between two passes are one pass, and a
+bell during a pass is another pass after it. As one worker serves one parent, no two passes over a
+parent ever overlap; as parents have workers of their own, a slow or failing one delays no other.
+
+*When* a pass may begin is decided by `core.pacing`, on this loop's monotonic clock. A failed pass
+is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it was for stays
+due. Two failures are no reason to wait so long. A conflict says that somebody wrote while the pass
+was made: it is made again at once, a few times, for each try is another chance against a writer who
+never rests. And a parent that failed because the API server did not work is forgiven as soon as a
+resync has found that it does.
+
+A worker ends when nothing is due and its pace has become that of a parent never seen: an idle
+operator has no tasks here. Between the test for that and the removal there is no await, so no bell
+can fall in between.
+
+Every worker belongs to the task group of `run`; when `run` is cancelled, all of them are, and it
+returns when they have ended. At most `ACTIVE_PASSES` passes run at once, which bounds the lists
+that a start or a resync sends to the API server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+import structlog
+
+from trainedmodel_operator.core.pacing.windows import SLACK_S, Bell, Pace
+from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.errors import ApiError, Conflict, Throttled, Unavailable
+from trainedmodel_operator.observability.metrics import Metrics
+
+ACTIVE_PASSES: Final = 8
+CONFLICT_TRIES: Final = 5
+CONFLICT_PAUSE_S: Final = 0.05
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass came to.
+
+    Attributes:
+        wrote_shards: It wrote at least one ConfigMap: the shard window begins anew.
+        held_back: It had shards to write and the window was closed.
+        again_in_s: It wants to be made again after so long, whatever rings.
+    """
+
+    wrote_shards: bool = False
+    held_back: bool = False
+    again_in_s: float = inf
+
+
+#: Makes one pass over a parent; told whether the shard window is open.
+Reconcile = Callable[[ParentKey, bool], Awaitable[PassResult]]
+
+
+@dataclass(slots=True)
+class _Slot:
+    key: ParentKey
+    pace: Pace = field(default_factory=Pace)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    was_unavailable: bool = False
+
+
+class WorkQueue:
+    """Turns bells into passes."""
+
+    def __init__(
+        self,
+        reconcile: Reconcile,
+        metrics: Metrics,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._reconcile = reconcile
+        self._metrics = metrics
+        self._jitter = jitter
+        self._slots: dict[ParentKey, _Slot] = {}
+        self._waiting: set[ParentKey] = set()
+        self._active = asyncio.Semaphore(ACTIVE_PASSES)
+        self._group: asyncio.TaskGroup | None = None
+
+    def ring(self, key: ParentKey, bell: Bell) -> None:
+        """Ask for a pass over a parent; costs nothing, may be called at any time."""
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = _Slot(key)
+            if self._group is not None:
+                self._group.create_task(self._work(slot), name=f"worker {key}")
+        if bell is Bell.RESYNC and slot.was_unavailable:
+            slot.pace = slot.pace.forgiven()
+        slot.pace = slot.pace.rung(bell, asyncio.get_running_loop().time())
+        slot.bell.set()
+        self._waiting.add(key)
+        self._metrics.set_depth("parents", len(self._waiting))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether passes wait for others to end: the operator, or the API server, is behind."""
+        return self._active.locked()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for slot in self._slots.values():
+                group.create_task(self._work(slot), name=f"worker {slot.key}")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
+
+    async def _work(self, slot: _Slot) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                due = slot.pace.due()
+                if due <= clock() + SLACK_S:
+                    await self._pass(slot, due)
+                    continue
+                until = due if due < inf else slot.pace.forgettable_at()
+                if due == inf and until <= clock() + SLACK_S:
+                    return
+                slot.bell.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await slot.bell.wait()
+        finally:
+            del self._slots[slot.key]
+
+    async def _pass(self, slot: _Slot, due: float) -> None:
+        clock = asyncio.get_running_loop().time
+        async with self._active:
+            began = max(clock(), due)
+            is_open = slot.pace.may_write_shards(began)
+            slot.pace = slot.pace.begun()
+            self._waiting.discard(slot.key)
+            self._metrics.set_depth("parents", len(self._waiting))
+            try:
+                with self._metrics.timed_pass():
+                    result = await self._reconcile_past_conflicts(slot.key, is_open)
+            except ApiError as error:
+                self._failed(slot, error)
+                log.warning("pass failed", key=str(slot.key), cause=error.cause, error=str(error))
+            except Exception as error:
+                self._failed(slot, error)
+                log.exception("pass failed by a fault of the operator", key=str(slot.key))
+            else:
+                now = clock()
+                slot.was_unavailable = False
+                slot.pace = slot.pace.finished(
+                    began,
+                    now,
+                    wrote=result.wrote_shards,
+                    held_back=result.held_back,
+                    again_at=now + result.again_in_s,
+                )
+
+    async def _reconcile_past_conflicts(self, key: ParentKey, is_open: bool) -> PassResult:
+        for tries in range(1, CONFLICT_TRIES):
+            try:
+                return await self._reconcile(key, is_open)
+            except Conflict as error:
+                log.info("pass met another writer", key=str(key), error=str(error))
+                await asyncio.sleep(CONFLICT_PAUSE_S * tries * self._jitter())
+        return await self._reconcile(key, is_open)
+
+    def _failed(self, slot: _Slot, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        slot.was_unavailable = isinstance(error, Unavailable | Throttled)
+        if isinstance(error, Throttled):
+            now += error.retry_after_s
+        slot.pace = slot.pace.failed(now, self._jitter())
+        self._waiting.add(slot.key)

@@ -1,0 +1,1 @@
+"""Watches of the API, which only enqueue services to reconcile."""

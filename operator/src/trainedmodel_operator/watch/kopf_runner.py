@@ -1,0 +1,198 @@
+"""The watches: kopf, kept running.
+
+kopf watches TrainedModels and ModelReports and rings our bells; nothing else of it is used. Watches
+break in many ways, and kopf recovers from most: it connects again when a stream is cut, lists anew
+on a 410, tries for ever while nobody answers. It ends the *process* on the others: an ERROR of 500
+or 504 inside a stream, a 410 between two pages of a list, a kind that is gone. All of them happen
+while a control plane is upgraded, to all replicas at once, and a process that ends three times in a
+row is kept waiting by the kubelet for minutes. So kopf ends here and is begun anew here, with
+back-off: passes, status writes, Lease and webhook go on meanwhile, and the resync finds what the
+watches missed. Each new beginning is counted, and waits for an early resync to succeed: that proves
+the API server and both kinds to be there. (For a kind that is missing kopf would wait in silence.)
+
+What is set differently from kopf's defaults, and why:
+
+- A 5xx, 403 or 429 on a watched kind is tried again for ever (default: 54 s, then the end).
+- A stream is closed by the server after `STREAM_S` and dropped by us after `SILENCE_S` without a
+  word (default: 70 s). The API server sends a bookmark two seconds before it closes a stream, so
+  each stream begins where the last one ended, and a silent one (half open: the other side is gone
+  and nobody said so) is found after 30 s. A quiet operator sends five requests a minute for that.
+- Lists come in pieces (`piece_of_list`), small ones where reports are long: a hundred reports of
+  5,000 models are 30 MB, and five times that while they are parsed. Pieces are asked for one after
+  the other, so small ones of many small objects make a start late.
+- kopf's worker of an object ends after `IDLE_S` (default: 5 s): it holds the object's last document
+  for so long, and a hundred of those reports are 250 MB.
+- No essence of an object is made: it is a deep copy for each event, for handlers that we have not.
+- A list, and any answer's beginning, is waited for a minute (default: five).
+
+`kopf.operator` itself is not used, only `spawn_tasks`: the former waits five seconds for every task
+of the process that was begun after it, ours among them, and then cancels it. What kopf's tasks have
+begun in turn and left behind is known here by the file that its code is in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import kopf
+import structlog
+from kopf._core.engines.peering import Identity
+from trainedmodel_contract import names
+
+from trainedmodel_operator.api.report_cache import SMALLEST_PIECE, piece_of_list
+from trainedmodel_operator.observability.metrics import Metrics
+
+STREAM_S: Final = 25
+SILENCE_S: Final = 30.0
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 60.0
+IDLE_S: Final = 0.25
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+#: Watches that held for so long were well: the next pause is the first one again.
+WELL_AFTER_S: Final = 60.0
+#: How long kopf may take over its end.
+LAST_WORDS_S: Final = 3.0
+
+#: kopf would ask the system for the name of the user, and end where there is none: on platforms
+#: that run each namespace's containers as a number of its own.
+IDENTITY: Final = Identity(names.MANAGED_BY)
+
+_KOPF: Final = f"{Path(kopf.__file__).parent}{os.sep}"
+
+log = structlog.get_logger()
+
+
+class Backoffs:
+    """Pauses between tries, without end: doubling, with jitter. Each iteration begins anew."""
+
+    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+
+    def __iter__(self) -> Iterator[float]:
+        longest = FIRST_PAUSE_S
+        while True:
+            yield longest * (0.5 + self._jitter() / 2)
+            longest = min(longest * 2, LONGEST_PAUSE_S)
+
+
+class Watches:
+    """Keeps kopf watching, until cancelled."""
+
+    def __init__(
+        self,
+        make_registry: Callable[[], kopf.OperatorRegistry],
+        metrics: Metrics,
+        *,
+        namespaces: Sequence[str],
+        most_models: Callable[[], int] = lambda: 0,
+        begun: Callable[[], None] = lambda: None,
+        broken: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Watch `namespaces`, or all; `most_models` tells how many models one report may hold.
+
+        `begun` is called each time that kopf has begun, and has put its signal handlers in the
+        place of whatever was there. `broken` is called when it has ended by itself, and waits until
+        it makes sense to begin anew.
+        """
+        self._make_registry = make_registry
+        self._metrics = metrics
+        self._namespaces = tuple(namespaces)
+        self._most_models = most_models
+        self._begun = begun
+        self._broken = broken
+
+    async def run(self) -> None:
+        """Watch until cancelled; begin anew whenever kopf ends."""
+        clock = asyncio.get_running_loop().time
+        pauses = iter(Backoffs())
+        while True:
+            began = clock()
+            cause = await self._watch()
+            if clock() - began > WELL_AFTER_S:
+                pauses = iter(Backoffs())
+            pause = next(pauses)
+            self._metrics.count_watch_restart(cause)
+            log.warning("watches ended, they begin anew", cause=cause, seconds=round(pause, 1))
+            await asyncio.sleep(pause)
+            await self._broken()
+
+    async def _watch(self) -> str:
+        """Run kopf until it ends; return the word for why it did."""
+        tasks = await kopf.spawn_tasks(
+            registry=self._make_registry(),
+            settings=kopf_settings(piece_of_list(self._most_models())),
+            identity=IDENTITY,
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+        )
+        self._begun()
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            errors = [error for task in done if (error := _error_of(task)) is not None]
+        finally:
+            await _end(tasks)
+            await _end(_left_behind())
+        return type(errors[0]).__name__ if errors else "Ended"
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    done, _ = await asyncio.wait(tasks, timeout=LAST_WORDS_S)
+    for task in done:
+        _error_of(task)  # looked at, so that asyncio does not complain; kopf has logged it
+
+
+def _left_behind() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if _file(task).startswith(_KOPF)}
+
+
+def _file(task: asyncio.Task[Any]) -> str:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return "" if code is None else str(code.co_filename)
+
+
+class _NoEssence(kopf.DiffBaseStorage):
+    """Keeps nothing of objects to compare them with."""
+
+    def build(
+        self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
+
+
+def kopf_settings(piece: int = SMALLEST_PIECE) -> kopf.OperatorSettings:
+    """Return how kopf runs here; see the top of this module."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # each event would be a POST
+    settings.scanning.disabled = True  # the kinds are known, and CRDs need no watching
+    settings.process.ultimate_exiting_timeout = None  # else kopf's end kills the process, later
+    settings.networking.error_backoffs = Backoffs()
+    settings.networking.connect_timeout = CONNECT_S
+    settings.networking.request_timeout = ANSWER_S
+    settings.persistence.diffbase_storage = _NoEssence()
+    settings.watching.chunk_size = piece
+    settings.queueing.idle_timeout = IDLE_S
+    settings.watching.server_timeout = STREAM_S
+    settings.watching.inactivity_timeout = SILENCE_S
+    return settings

@@ -1,0 +1,1 @@
+"""The injection webhook: its server, its certificates."""

@@ -1,0 +1,202 @@
+"""The command line: what the puller does with its flags, its logs, its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import structlog
+from structlog.typing import EventDict
+
+from trainedmodel_puller.app import run
+from trainedmodel_puller.cli.dry_run import print_plan
+from trainedmodel_puller.cli.flags import with_flags
+from trainedmodel_puller.core.secrets import without_queries
+from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.settings import PodIdentity, Settings
+from trainedmodel_puller.storage.outside import OutsideLoop
+from trainedmodel_puller.storage.settings import StorageSettings, fsspec_schemes
+
+#: What is loaded stays loaded, and what a pass makes is gone when it ends: with Python's own
+#: thresholds a thousand models have all objects looked through again and again, for nothing.
+_COLLECT_AFTER: Final = (50_000, 20, 20)
+#: A SIGTERM is answered within 5 s: an orderly end that has not come by then comes no more.
+_LONGEST_END_S: Final = 4.5
+#: Others may read, nobody else may write.
+_UMASK: Final = 0o022
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.argument("command", type=click.Choice(["run", "plan"]), default="run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="`plan` prints JSON.")
+@with_flags
+def main(command: str, *, as_json: bool, **flags: Any) -> None:
+    """Make one model server serve what a folder of entries asks for.
+
+    `run` goes on for ever. `plan` looks once at the entries, the volume and the server, prints what
+    `run` would do, and does nothing.
+
+    Store credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*) or the pod's identity.
+    """
+    configure_logging(flags.pop("log_format"), flags.pop("log_level"))
+    # the server reads what is written here, as another user: that must not hang on who started us
+    os.umask(_UMASK)
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
+    gc.enable()
+    try:
+        settings = make_settings(flags)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    is_run = command == "run"
+    _end_with_words(run(settings, end_soon) if is_run else print_plan(settings, as_json=as_json))
+
+
+def end_soon() -> None:
+    """See to it that the process ends in time, whatever it waits for.
+
+    A thread that hangs in a system call (the disk of the model volume, for one) would be waited for
+    by the interpreter. Everything on the volume is safe against a kill at any moment.
+    """
+    timer = threading.Timer(_LONGEST_END_S, _end_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_now() -> None:
+    structlog.get_logger().warning(
+        "ended_early", why=f"something did not end within {_LONGEST_END_S} s of the signal"
+    )
+    os._exit(0)
+
+
+def _end_with_words(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        with asyncio.Runner(loop_factory=OutsideLoop) as runner:
+            runner.run(work)
+    except BaseExceptionGroup as group:
+        causes = group.subgroup(SettingsError)
+        if causes is None:
+            raise
+        raise click.ClickException(str(causes.exceptions[0])) from group
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def make_settings(flags: dict[str, Any]) -> Settings:
+    """Turn flags into settings.
+
+    Raises:
+        SettingsError: two flags do not go together.
+    """
+    model_dir: Path = flags["model_dir"]
+    settings = Settings(
+        config_dir=flags["config_dir"],
+        model_dir=model_dir,
+        state_dir=flags["state_dir"] or model_dir.absolute().parent / "state",
+        server=flags["server"],
+        server_url=flags["server_url"],
+        server_model_dir=flags["server_model_dir"],
+        server_config=flags["server_config"],
+        port=flags["port"],
+        ready_when=flags["ready_when"],
+        period_s=flags["period"],
+        max_downloads=flags["max_downloads"],
+        max_connections=flags["max_connections"],
+        max_loads=flags["max_loads"],
+        memory_budget=flags["memory_budget"],
+        keep_versions=flags["keep_versions"],
+        keep_bytes=flags["keep_bytes"],
+        max_unpacked_bytes=flags["max_unpacked"],
+        volume_limit=flags["volume_limit"],
+        volume_dir=flags["volume_dir"],
+        load_timeout_s=flags["load_timeout"],
+        stall_timeout_s=flags["stall_timeout"],
+        storage=StorageSettings(
+            file_roots=flags["file_roots"],
+            pvc_root=flags["pvc_root"],
+            profiles_dir=flags["credentials_dir"],
+            answer_timeout_s=flags["stall_timeout"],
+            allowed_uris=flags["allowed_uris"],
+            max_listing=flags["max_listing"],
+            fsspec_schemes=fsspec_schemes(flags["storage_backends"]),
+        ),
+        identity=_make_identity(flags),
+        has_watch=flags["has_watch"],
+    )
+    _check_volume(settings)
+    return settings
+
+
+def _check_volume(settings: Settings) -> None:
+    """Refuse a root of the volume that leaves out a folder of the puller's."""
+    for flag, folder in (("--model-dir", settings.model_dir), ("--state-dir", settings.state_dir)):
+        root = settings.volume_dir
+        if root is not None and not folder.absolute().is_relative_to(root.absolute()):
+            raise SettingsError(
+                f"{flag} {folder} is not below --volume-dir {root}: name the folder that holds both"
+            )
+
+
+def _make_identity(flags: dict[str, Any]) -> PodIdentity | None:
+    if not flags["pod_name"] or not flags["service"]:
+        return None
+    missing = [key for key in ("pod_namespace", "pod_uid") if not flags[key]]
+    if missing:
+        names = ", ".join(key.upper() for key in missing)
+        raise SettingsError(f"with POD_NAME and --service, {names} must be set too")
+    return PodIdentity(
+        pod_name=flags["pod_name"],
+        pod_uid=flags["pod_uid"],
+        namespace=flags["pod_namespace"],
+        service=flags["service"],
+        account_dir=flags["service_account_dir"],
+    )
+
+
+def configure_logging(form: str, level: str) -> None:
+    """Send one structured line a decision to standard error."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_CuttingFormatter(logging.BASIC_FORMAT))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _cut_queries,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _CuttingFormatter(logging.Formatter):
+    """What libraries log, without the queries of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_queries(super().format(record))
+
+
+def _cut_queries(_: Any, __: str, event: EventDict) -> EventDict:
+    """Cut the queries of addresses from a line, tracebacks included."""
+    for key, value in event.items():
+        if isinstance(value, str) and "?" in value:
+            event[key] = without_queries(value)
+    return event

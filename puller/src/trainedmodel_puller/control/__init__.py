@@ -1,0 +1,1 @@
+"""The level-triggered loop: what is wanted, what is there, and the actions between them."""

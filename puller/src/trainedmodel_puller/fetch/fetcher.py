@@ -1,0 +1,339 @@
+"""One model's way from its source to a sealed version on the volume.
+
+    list -> unchanged? -> room? -> staging: linked from a twin, or fetched -> size, checksum, digest
+      -> unpacked if it is an archive -> marked as verified -> fitted to its server -> sealed
+
+Nothing is fetched twice: what an earlier try left is resumed, what another model has of the very
+same source is linked (a *twin*: equal URI, credentials and fingerprint), and what KServe's agent
+left in the served folder is taken over if it is proven equal to the source. A layout that the
+server cannot load is refused by the listing's names, before the first byte; what only the content
+tells is remembered until the source or the entry changes (`refusals`).
+
+Each step may be killed, refused or cancelled; the next try starts from what is on disk (see
+`volume`). Faults are raised, and counted by the executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.reasons import Reason
+from trainedmodel_contract.uri import parse_uri
+
+from trainedmodel_puller.core.draft import NOTHING
+from trainedmodel_puller.core.room import available_bytes, bytes_beside, readable
+from trainedmodel_puller.core.shape import Shape
+from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
+from trainedmodel_puller.drivers.base import ModelServer
+from trainedmodel_puller.errors import ModelFault, ServerFault, SourceFault, VolumeFault
+from trainedmodel_puller.fetch.job import Work
+from trainedmodel_puller.fetch.progress import Progress
+from trainedmodel_puller.fetch.refusals import Refusals, question_of
+from trainedmodel_puller.fetch.reuse import Twins
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.storage.archives import (
+    ArchiveKind,
+    ArchiveTooLarge,
+    UnpackLimits,
+    declared_bytes,
+    recognise,
+    unpack,
+)
+from trainedmodel_puller.storage.base import Listing, fingerprint_of
+from trainedmodel_puller.storage.checksum import verify_checksums
+from trainedmodel_puller.storage.digest import verify
+from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
+from trainedmodel_puller.storage.files import write_tree
+from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.durable import sync_path, told_as_fault
+from trainedmodel_puller.volume.staging import Begun
+from trainedmodel_puller.volume.tree_links import FileStats, note_changes, stat_files
+
+log: Final = structlog.get_logger()
+
+#: Of trees with more files than this only the source is compared, not each file.
+_LISTED_FILES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch came to.
+
+    Attributes:
+        size: Bytes of the source.
+        how: `unchanged`, `resumed`, `linked`, `adopted` or `downloaded`, for the log.
+    """
+
+    size: int
+    how: str
+
+
+class Fetcher:
+    """Fetches models, each within the task of its caller."""
+
+    def __init__(
+        self,
+        state: LiveState,
+        disk: Disk,
+        downloader: Downloader,
+        server: ModelServer,
+        limits: Limits,
+    ) -> None:
+        self._twins = Twins(state, disk, downloader)
+        self._refusals = Refusals(disk.volume)
+        self._state = state
+        self._disk = disk
+        self._volume = disk.volume
+        self._downloader = downloader
+        self._server = server
+        self._limits = limits
+        self._progress = Progress(state, limits)
+
+    async def fetch(self, action: Download) -> Fetched:
+        """Bring a revision to a sealed version.
+
+        Raises:
+            ModelFault: of the source, of the volume, or InvalidLayout for this server.
+        """
+        name, entry = action.name, action.entry
+        try:
+            uri = parse_uri(entry.storage_uri)
+        except ValueError as error:
+            raise SourceFault(Reason.INVALID_URI, str(error)) from error
+        key = (name, entry.revision)
+        self._state.sources.pop(key, None)
+        listing = await self._downloader.list(uri, credentials=entry.credentials)
+        fingerprint = await fingerprint_of(listing)
+        self._state.sources[key] = fingerprint
+        question = question_of(fingerprint, self._server.kind, entry)
+        if self._state.disk.get(name, NOTHING).is_staged:
+            await self._disk.run_unseen(name, self._refusals.check, name, entry.revision, question)
+        begun = await self._begin(name, entry.revision, fingerprint)
+        if begun.is_sealed:
+            return Fetched(listing.total_bytes, "unchanged")
+        await self._check_layout(listing, entry)
+        beside = bytes_beside([item.size for item in listing.objects], self._limits)
+        self._progress.admit(name, max(listing.total_bytes - begun.staged_bytes, 0) + beside)
+        self._progress.begin(name, entry.revision, listing.total_bytes, beside)
+        work = Work(action, uri, listing, fingerprint, begun.folder)
+        try:
+            await self._bring(work, begun)
+        except ServerFault as fault:  # of the driver, about what was fetched
+            keep = partial(self._refusals.keep, name, entry.revision, question, fault.message)
+            await self._disk.run(name, keep)
+            raise
+        return Fetched(listing.total_bytes, work.how)
+
+    async def _check_layout(self, listing: Listing, entry: Entry) -> None:
+        """Refuse by names alone what the server cannot load; what one file is, its name hides."""
+        if listing.is_single:
+            return
+
+        def look() -> str | None:
+            files = (item.path for item in listing.objects)
+            shape = Shape((*files, *(f"{folder}/" for folder in listing.folders)))
+            return self._server.check_layout(shape, entry)
+
+        is_long = len(listing.objects) > _LISTED_FILES
+        why = await asyncio.to_thread(look) if is_long else look()
+        if why is not None:
+            raise ServerFault(Reason.INVALID_LAYOUT, why)
+
+    async def _bring(self, work: Work, begun: Begun) -> None:
+        """Fill, unpack, fit and seal, from where an earlier try has left off."""
+        if begun.is_whole:
+            # it may have been fitted before a kill: what was changed then is not known any more
+            work.how, work.may_share = "resumed", False
+        elif begun.staged_bytes == 0 and self._is_light(work):
+            if await self._fetch_light(work):
+                return
+            await self._unpack(work)
+        else:
+            await self._fill_or_give_back(work)
+        await self._disk.run(work.name, self._finish, work)
+
+    async def _begin(self, name: str, revision: str, fingerprint: str) -> Begun:
+        disk, free = self._state.disk.get(name, NOTHING), self._state.free_bytes
+        if free is not None and not disk.trees and not disk.is_staged:
+            return Begun(self._volume.staged(name, revision), free_bytes=free)  # nothing is there
+        began = time.monotonic()
+        begun = await self._disk.run_unseen(name, self._volume.begin, name, revision, fingerprint)
+        self._state.note_free(begun.free_bytes, began)
+        return begun
+
+    # -- the short way, for small models ------------------------------------------------
+
+    def _is_light(self, work: Work) -> bool:
+        """Tell whether a model takes the short way: in memory, then in one go to the volume."""
+        return (
+            is_light(work.listing)
+            and len(self._state.desired.names_of.get(work.source, ())) <= 1
+            and not self._state.disk.get(work.name, NOTHING).is_adoptable
+            and work.entry.digest is None
+            and not any(item.checksum is not None for item in work.listing.objects)
+        )
+
+    async def _fetch_light(self, work: Work) -> bool:
+        """Fetch, fit and seal; False if it is an archive, which then is staged."""
+        meter = self._progress.meter(work, is_in_memory=True)
+        content = await self._downloader.read(
+            work.uri, work.listing, meter, credentials=work.entry.credentials
+        )
+        name, revision = work.name, work.entry.revision
+        is_new = name not in self._state.disk
+        is_published = await self._disk.seal_small(
+            name,
+            partial(self._write_light, work, content),
+            partial(self._volume.make_seal, name, revision),
+        )
+        if is_new and is_published:
+            trees, published = {revision: Tree(work.size, time.time())}, frozenset({revision})
+            self._state.set_disk(name, DiskModel(work.action.id, trees, published))
+        else:
+            await self._disk.look(name)
+        return is_published is not None
+
+    def _write_light(self, work: Work, content: Mapping[str, Chunks]) -> Path | None:
+        """Write and fit a tree, and return it; None if it is an archive, which then is staged."""
+        name, revision = work.name, work.entry.revision
+        tree = self._volume.begin_light(name, revision)
+        before = write_tree(tree, content, work.listing.folders)
+        if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
+            self._volume.stage_light(name, revision)
+            return None
+        after = self._fit(work, tree, before)
+        work.size = _size(after)
+        self._volume.draft_seal(tree, revision, self._identity(work, before, after))
+        return tree
+
+    # -- filling the staging folder -----------------------------------------------------
+
+    async def _fill_or_give_back(self, work: Work) -> None:
+        """Fill the staging folder; what fills the volume and can never be resumed goes again."""
+        try:
+            await self._fill(work)
+        except VolumeFault as fault:
+            is_resumable = all(item.size >= 0 for item in work.listing.objects)
+            if fault.reason is Reason.INSUFFICIENT_DISK and not is_resumable:
+                await self._disk.run(work.name, self._volume.remove_staging, work.name)
+            raise
+
+    async def _fill(self, work: Work) -> None:
+        if await self._twins.link_unpacked(work):
+            return
+        await self._twins.seed(work)
+        fetch = self._downloader.fetch(
+            work.uri,
+            work.listing,
+            work.folder,
+            self._progress.meter(work),
+            durable=work.is_dear,
+            credentials=work.entry.credentials,
+        )
+        await self._progress.while_there_is_room(work, fetch)
+        transfer = self._state.transfers[work.name]
+        self._state.transfers[work.name] = replace(transfer, stage=Stage.VERIFY)
+        if any(item.checksum is not None for item in work.listing.objects):
+            await verify_checksums(work.folder, work.listing)
+        if work.entry.digest is not None:
+            await verify(work.folder, work.listing, work.entry.digest)
+        await self._unpack(work)
+
+    # -- archives -----------------------------------------------------------------------
+
+    async def _unpack(self, work: Work) -> None:
+        if not work.listing.is_single:
+            return
+        name, revision = work.name, work.entry.revision
+        archive = work.folder / work.listing.objects[0].path
+        kind = await asyncio.to_thread(recognise, archive)
+        if kind is None:
+            return
+        declared = await asyncio.to_thread(declared_bytes, archive, kind)
+        began = time.monotonic()
+        self._state.note_free(await self._disk.ask(self._volume.free_bytes), began)
+        self._progress.admit(name, declared or 0)
+        self._progress.begin(name, revision, declared or 0, stage=Stage.VERIFY)
+        target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)
+        await self._extract(work, archive, kind, target)
+        await self._disk.run(name, self._volume.end_unpacking, name, revision)
+        work.is_unpacked = True
+
+    async def _extract(self, work: Work, archive: Path, kind: ArchiveKind, target: Path) -> None:
+        room = available_bytes(self._state.observed(), self._limits, but=work.name)
+        most = self._limits.max_unpacked_bytes
+        is_room_the_limit = room is not None and room < most
+        limits = UnpackLimits(max_bytes=min(most, room) if room is not None else most)
+
+        advance, spend = self._progress.unpacking_meter(work)
+        try:
+            tree = await unpack(archive, kind, target, limits, advance, spend=spend)
+        except ModelFault as fault:
+            # half of an archive is never gone on with, and would keep a full volume full
+            await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+            if not isinstance(fault, ArchiveTooLarge):
+                raise
+            if is_room_the_limit:
+                raise VolumeFault(
+                    Reason.INSUFFICIENT_DISK,
+                    f"unpacks to more than the {readable(max(room or 0, 0))} that are free",
+                ) from fault
+            raise
+        log.info("unpacked", model=work.name, kind=str(kind), files=tree.files, bytes=tree.bytes)
+
+    # -- the end ------------------------------------------------------------------------
+
+    def _finish(self, work: Work) -> None:
+        revision, fingerprint = work.entry.revision, work.fingerprint
+        tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
+        before = stat_files(tree)
+        after = self._fit(work, tree, before)
+        is_synced = work.is_dear and not work.is_unpacked
+        if is_synced:
+            for path, told in after.items():
+                if before.get(path) != told:
+                    sync_path(tree / path)
+        identity = self._identity(work, before, after)
+        self._volume.seal(work.name, revision, identity, is_synced=is_synced)
+
+    def _fit(self, work: Work, tree: Path, before: FileStats) -> FileStats:
+        with told_as_fault():  # users' files are the driver's to judge: this is the volume
+            is_changed = self._server.prepare(tree, work.entry)
+        return stat_files(tree) if is_changed else before
+
+    def _identity(self, work: Work, before: FileStats, after: FileStats) -> dict[str, Any]:
+        """Say what a tree is, where it came from and what fitting it has done."""
+        changes = note_changes(before, after) if work.may_share else None
+        return {
+            "id": work.action.id,
+            "name": work.name,
+            "storageUri": str(work.uri),
+            "fingerprint": work.fingerprint,
+            "bytes": _size(after),
+            "entry": _without_query(work.entry.model_dump(by_alias=True, exclude_none=True), work),
+            "isUnpacked": work.is_unpacked,
+            "files": _sizes(after) if len(after) <= _LISTED_FILES else None,
+            **(changes.to_dict() if changes is not None else {}),
+        }
+
+
+def _without_query(entry: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Return an entry as others may read it: the query of a URI may be a signature."""
+    return {**entry, "storageUri": str(work.uri)}
+
+
+def _sizes(files: FileStats) -> dict[str, int]:
+    return {path: size for path, (_, _, size) in files.items()}
+
+
+def _size(files: FileStats) -> int:
+    return sum(size for _, _, size in files.values())

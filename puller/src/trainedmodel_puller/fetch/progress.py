@@ -1,0 +1,206 @@
+"""Progress of transfers: who is let in, what has come, and when one must stop.
+
+A transfer is let in with a promise: how much it will still write. One of unknown size promises
+nothing, and an archive may hold more than it says. On a volume with a limit nothing stops them at
+the edge, as a full disk would: so they are stopped here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller import metrics
+from trainedmodel_puller.core.room import ahead_bytes, available_bytes, readable, shortage
+from trainedmodel_puller.core.state import Limits, Stage, Transfer
+from trainedmodel_puller.errors import VolumeFault
+from trainedmodel_puller.fetch.job import Work
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.storage.files import settled
+
+T = TypeVar("T")
+
+#: Progress rings the bell at most this often, in seconds.
+_PROGRESS_PERIOD_S: Final = 1.0
+#: So many bytes are progress; a store that trickles is as good as stuck (`core.draft`).
+_TRICKLE_BYTES: Final = 256 * 1024
+#: Room that an unpacking takes at once.
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+class Progress:
+    """Lets transfers in, and counts what they bring."""
+
+    def __init__(self, state: LiveState, limits: Limits) -> None:
+        self._state = state
+        self._limits = limits
+
+    def admit(self, name: str, needed: int) -> None:
+        """Let a transfer write so many bytes.
+
+        Raises:
+            VolumeFault: InsufficientDisk.
+        """
+        room = available_bytes(self._state.observed(), self._limits, but=name)
+        if room is not None and needed > room:
+            message = shortage(needed, room, self._limits)
+            raise VolumeFault(Reason.INSUFFICIENT_DISK, message, needs_bytes=needed)
+
+    def begin(
+        self,
+        name: str,
+        revision: str,
+        total: int,
+        beside: int = 0,
+        *,
+        stage: Stage = Stage.DOWNLOAD,
+    ) -> None:
+        """Note what a transfer is going to write, and what that takes beside its content."""
+        self._state.usage.hold(name, beside)
+        transfer = self._state.transfers.get(name)
+        if transfer is not None and transfer.revision == revision:
+            self._state.transfers[name] = replace(
+                transfer, stage=stage, received_bytes=0, total_bytes=total
+            )
+
+    def meter(self, work: Work, *, is_in_memory: bool = False) -> Callable[[int], None]:
+        """Return what is to be told of the bytes that come.
+
+        Args:
+            work: Whose bytes they are.
+            is_in_memory: They are to be written later. Otherwise they are on the volume when it
+                is told of them, and the first were there before the transfer.
+        """
+        name, revision = work.name, work.entry.revision
+        rung = time.monotonic()
+        gathered = 0
+        is_there = not is_in_memory
+
+        def advance(received: int) -> None:
+            nonlocal rung, gathered, is_there
+            if is_in_memory:
+                self._state.usage.hold(name, received)
+            elif not is_there:
+                self._state.usage.note_written(received)
+            is_there = False
+            transfer = self._state.transfers.get(name)
+            if transfer is None or transfer.revision != revision:
+                return
+            metrics.count_bytes(work.uri.scheme, received)
+            now = time.monotonic()
+            gathered += received
+            is_progress = gathered >= _TRICKLE_BYTES  # less than that keeps no slot from others
+            self._take(work, transfer, received, now if is_progress else transfer.progressed_at)
+            self._check(work, self._state.transfers[name])
+            if is_progress:
+                gathered = 0
+            if now - rung > _PROGRESS_PERIOD_S:
+                rung = now
+                self._state.bell.set()
+
+        return advance
+
+    def unpacking_meter(
+        self, work: Work
+    ) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
+        """Return what is to be told of the bytes that come out of an archive, and who is asked.
+
+        The first is called in the event loop. The second is called in the unpacking thread before
+        bytes are written, and is there only where the volume has a limit.
+        """
+
+        def advance(count: int) -> None:
+            transfer = self._state.transfers.get(work.name)
+            if transfer is not None:
+                self._take(work, transfer, count, time.monotonic())
+
+        return advance, Allowance(self, work.name).spend if self._limits.volume_limit else None
+
+    def take_room(self, name: str, count: int, left: int) -> None:
+        """Take room for bytes that nobody was told of before.
+
+        Args:
+            name: Whose bytes they are.
+            count: How many.
+            left: Of what it took before, this much is not written yet.
+
+        Raises:
+            VolumeFault: InsufficientDisk.
+        """
+        room = available_bytes(self._state.observed(), self._limits, but=name)
+        if room is not None and room < count:
+            raise self._too_large()
+        self._state.usage.settle(name, but=left)
+        self._state.usage.hold(name, count)
+
+    def _take(self, work: Work, transfer: Transfer, count: int, progressed_at: float) -> None:
+        received = transfer.received_bytes + count
+        self._state.transfers[work.name] = replace(
+            transfer, received_bytes=received, progressed_at=progressed_at
+        )
+
+    def _check(self, work: Work, transfer: Transfer) -> None:
+        """Notice that a download writes more than it promised, and that there is no room for it."""
+        if not self._limits.volume_limit or transfer.received_bytes <= (transfer.total_bytes or 0):
+            return
+        room = available_bytes(self._state.observed(), self._limits, but=work.name)
+        if room is not None and room < ahead_bytes(self._limits):
+            work.is_over.set()
+
+    async def while_there_is_room(self, work: Work, transfer: Coroutine[Any, Any, T]) -> T:
+        """Run a transfer to its end, unless it is over what the volume may hold.
+
+        Raises:
+            VolumeFault: InsufficientDisk; it was stopped, and writes nothing more.
+        """
+        if not self._limits.volume_limit:
+            return await transfer
+        job = asyncio.ensure_future(transfer)
+        watch = asyncio.ensure_future(work.is_over.wait())
+        try:
+            await asyncio.wait({job, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if job.done():
+                return job.result()
+        finally:
+            watch.cancel()
+            job.cancel()
+            await settled(job)
+        raise self._too_large()
+
+    def _too_large(self) -> VolumeFault:
+        limit = readable(self._limits.volume_limit)
+        return VolumeFault(
+            Reason.INSUFFICIENT_DISK,
+            f"is larger than it said, and the volume is limited to {limit}",
+        )
+
+
+class Allowance:
+    """Room for one unpacking, which its thread takes from the event loop piece by piece."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._left = 0
+
+    def spend(self, count: int) -> None:
+        """Take room for so many bytes; blocks until the event loop has answered.
+
+        Raises:
+            VolumeFault: InsufficientDisk.
+        """
+        if count > self._left:
+            more = max(count, _PIECE_BYTES)
+            # The event loop waits for this thread's end before it ends, so it always answers.
+            asyncio.run_coroutine_threadsafe(self._ask(more), self._loop).result()
+            self._left += more
+        self._left -= count
+
+    async def _ask(self, count: int) -> None:
+        self._progress.take_room(self._name, count, self._left)

@@ -1,0 +1,96 @@
+"""Twins: what another model, or KServe's agent, has already fetched of the very same source.
+
+A twin's source has the same URI, credentials and fingerprint, so its files are the same bytes. They
+are linked, and only what the twin's server had changed is fetched. What KServe's agent left in the
+served folder has no such proof: it is taken only if each file is shown to equal the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from trainedmodel_puller.core.draft import NOTHING, is_on_disk
+from trainedmodel_puller.fetch.job import Work
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.storage.base import Listing
+from trainedmodel_puller.storage.checksum import matches_listing
+from trainedmodel_puller.storage.download import Downloader
+from trainedmodel_puller.storage.files import FILE_MODE
+from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.layouts import KSERVE_MARKER
+from trainedmodel_puller.volume.tree_links import Changes, link_tree
+
+
+class Twins:
+    """Finds them, and takes from them what is the source's."""
+
+    def __init__(self, state: LiveState, disk: Disk, downloader: Downloader) -> None:
+        self._state = state
+        self._disk = disk
+        self._volume = disk.volume
+        self._downloader = downloader
+
+    async def _find(self, work: Work) -> list[tuple[Path, dict[str, Any]]]:
+        """Return the trees of other names that were made of the same source."""
+        for name in self._state.desired.names_of.get(work.source, ()):
+            wanted = self._state.desired.models.get(name)
+            disk = self._state.disk.get(name, NOTHING)
+            if name == work.name or wanted is None or not is_on_disk(wanted, disk):
+                continue
+            revision = wanted.entry.revision
+            tree = await self._disk.ask(self._volume.tree, name, revision)
+            identity = await self._disk.ask(self._volume.identity, name, revision)
+            if tree is not None and identity.get("fingerprint") == work.fingerprint:
+                return [(tree, identity)]
+        return []
+
+    async def link_unpacked(self, work: Work) -> bool:
+        """Link what a twin unpacked, if its server was not given anything but the archive's own."""
+        for tree, identity in await self._find(work):
+            changes = Changes.of(identity)
+            if not identity.get("isUnpacked") or changes is None or changes.lost:
+                continue
+            linked = await self._disk.ask(link_tree, tree, work.folder, changes.added)
+            if linked:
+                work.how, work.is_unpacked = "linked", True
+                return True
+        return False
+
+    async def seed(self, work: Work) -> None:
+        """Link what can be had into the folder that a fetch will then fill."""
+        for tree, identity in await self._find(work):
+            changes = Changes.of(identity)
+            if identity.get("isUnpacked") or changes is None:
+                continue
+            seeded = await self._downloader.seed(work.folder, work.listing, tree, changes.lost)
+            work.how = "linked" if seeded else work.how
+            return
+        if self._state.disk.get(work.name, NOTHING).is_adoptable:
+            await self._seed_from_kserve(work)
+
+    async def _seed_from_kserve(self, work: Work) -> None:
+        folder = self._volume.model_dir / work.name
+        markers = await self._disk.ask(_kserve_markers, folder)
+        if await matches_listing(folder, work.listing, work.entry.digest, ignored=markers):
+            await self._disk.ask(_give_modes, folder, work.listing)
+            seeded = await self._downloader.seed(work.folder, work.listing, folder, ())
+            work.how = "adopted" if seeded else work.how
+
+
+def _kserve_markers(folder: Path) -> frozenset[str]:
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.name.startswith(KSERVE_MARKER))
+
+
+def _give_modes(folder: Path, listing: Listing) -> None:
+    """Give the files of KServe's agent (0666) the mode of ours, for no others are linked."""
+    with contextlib.suppress(OSError):  # somebody else's: they are fetched
+        for item in listing.objects:
+            descriptor = os.open(folder / item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(descriptor, FILE_MODE)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,212 @@
+"""The puller's live state: what the shell knows, in the shapes that decisions take.
+
+One object, changed only on the event loop's thread, between awaits. Tasks change the part that
+they own (a download its transfer, a load its server action) and ring the bell; nobody waits on
+state, everybody re-reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from trainedmodel_contract.entry import Entry
+
+from trainedmodel_puller.core.backoff import backoff_s, failures_in_a_row
+from trainedmodel_puller.core.room import Freeing, removed_bytes
+from trainedmodel_puller.core.state import (
+    DesiredState,
+    DiskModel,
+    Failure,
+    FailureKey,
+    ObservedState,
+    Remove,
+    ServerState,
+    ServerView,
+    Stage,
+    Transfer,
+)
+from trainedmodel_puller.core.wording import steady
+from trainedmodel_puller.errors import ModelFault, SourceFault, VolumeFault
+from trainedmodel_puller.usage.volume_usage import VolumeUsage
+
+
+@dataclass
+class LiveState:
+    """Everything that is known now.
+
+    Attributes:
+        bell: Set when something changed; the loop clears it and looks at everything.
+        chance: Source of the backoff's jitter, in [0, 1).
+        sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
+        unmarked: Revisions that the server confirmed and that are not written down yet.
+        free_bytes: What the volume's disk has left, when it was last looked at.
+        freeing: Bytes that removals free and that the free space does not show yet.
+        usage: What is in the volume, where that has a limit.
+        server_marks: When our own actions last changed what the server has, by name: an
+            observation that began before that is stale for the name.
+    """
+
+    chance: Callable[[], float]
+    desired: DesiredState = field(default_factory=DesiredState)
+    disk: dict[str, DiskModel] = field(default_factory=dict)
+    server: ServerView = field(default_factory=ServerView)
+    server_models: dict[str, ServerState] = field(default_factory=dict)
+    server_revisions: dict[str, str] = field(default_factory=dict)
+    server_marks: dict[str, float] = field(default_factory=dict)
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    server_actions: dict[str, Stage] = field(default_factory=dict)
+    action_began: dict[str, float] = field(default_factory=dict)
+    unmarked: dict[str, str] = field(default_factory=dict)
+    removals: set[str] = field(default_factory=set)
+    failures: dict[FailureKey, Failure] = field(default_factory=dict)
+    sources: dict[FailureKey, str] = field(default_factory=dict)
+    free_bytes: int | None = None
+    free_at: float = float("-inf")
+    freeing: Freeing = field(default_factory=Freeing)
+    usage: VolumeUsage = field(default_factory=VolumeUsage)
+    volume_doubt: str | None = None
+    undeleted: int = 0
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def observed(self) -> ObservedState:
+        """Return the live state as decisions take it: views, not copies."""
+        return ObservedState(
+            disk=self.disk,
+            server=self.server,
+            transfers=self.transfers,
+            server_actions=self.server_actions,
+            action_began=self.action_began,
+            removals=self.removals,
+            failures=self.failures,
+            free_bytes=self.usage.free_bytes(self.free_bytes),
+            freeing_bytes=self.freeing.bytes,
+            volume_doubt=self.volume_doubt,
+            undeleted=self.undeleted,
+        )
+
+    def fail(
+        self, key: FailureKey, stage: Stage, entry: Entry | None, fault: ModelFault
+    ) -> Failure:
+        """Count one more failure and say when the next try is due."""
+        previous = self.failures.get(key)
+        same = previous is not None and previous.entry == entry
+        before = previous.count if previous is not None and same else 0
+        gained = fault.gained if isinstance(fault, SourceFault) else 0
+        count = failures_in_a_row(before, fault.reason, gained)
+        delay = backoff_s(count, self.chance())
+        now = time.monotonic()
+        failure = Failure(
+            stage=stage,
+            reason=fault.reason,
+            message=steady(fault.message),
+            count=count,
+            until=now + delay,
+            failed_time=time.time(),
+            next_retry_time=time.time() + delay,
+            entry=entry,
+            needs_bytes=fault.needs_bytes if isinstance(fault, VolumeFault) else None,
+            failed_at=now,
+            fingerprint=self.sources.get(key),
+        )
+        self.failures[key] = failure
+        return failure
+
+    def end_wait(self, key: FailureKey, failure: Failure) -> bool:
+        """Have a model that waits after a failure tried again now; False if it has moved on."""
+        if self.failures.get(key) is not failure:
+            return False
+        self.failures[key] = replace(failure, until=time.monotonic(), next_retry_time=time.time())
+        self.bell.set()
+        return True
+
+    def is_room_wanted(self) -> bool:
+        """Tell whether a model waits for room on the volume."""
+        return any(failure.needs_bytes is not None for failure in self.failures.values())
+
+    def note_free(self, count: int, looked_at: float) -> None:
+        """Take note of the free space of the disk. A look older than the last one is ignored."""
+        if looked_at >= self.free_at:
+            self.free_bytes, self.free_at = count, looked_at
+            self.freeing.look(looked_at, self.usage.seen_at)
+
+    def end_transfer(self, name: str) -> None:
+        """Take note that a transfer has ended. It writes nothing more."""
+        self.transfers.pop(name, None)
+        self.usage.settle(name)
+
+    def begin_removal(self, action: Remove) -> None:
+        """Take note that files are being deleted, and of the bytes that this frees."""
+        self.removals.add(action.name)
+        disk = self.disk.get(action.name, DiskModel())
+        self.freeing.begin(action.name, removed_bytes(action, disk))
+
+    def end_removal(self, name: str) -> None:
+        """Take note that a deletion has ended, successful or not."""
+        self.removals.discard(name)
+        self.freeing.end(name, time.monotonic())
+        self.usage.touch()
+
+    def recheck(self, key: FailureKey) -> None:
+        """Remember that the source was listed again after a failed load."""
+        failure = self.failures.get(key)
+        if failure is not None:
+            self.failures[key] = replace(failure, is_rechecked=True)
+
+    def doubt_server(self, message: str) -> None:
+        """Plan nothing on the server until it has been looked at again."""
+        self.server = ServerView(False, self.server_models, self.server_revisions, message)
+
+    def set_disk(self, name: str, disk: DiskModel) -> None:
+        """Take note of what the volume holds of a name now."""
+        if name in self.unmarked:
+            disk = replace(disk, loaded=self.unmarked[name], trying=None)
+        if disk != self.disk.get(name, DiskModel()):
+            self.usage.touch()
+        if disk == DiskModel():
+            self.disk.pop(name, None)
+        else:
+            self.disk[name] = disk
+
+    def doubt_disk(self, name: str, why: str) -> None:
+        """Take note that a name could not be looked at: what was known stands, for reports only."""
+        self.disk[name] = replace(self.disk.get(name, DiskModel()), doubt=why)
+
+    def note_loaded(self, name: str, model_id: str, revision: str, memory: int) -> None:
+        """Take note that the server confirmed a revision, which is about to be written down."""
+        disk = self.disk.get(name, DiskModel())
+        self.unmarked[name] = revision
+        self.disk[name] = replace(disk, id=model_id, loaded=revision, trying=None, memory=memory)
+        self.set_server_model(name, ServerState.READY, revision)
+
+    def set_server_model(self, name: str, state: ServerState, revision: str | None = None) -> None:
+        """Take note of what the server confirmed to one of our own actions."""
+        self.server_marks[name] = time.monotonic()
+        if state is ServerState.ABSENT:
+            self.server_models.pop(name, None)
+        else:
+            self.server_models[name] = state
+        if revision is None or name not in self.server_revisions:
+            self.server_revisions.pop(name, None)
+        else:
+            self.server_revisions[name] = revision
+
+    def forget_settled_failures(self) -> None:
+        """Drop failures that nothing refers to any more: of revisions no longer wanted."""
+        for key in list(self.failures):
+            name, revision = key
+            wanted = self.desired.models.get(name)
+            disk = self.disk.get(name)
+            if revision == "":
+                is_current = disk is not None
+            else:
+                is_wanted = wanted is not None and wanted.entry.revision == revision
+                is_kept = disk is not None and disk.loaded == revision
+                is_current = is_wanted or is_kept
+            if not is_current:
+                del self.failures[key]
+        if len(self.sources) > 2 * len(self.desired.models):
+            current = {(name, each.entry.revision) for name, each in self.desired.models.items()}
+            self.sources = {key: at for key, at in self.sources.items() if key in current}

@@ -1,0 +1,1 @@
+"""What the puller tells others: the ModelReport, probes, `/status` and metrics."""

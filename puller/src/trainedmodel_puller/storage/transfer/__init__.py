@@ -1,0 +1,1 @@
+"""Moving bytes: parallel streams, resuming, fair shares of the network."""

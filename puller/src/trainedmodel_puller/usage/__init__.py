@@ -1,0 +1,1 @@
+"""How much of the model volume is used, against its limit."""

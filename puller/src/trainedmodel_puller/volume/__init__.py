@@ -1,0 +1,1 @@
+"""The model volume: trees, markers, staging and trash, safe against kills and full disks."""

@@ -1,0 +1,195 @@
+"""The volume as the event loop sees it: operations in threads, one of a name at a time.
+
+Downloads and loads of one name may run side by side, and each ends with a look at what the volume
+now holds. Without an order between them an old look could be noted after a new one, or a look
+could see the middle of a swap. So each operation holds the name's lock, and its look is made in the
+same turn of the same thread: with thousands of models, going to threads is what costs.
+
+This is the one place where errors of the volume become faults: what runs below raises OSError, what
+calls from the event loop sees VolumeFault. A look that fails is no fault of the operation before
+it: the name is in doubt, and looked at again (`loop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+import structlog
+
+from trainedmodel_puller.core.state import DiskModel
+from trainedmodel_puller.live_state import LiveState
+from trainedmodel_puller.volume.durable import told_as_fault, words_of
+from trainedmodel_puller.volume.group_commit import SealLane
+from trainedmodel_puller.volume.volume import Volume
+
+#: Each mostly waits, for the disk or for the interpreter; more of them wait for each other.
+_THREADS: Final = 8
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log: Final = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came of an operation, and of the look after it."""
+
+    result: Any = None
+    error: Exception | None = None
+    found: DiskModel | None = None
+    doubt: str | None = None
+
+
+class Disk:
+    """Runs operations of the volume, and keeps `LiveState.disk` true."""
+
+    def __init__(self, volume: Volume, state: LiveState) -> None:
+        self.volume = volume
+        self._state = state
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._lane = SealLane(volume.state_dir)
+        self._sweep: Future[None] | None = None
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
+
+    async def run(
+        self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation of one name in a thread, then note what there is.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        return await self._run(name, partial(operation, *args, **kwargs), self.volume.scan_one)
+
+    async def run_unseen(
+        self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation that moves no tree, or whose outcome its caller notes.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        return await self._run(name, partial(operation, *args, **kwargs), None)
+
+    async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in a thread what waits for no other operation.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        return await self.ask_in(None, partial(call, *args, **kwargs))
+
+    async def ask_in(self, thread: Executor | None, call: Callable[[], T]) -> T:
+        """Do as `ask` in a thread of somebody's own.
+
+        Raises:
+            VolumeFault: the volume refused.
+        """
+        with told_as_fault():
+            return await asyncio.get_running_loop().run_in_executor(thread, call)
+
+    async def seal_small(
+        self, name: str, write: Callable[[], Path | None], seal: Callable[[], bool]
+    ) -> bool | None:
+        """Write and seal a small tree, together with those of other names; see `sealing`.
+
+        Raises:
+            ModelFault: what either raises, or the sync between them.
+        """
+        async with self._lock(name):
+            with told_as_fault():
+                return await self._lane.run(write, seal)
+
+    async def write_small(self, name: str, write: Callable[[], None]) -> None:
+        """Write something small that need not be forced to the disk, together with others.
+
+        Raises:
+            ModelFault: what `write` raises.
+        """
+        async with self._lock(name):
+            with told_as_fault():
+                await self._lane.run(write, _never)
+
+    async def _run(
+        self, name: str, call: Callable[[], T], look: Callable[[str], DiskModel] | None
+    ) -> T:
+        async with self._lock(name):
+            work = asyncio.get_running_loop().run_in_executor(self._threads, _do, name, call, look)
+            try:
+                outcome = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # a thread cannot be cancelled: its end is waited for
+                self._note(name, await _finished(work))
+                raise
+            self._note(name, outcome)
+            with told_as_fault():
+                if outcome.error is not None:
+                    raise outcome.error
+            return cast("T", outcome.result)
+
+    def _note(self, name: str, outcome: _Outcome) -> None:
+        if outcome.doubt is not None:
+            before = self._state.disk.get(name)
+            if before is None or before.doubt != outcome.doubt:
+                log.warning("look_failed", model=name, why=outcome.doubt)
+            self._state.doubt_disk(name, outcome.doubt)
+        elif outcome.found is not None:
+            self._state.set_disk(name, outcome.found)
+
+    async def look(self, name: str) -> DiskModel:
+        """Look at one name and note what there is; never fails, but may leave doubt."""
+        await self.run(name, _nothing)
+        return self._state.disk.get(name, DiskModel())
+
+    def retry_trash(self) -> None:
+        """Have a thread delete again what could not be deleted; returns at once."""
+        if self._sweep is None or self._sweep.done():
+            self._sweep = self._threads.submit(self.volume.trash.empty)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+        self._lane.close()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        if name not in self._state.disk and name not in self._state.desired.models:
+            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _do(name: str, call: Callable[[], Any], look: Callable[[str], DiskModel] | None) -> _Outcome:
+    outcome = _Outcome()
+    try:
+        outcome.result = call()
+    except Exception as raised:
+        outcome.error = raised
+    if look is not None:
+        try:
+            outcome.found = look(name)
+        except OSError as raised:
+            outcome.doubt = words_of(raised)
+    return outcome
+
+
+def _never() -> bool:
+    """Seal what is not there: never called."""
+    raise AssertionError("there is no tree to seal")
+
+
+def _nothing() -> None:
+    """Do nothing: the look that follows is what is wanted."""
+
+
+async def _finished(work: asyncio.Future[T]) -> T:
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            continue
+    return work.result()

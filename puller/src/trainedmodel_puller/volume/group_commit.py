@@ -1,0 +1,152 @@
+"""The lane of small models: written, forced to the disk and sealed many at a time.
+
+With a thousand small models, going to a thread for each step and a sync for each file is most of
+the work: threads wait for the interpreter, and syncs write the file system's own blocks again and
+again (20 ms a model were measured, of which 3 were work). So what is ready while a batch is under
+way is the next batch, and a batch is a turn of two threads: one writes all its trees, the other has
+one sync cover them and seals them, while the first writes on. From a few trees on that sync is
+`syncfs`, which flushes the whole file system; as that may be shared with busy neighbours, it is
+used only where it replaces many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trainedmodel_puller.volume.durable import sync_file_system, sync_tree
+
+#: From so many trees on, the whole file system is flushed instead of each file of theirs.
+_MANY: Final = 6
+
+
+@dataclass(slots=True)
+class _Job:
+    write: Callable[[], Path | None]
+    seal: Callable[[], bool]
+    done: asyncio.Future[bool | None]
+    tree: Path | None = None
+    error: Exception | None = None
+    is_published: bool | None = None
+
+
+class _Stage:
+    """One thread, and what waits for it: all of that is its next batch."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[_Job]], None],
+        pass_on: Callable[[list[_Job]], None],
+    ) -> None:
+        self._work = work
+        self._pass_on = pass_on
+        self._waiting: list[_Job] = []
+        self._is_busy = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def add(self, jobs: list[_Job]) -> None:
+        self._waiting += jobs
+        if self._waiting and not self._is_busy:
+            self._is_busy = True
+            batch, self._waiting = self._waiting, []
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._work, batch)
+            done.add_done_callback(lambda _: self._end(batch))
+
+    def _end(self, batch: list[_Job]) -> None:
+        self._is_busy = False
+        self.add([])
+        self._pass_on(batch)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+
+class SealLane:
+    """Two threads: while one has a batch forced to the disk, the other writes the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writing = _Stage("write", _write, self._written)
+        self._sealing = _Stage("seal", self._seal, _end)
+
+    async def run(self, write: Callable[[], Path | None], seal: Callable[[], bool]) -> bool | None:
+        """Write a tree, force it to the disk, seal it; waited for to its end, even if cancelled.
+
+        Args:
+            write: Blocks; returns the tree, or None if it is not to be sealed.
+            seal: Blocks; called once the tree is on the disk.
+
+        Returns:
+            What `seal` returned, or None if there was nothing to seal.
+
+        Raises:
+            ModelFault: what either raises.
+            OSError: the same, or the volume refused the sync.
+        """
+        done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self._writing.add([_Job(write, seal, done)])
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not done.done():
+                try:
+                    await asyncio.wait({done})
+                except asyncio.CancelledError:
+                    continue
+            if not done.cancelled():
+                done.exception()
+            raise
+
+    def close(self) -> None:
+        """End the threads."""
+        self._writing.close()
+        self._sealing.close()
+
+    def _written(self, batch: list[_Job]) -> None:
+        _end([job for job in batch if job.tree is None])
+        self._sealing.add([job for job in batch if job.tree is not None])
+
+    def _seal(self, batch: list[_Job]) -> None:
+        self._sync(batch)
+        for job in batch:
+            if job.error is None:
+                try:
+                    job.is_published = job.seal()
+                except Exception as error:
+                    job.error = error
+
+    def _sync(self, jobs: list[_Job]) -> None:
+        if len(jobs) >= _MANY:
+            try:
+                sync_file_system(self._folder)
+            except OSError as error:
+                for job in jobs:
+                    job.error = OSError(error.errno, error.strerror, error.filename)
+            return
+        for job in jobs:
+            try:
+                if job.tree is not None:
+                    sync_tree(job.tree, with_files=True)
+            except OSError as error:
+                job.error = error
+
+
+def _write(batch: list[_Job]) -> None:
+    for job in batch:
+        try:
+            job.tree = job.write()
+        except Exception as error:
+            job.error = error
+
+
+def _end(batch: list[_Job]) -> None:
+    for job in batch:
+        if job.error is not None:
+            job.done.set_exception(job.error)
+        else:
+            job.done.set_result(job.is_published)

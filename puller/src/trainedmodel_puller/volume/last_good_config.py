@@ -1,0 +1,29 @@
+"""The last good configuration, kept on the volume: what a restarted puller holds on to (P1).
+
+It holds storage URIs with their queries, which may be signatures: only the puller may read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainedmodel_puller.core.snapshot import Held, parse_held
+from trainedmodel_puller.volume.durable import read_file, write_durably
+
+
+class HeldFile:
+    """One file; both methods block, and raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Held:
+        """Return what was kept; an empty memory if nothing was, or it is garbled."""
+        try:
+            return parse_held(read_file(self._path))
+        except PermissionError:  # another user's, of an earlier life: none of our memory
+            return Held()
+
+    def write(self, held: Held) -> None:
+        """Keep it."""
+        write_durably(self._path, held.to_json(), mode=0o600)

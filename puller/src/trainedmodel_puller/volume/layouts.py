@@ -1,0 +1,389 @@
+"""Trees: whole, verified folders of one revision, where they lie, and how they get out of sight.
+
+Which revision a tree holds is written inside it (`.trainedmodel.json`), because a name outside
+could be wrong after a kill between two renames. Where the server wants its trees is its driver's
+to say (`drivers.base.Layout`), and each layout is one class here:
+
+    InPlace       <model-dir>/<name>/            replaced by exchange, the old one moves beside
+    PerRevision   <model-dir>/<name>/<folder>/   added beside the old one, which stays until removed
+
+A folder in the served place without such a file is not ours and stays as it is. The same holds for
+a link, wherever it leads, and for a folder of another user that we may not read. One exception:
+KServe's agent leaves `SUCCESS.<hash>` in the folders that it makes, and those are taken over. A
+look that fails for any other cause says nothing of what is there: it raises, and the name is in
+doubt.
+
+All of it blocks, and raises OSError. Moves are not forced to the disk: what a machine's crash takes
+back is a move whose outcome no server has seen, for the server went down with the machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from trainedmodel_contract.reasons import Reason
+
+from trainedmodel_puller.core.state import Tree
+from trainedmodel_puller.errors import VolumeFault
+from trainedmodel_puller.volume.durable import exchange, read_json
+from trainedmodel_puller.volume.trash import Trash
+
+#: Inside each tree: which TrainedModel and revision it is, and what its source looked like.
+IDENTITY_FILE: Final = ".trainedmodel.json"
+#: What KServe's agent leaves in a folder when it has fetched all of it.
+KSERVE_MARKER: Final = "SUCCESS."
+#: What entries may have for a revision; it becomes the name of a folder.
+_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_LARGEST: Final = 2**63 - 1
+
+
+def make_model_dir(folder: Path) -> None:
+    """Make the served folder, if it is not there, as open as the volume's own.
+
+    In KServe's pods the storage initializer, another user, writes into it as well; a pod's empty
+    volume is open to all of the pod's containers, and what shall not write mounts it read-only.
+    """
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
+
+
+def read_identity(tree: Path | str) -> dict[str, Any]:
+    """Return what a tree says of itself; empty if it is none of ours, or garbled."""
+    if os.path.islink(tree):
+        return {}
+    document = read_json(os.path.join(tree, IDENTITY_FILE))
+    revision = document.get("revision")
+    is_ours = isinstance(revision, str) and _REVISION.fullmatch(revision) is not None
+    return document if is_ours else {}
+
+
+def revision_of(tree: Path | str) -> str | None:
+    """Return the revision of a tree, if it is one of ours."""
+    revision: str | None = read_identity(tree).get("revision")
+    return revision
+
+
+def _served_revision(tree: Path) -> str | None:
+    """Return the revision of a tree in the served folder, if it is one of ours."""
+    try:
+        return revision_of(tree)
+    except PermissionError:
+        if _is_another_users(tree):
+            return None
+        raise
+
+
+def _is_another_users(path: Path) -> bool:
+    """Tell whether another user owns a folder: what we may not read of that, we did not make."""
+    try:
+        return os.lstat(path).st_uid != os.geteuid()
+    except OSError:
+        return False
+
+
+def describe_tree(path: Path, identity: dict[str, Any]) -> Tree:
+    """Return what decisions need to know of a tree."""
+    try:
+        retired = path.stat().st_mtime
+    except OSError:
+        retired = 0.0
+    return Tree(count_of(identity, "bytes"), retired)
+
+
+def count_of(document: Any, key: str) -> int:
+    """Return a whole number out of JSON that may be anything; 0 if it is not there."""
+    value = document.get(key) if isinstance(document, dict) else None
+    return value if isinstance(value, int) and 0 <= value <= _LARGEST else 0
+
+
+def is_intact(tree: Path, fingerprint: str) -> bool:
+    """Tell whether a tree is of this content of its source, and nobody took a file out of it.
+
+    Files that its server has added do not count.
+    """
+    identity = read_identity(tree)
+    files = identity.get("files")
+    if identity.get("fingerprint") != fingerprint:
+        return False
+    try:
+        return not isinstance(files, dict) or all(
+            os.stat(tree / path).st_size == size for path, size in files.items()
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def is_real_folder(path: Path | str) -> bool:
+    """Tell whether there is a folder, and no link to one: what a link leads to is not ours."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def is_kserves(folder: Path) -> bool:
+    """Tell whether KServe's agent made a folder, and finished it."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.startswith(KSERVE_MARKER) for entry in entries)
+    except PermissionError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return False
+        raise
+
+
+class ServedFolder(Protocol):
+    """The place that the server sees, in one layout."""
+
+    model_dir: Path
+
+    def trees(self, name: str) -> dict[str, Path]:
+        """Return the published trees of a name, by revision."""
+        ...
+
+    def place(self, name: str, revision: str) -> Path:
+        """Return where a tree is published; looks at nothing."""
+        ...
+
+    def is_foreign(self, name: str) -> bool:
+        """Tell whether something that is not ours has the place of a name."""
+        ...
+
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Bring a tree into sight if nothing has its name yet; tell whether that was so."""
+        ...
+
+    def publish(self, name: str, revision: str, beside: Path) -> Path:
+        """Bring a tree into sight from `beside`, the folder of trees out of sight.
+
+        Raises:
+            VolumeFault: FolderNotOurs; something foreign is in its place.
+        """
+        ...
+
+    def withdraw(self, name: str, revision: str, beside: Path) -> None:
+        """Bring a tree out of sight, into `beside`."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete what is ours of a name."""
+        ...
+
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return, by revision, the published trees that may go while the name is served."""
+        ...
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        """Return a cheap sight of everything, by name; to be compared with `expected`."""
+        ...
+
+    def expected(self, published: frozenset[str]) -> frozenset[str]:
+        """Return what `listed` shows of a name when just these revisions are published."""
+        ...
+
+
+class InPlace:
+    """One folder a name; an update is one exchange."""
+
+    def __init__(self, model_dir: Path, trash: Trash) -> None:
+        self.model_dir = model_dir
+        self._trash = trash
+
+    def trees(self, name: str) -> dict[str, Path]:
+        """Return the one published tree of a name, if there is one."""
+        served = self.model_dir / name
+        revision = _served_revision(served)
+        return {} if revision is None else {revision: served}
+
+    def place(self, name: str, revision: str) -> Path:
+        """Return the folder of the name."""
+        return self.model_dir / name
+
+    def is_foreign(self, name: str) -> bool:
+        """Tell whether the folder of a name is there without an identity."""
+        served = self.model_dir / name
+        return _served_revision(served) is None and os.path.lexists(served)
+
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Move a tree to the name's folder, if there is none."""
+        served = self.place(name, revision)
+        if os.path.lexists(served):
+            return False
+        tree.rename(served)
+        return True
+
+    def publish(self, name: str, revision: str, beside: Path) -> Path:
+        """Swap a tree into place; the replaced one moves beside."""
+        served, sealed = self.model_dir / name, beside / revision
+        current = _served_revision(served)
+        if current == revision and not sealed.exists():
+            return served
+        if current is not None:
+            self._swap(sealed, served, current)
+        elif not os.path.lexists(served):
+            sealed.rename(served)
+        elif is_kserves(served):
+            exchange(sealed, served, self._trash.folder)
+            self._trash.discard(sealed)
+        else:
+            raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{served} was not made by the puller")
+        return served
+
+    def _swap(self, sealed: Path, served: Path, current: str) -> None:
+        exchange(sealed, served, self._trash.folder)
+        old = sealed.with_name(current)
+        if old == sealed:  # fetched again: what was mended under the same URI replaces it
+            self._trash.discard(sealed)
+            return
+        if old.exists():
+            self._trash.discard(old)
+        os.utime(sealed)  # from now on it is not wanted any more
+        sealed.rename(old)
+
+    def withdraw(self, name: str, revision: str, beside: Path) -> None:
+        """Move the published tree of this revision out of sight."""
+        served = self.model_dir / name
+        if _served_revision(served) != revision:
+            return
+        if (beside / revision).exists():
+            self._trash.discard(beside / revision)
+        served.rename(beside / revision)
+
+    def remove(self, name: str) -> None:
+        """Delete the published tree: it vanishes in one step."""
+        if _served_revision(self.model_dir / name) is not None:
+            self._trash.discard(self.model_dir / name)
+
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return none: the one published tree is what is served, or is swapped for it."""
+        return {}
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        """Return the names of the folders: one look, for each pass."""
+        with os.scandir(self.model_dir) as entries:
+            return {entry.name: frozenset({""}) for entry in entries}
+
+    def expected(self, published: frozenset[str]) -> frozenset[str]:
+        """Return that a name is there, or is not."""
+        return frozenset({""}) if published else frozenset()
+
+
+class PerRevision:
+    """One folder a revision; what is published is not moved or written again until it goes."""
+
+    def __init__(self, model_dir: Path, trash: Trash, folder_name: Callable[[str], str]) -> None:
+        self.model_dir = model_dir
+        self._trash = trash
+        self._folder_name = folder_name
+
+    def trees(self, name: str) -> dict[str, Path]:
+        """Return the published trees of a name, by revision."""
+        return dict(self._trees(name))
+
+    def _trees(self, name: str) -> Iterator[tuple[str, Path]]:
+        for child in self._children(name):
+            path = self.model_dir / name / child
+            revision = _served_revision(path)
+            if revision is not None and self._folder_name(revision) == child:
+                yield revision, path
+
+    def _children(self, name: str) -> list[str]:
+        """Return what is in the folder of a name; nothing if that can be none of ours."""
+        folder = self.model_dir / name
+        if os.path.islink(folder):
+            return []
+        try:
+            with os.scandir(folder) as entries:
+                return [entry.name for entry in entries]
+        except PermissionError:
+            if _is_another_users(folder):
+                return []
+            raise
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                return []
+            raise
+
+    def place(self, name: str, revision: str) -> Path:
+        """Return the folder of the revision."""
+        return self.model_dir / name / self._folder_name(revision)
+
+    def is_foreign(self, name: str) -> bool:
+        """Tell whether there is something, and none of it ours."""
+        folder = self.model_dir / name
+        try:
+            mode = os.lstat(folder).st_mode
+        except FileNotFoundError:
+            return False
+        if self.trees(name):
+            return False
+        is_closed = _is_another_users(folder) and not os.access(folder, os.R_OK | os.X_OK)
+        return not stat.S_ISDIR(mode) or is_closed or bool(self._children(name))
+
+    def publish_first(self, name: str, revision: str, tree: Path) -> bool:
+        """Move a tree into the name's folder, if there is none."""
+        try:
+            (self.model_dir / name).mkdir()
+        except FileExistsError:
+            return False
+        tree.rename(self.place(name, revision))
+        return True
+
+    def publish(self, name: str, revision: str, beside: Path) -> Path:
+        """Move a tree into sight, beside the others of its name."""
+        folder, sealed = self.model_dir / name, beside / revision
+        served = self.place(name, revision)
+        if self.is_foreign(name):
+            raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{folder} was not made by the puller")
+        if not sealed.exists():
+            return served
+        folder.mkdir(exist_ok=True)
+        if served.exists():  # fetched again: what was mended under the same URI replaces it
+            exchange(sealed, served, self._trash.folder)
+            self._trash.discard(sealed)
+        else:
+            sealed.rename(served)
+        return served
+
+    def withdraw(self, name: str, revision: str, beside: Path) -> None:
+        """Leave it where it is: a server may be using it, and it is in nobody's way."""
+
+    def remove(self, name: str) -> None:
+        """Delete the published trees, and the folder around them if nothing else is in it."""
+        for _, path in list(self._trees(name)):
+            self._trash.discard(path)
+        folder = self.model_dir / name
+        if folder.is_dir() and not folder.is_symlink() and not self._children(name):
+            folder.rmdir()
+
+    def removable(self, name: str) -> dict[str, Path]:
+        """Return all of them: they lie side by side, and the server has let go of the others."""
+        return self.trees(name)
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        """Return the folders of each name."""
+        with os.scandir(self.model_dir) as entries:
+            names = [entry.name for entry in entries]
+        return {name: self._shown(name) for name in names}
+
+    def _shown(self, name: str) -> frozenset[str]:
+        try:
+            return frozenset(self._children(name))
+        except OSError:
+            return frozenset({""})  # as nothing is expected to be: it is looked at, and told
+
+    def expected(self, published: frozenset[str]) -> frozenset[str]:
+        """Return the folders of the published revisions."""
+        return frozenset(self._folder_name(revision) for revision in published)

@@ -1,0 +1,68 @@
+"""Markers: which revision of each name the server last confirmed, one small file a name.
+
+Before the server is told to load another revision, the marker says so (`trying`), until the outcome
+is known. Without that, a puller that was killed twice, going from A to B and back to A, would take
+the old marker of A for proof, while the server serves B.
+
+Not forced to the disk: after a crash of the machine no server serves anything, and a marker that is
+gone has its model loaded once more. All of it blocks, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from trainedmodel_contract.canonical import canonical_json
+
+from trainedmodel_puller.volume.durable import read_json, replace_file, write_file
+
+
+class Markers:
+    """One folder of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, f"{name}.json")
+
+    def names(self) -> set[str]:
+        """Return the names that have one."""
+        return {path.stem for path in self.folder.glob("*.json")}
+
+    def read(self, name: str) -> dict[str, str]:
+        """Return a name's marker; empty if there is none, or it is garbled."""
+        known = read_json(self._path(name))
+        return {key: value for key, value in known.items() if isinstance(value, str)}
+
+    def write(self, name: str, model_id: str, revision: str) -> str | None:
+        """Note a confirmed revision, and return the one that was noted before."""
+        path = self._path(name)
+        known = self.read(name)
+        text = canonical_json({"id": model_id, "name": name, "loaded": revision})
+        if known:
+            replace_file(path, text, durable=False)
+        else:
+            write_file(path, text, durable=False)  # half of one is none, and there was none
+        return known.get("loaded")
+
+    def try_another(self, name: str, revision: str) -> None:
+        """Note that the server is about to be told to load another revision."""
+        known = self.read(name)
+        if known.get("loaded") not in {None, revision} or known.get("trying"):
+            replace_file(
+                self._path(name), canonical_json({**known, "trying": revision}), durable=False
+            )
+
+    def settle(self, name: str) -> None:
+        """Note that the server has refused the other revision, and serves what it served."""
+        known = self.read(name)
+        if known.pop("trying", None) is not None:
+            replace_file(self._path(name), canonical_json(known), durable=False)
+
+    def forget(self, name: str) -> None:
+        """Note that nothing is confirmed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(name))

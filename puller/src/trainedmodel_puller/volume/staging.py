@@ -1,0 +1,156 @@
+"""The staging area: what is being downloaded, unpacked and fitted, before it is whole.
+
+    <name>@<revision>/           the source's files; half written, may be resumed
+    <name>@<revision>.journal    which of them are there (`storage.journal`)
+    <name>@<revision>.unpacked/  what comes out of an archive; never resumed
+    <name>@<revision>.verified   the tree is whole and right; it may have been fitted since
+    <name>@<revision>.fitting/   the same, for a tree that is cheap to fetch again; never resumed
+
+One flat folder: making and removing a folder for each model is what costs with thousands of small
+ones. `@` is in no name and no revision. All of it blocks, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trainedmodel_contract.canonical import canonical_json
+
+from trainedmodel_puller.volume.durable import exchange, read_json, write_durably
+from trainedmodel_puller.volume.layouts import is_real_folder
+from trainedmodel_puller.volume.trash import Trash
+
+_JOURNAL: Final = ".journal"
+_UNPACKED: Final = ".unpacked"
+_VERIFIED: Final = ".verified"
+_FITTING: Final = ".fitting"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What there is when a download begins.
+
+    Attributes:
+        folder: Where to put it.
+        is_sealed: It was fetched, and its source has not changed since.
+        is_whole: It lies whole and right in `folder`, and is to be sealed.
+        staged_bytes: Room that an earlier try of it already takes.
+        free_bytes: Room that is left.
+    """
+
+    folder: Path
+    is_sealed: bool = False
+    is_whole: bool = False
+    staged_bytes: int = 0
+    free_bytes: int = 0
+
+
+class StagingArea:
+    """One folder of staged trees."""
+
+    def __init__(self, folder: Path, trash: Trash) -> None:
+        self.folder = folder
+        self._trash = trash
+
+    def names(self) -> set[str]:
+        """Return the model names that something is staged for."""
+        with os.scandir(self.folder) as entries:
+            return {entry.name.partition("@")[0] for entry in entries}
+
+    def leftovers(self, name: str) -> list[str]:
+        """Return what is staged of a name."""
+        with os.scandir(self.folder) as entries:
+            return [entry.name for entry in entries if entry.name.startswith(f"{name}@")]
+
+    def tree(self, name: str, revision: str) -> Path:
+        """Return where a revision is downloaded to."""
+        return self.folder / f"{name}@{revision}"
+
+    def begin(self, name: str, revision: str, fingerprint: str) -> bool:
+        """Drop what cannot be used; return whether the tree is whole already.
+
+        What belongs to other revisions goes. So does a tree that was verified against another
+        fingerprint of the source, for it may have been fitted to its server since.
+        """
+        tree = self.tree(name, revision)
+        mark = read_json(f"{tree}{_VERIFIED}").get("fingerprint")
+        is_folder = is_real_folder(tree)
+        is_whole = mark == fingerprint and is_folder
+        kept = {tree.name, tree.name + (_VERIFIED if is_whole else _JOURNAL)}
+        if not is_folder or (mark is not None and not is_whole):
+            kept = set()
+        for leftover in self.leftovers(name):
+            if leftover not in kept:
+                self._trash.discard(self.folder / leftover)
+        return is_whole
+
+    def begin_unpacking(self, name: str, revision: str) -> Path:
+        """Return an empty folder, beside the staged archive, to unpack it into."""
+        folder = Path(f"{self.tree(name, revision)}{_UNPACKED}")
+        if os.path.lexists(folder):
+            self._trash.discard(folder)
+        folder.mkdir()
+        return folder
+
+    def end_unpacking(self, name: str, revision: str) -> None:
+        """Put what was unpacked in the place of its archive, which goes."""
+        tree = self.tree(name, revision)
+        unpacked = Path(f"{tree}{_UNPACKED}")
+        exchange(unpacked, tree, self._trash.folder)
+        self._trash.discard(unpacked)
+
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+        """Return the tree, whole and right, to be fitted to its server.
+
+        From here on it is not what the source has, so a kill must not let it be resumed as such:
+        what was dear to fetch is marked to be whole, what was cheap is taken aside.
+        """
+        tree = self.tree(name, revision)
+        if is_dear:
+            write_durably(Path(f"{tree}{_VERIFIED}"), canonical_json({"fingerprint": fingerprint}))
+            return tree
+        return tree.rename(f"{tree}{_FITTING}")
+
+    def begin_light(self, name: str, revision: str) -> Path:
+        """Return an empty folder to be filled and fitted in one go."""
+        folder = self.light_tree(name, revision)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            self._trash.discard(folder)
+            folder.mkdir()
+        return folder
+
+    def light_tree(self, name: str, revision: str) -> Path:
+        """Return the folder that `begin_light` gave."""
+        return self.folder / f"{name}@{revision}{_FITTING}"
+
+    def stage_light(self, name: str, revision: str) -> None:
+        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        self.light_tree(name, revision).rename(self.tree(name, revision))
+
+    def fitted(self, name: str, revision: str) -> Path:
+        """Return the tree that `begin_fitting` gave."""
+        aside = self.light_tree(name, revision)
+        return aside if aside.exists() else self.tree(name, revision)
+
+    def forget(self, name: str, revision: str) -> None:
+        """Drop the marks of a tree that has moved on."""
+        for mark in (_JOURNAL, _VERIFIED):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.tree(name, revision)}{mark}")
+
+    def remove(self, name: str) -> None:
+        """Drop all of a name."""
+        for leftover in self.leftovers(name):
+            self._trash.discard(self.folder / leftover)
+
+    def allocated_bytes(self, name: str, revision: str) -> int:
+        """Return the room that a tree takes already; large files are made whole, but empty."""
+        tree = self.tree(name, revision)
+        paths = (os.path.join(at, file) for at, _, files in os.walk(tree) for file in files)
+        return sum(os.lstat(path).st_blocks * 512 for path in paths)

@@ -1,0 +1,374 @@
+"""The model volume: where files are staged, sealed, served, and how they move between.
+
+    <model-dir>/                       what the server sees; only whole trees, only by rename (P4)
+    <state-dir>/staging/               being downloaded, unpacked, fitted (`staged`)
+    <state-dir>/versions/<name>/<rev>/ whole and verified: ready to be published, or replaced and
+                                       kept for a rollback
+    <state-dir>/markers/<name>.json    which revision the server last confirmed
+    <state-dir>/trash/                 being deleted
+    <state-dir>/held.json              the last good configuration (P1)
+
+Both folders are on one file system, so that each move is one rename; how trees lie in the served
+one is told in `trees`. Everything here blocks and runs in threads, one operation of a name at a
+time. All of it raises OSError: whoever is on the event loop comes by `disk`, which tells that as
+faults. After an error in the middle of an operation the next one of the name finds its way from
+what is there, as after a kill.
+
+What a kill -9 leaves, step by step (P7): a half-filled staging folder is resumed or refilled; a
+half-unpacked archive is unpacked anew; a sealed version is published by the next load; a tree under
+a name that is not its revision's (killed between the renames of a swap) is renamed by `scan`; a
+published tree whose marker has another revision is loaded again; an unloaded name whose marker is
+still there is unloaded again, which is no error; trash is emptied at start, as far as it can be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainedmodel_contract import names
+from trainedmodel_contract.canonical import canonical_json
+
+from trainedmodel_puller.core.state import DiskModel
+from trainedmodel_puller.drivers.base import Layout
+from trainedmodel_puller.errors import SettingsError
+from trainedmodel_puller.volume.durable import replace_file, sync_tree, words_of, write_file
+from trainedmodel_puller.volume.folders import refuse, refuses_writes, try_move
+from trainedmodel_puller.volume.last_good_config import HeldFile
+from trainedmodel_puller.volume.layouts import (
+    IDENTITY_FILE,
+    InPlace,
+    PerRevision,
+    ServedFolder,
+    count_of,
+    describe_tree,
+    is_intact,
+    is_kserves,
+    is_real_folder,
+    make_model_dir,
+    read_identity,
+    revision_of,
+)
+from trainedmodel_puller.volume.markers import Markers
+from trainedmodel_puller.volume.staging import Begun, StagingArea
+from trainedmodel_puller.volume.trash import Trash
+
+
+class Volume:
+    """The folders of one puller.
+
+    Args:
+        model_dir: What the model server serves from.
+        state_dir: The puller's own; on the same file system, outside `model_dir`.
+        layout: How the server wants its trees.
+        folder_name: Folder of a revision, for the layout per revision.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        state_dir: Path,
+        layout: Layout = Layout.IN_PLACE,
+        folder_name: Callable[[str], str] = str,
+    ) -> None:
+        self.model_dir = model_dir
+        self.state_dir = state_dir
+        self._versions = state_dir / "versions"
+        self.markers = Markers(state_dir / "markers")
+        self.trash = Trash(state_dir / "trash")
+        self._staging = StagingArea(state_dir / "staging", self.trash)
+        self.held = HeldFile(state_dir / "held.json")
+        self.served: ServedFolder = (
+            InPlace(model_dir, self.trash)
+            if layout is Layout.IN_PLACE
+            else PerRevision(model_dir, self.trash, folder_name)
+        )
+
+    def make_folders(self) -> None:
+        """Create what folders are missing.
+
+        Raises:
+            SettingsError: they cannot be where they were wished; names the flag and the fix.
+        """
+        model_dir, state_dir = os.path.realpath(self.model_dir), os.path.realpath(self.state_dir)
+        if Path(state_dir).is_relative_to(model_dir):
+            raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
+        try:
+            make_model_dir(self.model_dir)
+            for folder in self._own_folders():
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._refuse(error)
+            raise
+
+    def prepare(self) -> str | None:
+        """Make the folders, empty the trash of an earlier life, see whether all can be used.
+
+        First the cure, then the question: the trash may be what fills the volume.
+
+        Returns:
+            Why nothing can be written, if the volume is full or read-only; what is on it serves.
+
+        Raises:
+            SettingsError: the folders cannot be used; names the flag and the fix.
+        """
+        self.make_folders()
+        self.trash.empty()
+        try:
+            try_move(self.trash.folder, self.model_dir, self._own_folders())
+        except OSError as error:
+            self._refuse(error)
+            if refuses_writes(error):
+                return words_of(error)
+            raise
+        return None
+
+    def _refuse(self, error: OSError) -> None:
+        refuse(error, self.model_dir, self.state_dir)
+
+    def _own_folders(self) -> tuple[Path, ...]:
+        # the trash first: a full volume may have room for no other folder before it is emptied
+        return (self.trash.folder, self._staging.folder, self._versions, self.markers.folder)
+
+    # -- what is there ------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Tell whether a puller has prepared this volume."""
+        return all(folder.is_dir() for folder in (self.model_dir, *self._own_folders()))
+
+    def scan(self, *, mend: bool = True) -> dict[str, DiskModel]:
+        """Read everything, at start, and mend what a kill left misnamed.
+
+        A name that cannot be looked at is in doubt, and no reason not to start.
+        """
+        with os.scandir(self._versions) as entries:
+            versions = [entry.name for entry in entries]
+        for name in versions if mend else ():
+            with contextlib.suppress(OSError):  # what is misnamed counts for nothing until it is
+                self._mend_versions(name)
+        with os.scandir(self.model_dir) as entries:
+            served = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        found = {*versions, *served, *self._staging.names(), *self.markers.names()}
+        return {name: self._look_at(name) for name in sorted(found) if names.is_model_name(name)}
+
+    def _look_at(self, name: str) -> DiskModel:
+        try:
+            return self.scan_one(name)
+        except OSError as error:
+            return DiskModel(doubt=words_of(error))
+
+    def scan_one(self, name: str) -> DiskModel:
+        """Read what there is of one name; changes nothing."""
+        marker = self.markers.read(name)
+        published = self.served.trees(name)
+        paths = {**self._sealed_versions(name), **published}
+        identities = {revision: read_identity(path) for revision, path in paths.items()}
+        loaded = marker.get("loaded")
+        told = next(iter(identities.values()), {})
+        is_foreign = not published and self.served.is_foreign(name)
+        return DiskModel(
+            id=marker.get("id") or (str(told["id"]) if told.get("id") else None),
+            trees={
+                revision: describe_tree(paths[revision], identities[revision]) for revision in paths
+            },
+            published=frozenset(published),
+            loaded=loaded,
+            trying=marker.get("trying"),
+            memory=count_of(identities.get(loaded or "", {}).get("entry"), "memory"),
+            is_staged=bool(self._staging.leftovers(name)),
+            is_foreign=is_foreign,
+            is_adoptable=is_foreign and is_kserves(self.model_dir / name),
+        )
+
+    def _sealed_versions(self, name: str) -> dict[str, Path]:
+        found = self._beside(name)
+        return {path.name: path for path in found if revision_of(path) == path.name}
+
+    def _beside(self, name: str) -> list[Path]:
+        folder = os.path.join(self._versions, name)
+        if os.path.islink(folder):
+            return []  # what it leads to is not ours
+        try:
+            with os.scandir(folder) as entries:
+                return [Path(entry.path) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _versions_of(self, name: str) -> Path:
+        """Return the folder of a name's trees, made if it is missing, or is something else."""
+        folder = self._versions / name
+        if os.path.lexists(folder) and not is_real_folder(folder):
+            self.trash.discard(folder)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _mend_versions(self, name: str) -> None:
+        """Put right what a stop between the two renames of a swap left under a wrong name."""
+        for path in self._beside(name):
+            revision = revision_of(path)
+            if revision == path.name:
+                continue
+            if revision is None or os.path.lexists(path.with_name(revision)):
+                self.trash.discard(path)
+            else:
+                path.rename(path.with_name(revision))
+
+    def finds(self, name: str, revision: str) -> bool:
+        """Tell whether a revision is on disk, also if a stop left it under a wrong name."""
+        self._mend_versions(name)
+        return self.tree(name, revision) is not None
+
+    def tree(self, name: str, revision: str) -> Path | None:
+        """Return where the tree of a revision lies now."""
+        published = self.served.trees(name).get(revision)
+        return published or self._sealed_versions(name).get(revision)
+
+    def identity(self, name: str, revision: str) -> dict[str, Any]:
+        """Return what `seal` was told of a revision that is on disk, or nothing."""
+        tree = self.tree(name, revision)
+        return {} if tree is None else read_identity(tree)
+
+    def free_bytes(self) -> int:
+        """Return the bytes that may still be written."""
+        return shutil.disk_usage(self.state_dir).free
+
+    # -- the way in ---------------------------------------------------------------------
+
+    def begin(self, name: str, revision: str, fingerprint: str) -> Begun:
+        """Make ready for a download, as far as it has not come already."""
+        folder = self._staging.tree(name, revision)
+        free = self.free_bytes()
+        tree = self.tree(name, revision)
+        if tree is not None and is_intact(tree, fingerprint):
+            return Begun(folder, is_sealed=True, free_bytes=free)
+        is_whole = self._staging.begin(name, revision, fingerprint)
+        staged = self._staging.allocated_bytes(name, revision)
+        return Begun(folder, is_whole=is_whole, staged_bytes=staged, free_bytes=free)
+
+    def staged(self, name: str, revision: str) -> Path:
+        """Return where a revision is downloaded to."""
+        return self._staging.tree(name, revision)
+
+    def begin_light(self, name: str, revision: str) -> Path:
+        """Return an empty folder, to be filled and fitted in one go and sealed."""
+        return self._staging.begin_light(name, revision)
+
+    def stage_light(self, name: str, revision: str) -> None:
+        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        self._staging.stage_light(name, revision)
+
+    def begin_unpacking(self, name: str, revision: str) -> Path:
+        """Return an empty folder to unpack the staged archive into."""
+        return self._staging.begin_unpacking(name, revision)
+
+    def end_unpacking(self, name: str, revision: str) -> None:
+        """Put what was unpacked in the place of its archive, which goes."""
+        self._staging.end_unpacking(name, revision)
+
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+        """Return the staged tree, whole and right, to be fitted to its server and sealed."""
+        return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
+
+    def seal(
+        self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False
+    ) -> bool:
+        """Declare a staged tree whole, and publish it if nothing has its name yet.
+
+        All of it is on the disk before it says so; `is_synced` tells that its files are already.
+        Returns whether it is published; if not, it may be from now on.
+        """
+        tree = self._staging.fitted(name, revision)
+        sync_tree(tree, with_files=not is_synced)
+        replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
+        return self._put_away(name, revision, tree)
+
+    def draft_seal(self, tree: Path, revision: str, identity: dict[str, Any]) -> None:
+        """Write into a light tree what it is; it counts for nothing until `make_seal`.
+
+        What lies among the staged is never taken for sealed, whatever it says of itself.
+        """
+        write_file(tree / IDENTITY_FILE, _document(identity, revision), durable=False)
+
+    def make_seal(self, name: str, revision: str) -> bool:
+        """Declare whole a light tree that is on the disk, with what it is; as `seal`."""
+        return self._put_away(name, revision, self._staging.light_tree(name, revision))
+
+    def _put_away(self, name: str, revision: str, tree: Path) -> bool:
+        if not is_real_folder(tree):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(tree))
+        sealed = self._versions / name / revision
+        if os.path.lexists(sealed):  # what this one is to replace
+            self.trash.discard(self._versions_of(name) / revision)
+        is_published = self.served.publish_first(name, revision, tree)
+        if not is_published:
+            tree.rename(self._versions_of(name) / revision)
+        self._staging.forget(name, revision)
+        return is_published
+
+    def publish(self, name: str, revision: str) -> Path:
+        """Bring a sealed revision where the server sees it; a replaced one is kept beside.
+
+        Returns:
+            The served tree. Publishing what is already published changes nothing.
+
+        Raises:
+            VolumeFault: FolderNotOurs; a foreign folder is in the way.
+        """
+        self._mend_versions(name)
+        self.markers.try_another(name, revision)
+        return self.served.publish(name, revision, self._versions_of(name))
+
+    def withdraw(self, name: str, revision: str) -> None:
+        """Take a revision out of the server's sight, where the layout allows that; keep it."""
+        self._mend_versions(name)
+        self.served.withdraw(name, revision, self._versions_of(name))
+
+    # -- the way out --------------------------------------------------------------------
+
+    def remove_versions(self, name: str, revisions: frozenset[str]) -> None:
+        """Delete trees of a name, wherever they lie; an in-place server's own is spared."""
+        self._mend_versions(name)
+        removable = self.served.removable(name)
+        for revision in revisions:
+            tree = self._versions_of(name) / revision
+            if os.path.lexists(tree):
+                self.trash.discard(tree)
+            elif revision in removable:
+                self.trash.discard(removable[revision])
+
+    def remove_staging(self, name: str) -> None:
+        """Delete what a download has left."""
+        self._staging.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Delete all of a name. The served trees go first, the marker last."""
+        self.served.remove(name)
+        if os.path.lexists(self._versions / name):
+            self.trash.discard(self._versions / name)
+        self._staging.remove(name)
+        self.markers.forget(name)
+
+    # -- what is remembered -------------------------------------------------------------
+
+    def forget_loaded(self, name: str) -> None:
+        """Remember that the server has nothing of this name. Needs no room: disks are full."""
+        self.markers.forget(name)
+
+    def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
+        """Remember which revision the server confirmed; others are not wanted from now on."""
+        before = self.markers.write(name, model_id, revision)
+        if before is None or before == revision:
+            return
+        with contextlib.suppress(OSError):  # it only says in which order kept ones are to go
+            replaced = self.served.trees(name).get(before)
+            if replaced is not None:
+                os.utime(replaced)
+
+
+def _document(identity: dict[str, Any], revision: str) -> str:
+    return canonical_json({**identity, "revision": revision})
