@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.puller.answers_corpus import NONSENSE, ODD, RIGHT
 from support.puller.driver_builders import entry, server_settings
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers import (
     client,
     llama,
@@ -34,7 +34,6 @@ from trainedmodel_puller.drivers import (
     vllm,
 )
 from trainedmodel_puller.drivers.base import (
-    Layout,
     ModelServer,
     ServerGone,
     ServerHungUp,

@@ -24,7 +24,7 @@ from trainedmodel_puller.drivers.model_config import ConfigServer
 from trainedmodel_puller.drivers.ovms import OpenVinoModelServer
 from trainedmodel_puller.drivers.tfs import TensorFlowServing
 from trainedmodel_puller.errors import ServerFault, SettingsError, VolumeFault
-from trainedmodel_puller.volume.layouts import IDENTITY_FILE
+from trainedmodel_puller.volume.identity import IDENTITY_FILE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ENTRY = Entry(name="m", storage_uri="s3://b/x", revision="r")

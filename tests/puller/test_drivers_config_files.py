@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_contract.entry import Entry
-from trainedmodel_puller.drivers.base import Layout, ServerSettings
+from trainedmodel_puller.core.state import Layout
+from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.config_format import ConfigError, Row
 from trainedmodel_puller.drivers.model_config import ConfigServer
 from trainedmodel_puller.drivers.ovms import OpenVinoModelServer, OvmsConfigText

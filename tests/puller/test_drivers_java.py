@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from support.puller.driver_builders import Handler, answering, entry, server_settings, target
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers import management
-from trainedmodel_puller.drivers.base import Layout, ServerGone, ServerHungUp, ServerInDoubt
+from trainedmodel_puller.drivers.base import ServerGone, ServerHungUp, ServerInDoubt
 from trainedmodel_puller.drivers.management import ManagementServer
 from trainedmodel_puller.drivers.mms import MultiModelServer
 from trainedmodel_puller.drivers.torchserve import TorchServe

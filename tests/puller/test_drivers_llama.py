@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 from support.puller.driver_builders import Handler, answering, entry, server_settings, target
-from trainedmodel_puller.core.state import ServerState
-from trainedmodel_puller.drivers.base import Layout, ServerGone, ServerInDoubt
+from trainedmodel_puller.core.state import Layout, ServerState
+from trainedmodel_puller.drivers.base import ServerGone, ServerInDoubt
 from trainedmodel_puller.drivers.llama import Llama
 from trainedmodel_puller.errors import ServerFault
 

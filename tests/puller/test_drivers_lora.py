@@ -10,14 +10,8 @@ import pytest
 from aiohttp import web
 from puller.standins import StandInSGLang, StandInVLLM, running, write_adapter
 from trainedmodel_contract.entry import Entry
-from trainedmodel_puller.core.state import ServerState
-from trainedmodel_puller.drivers.base import (
-    Layout,
-    ServerGone,
-    ServerInDoubt,
-    ServerSettings,
-    Target,
-)
+from trainedmodel_puller.core.state import Layout, ServerState
+from trainedmodel_puller.drivers.base import ServerGone, ServerInDoubt, ServerSettings, Target
 from trainedmodel_puller.drivers.lora import AdapterServer
 from trainedmodel_puller.drivers.sglang import SGLang
 from trainedmodel_puller.drivers.vllm import VLLM, names_in_use

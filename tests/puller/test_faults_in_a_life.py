@@ -31,7 +31,7 @@ from trainedmodel_puller.startup import until_done
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.volume.async_volume import Disk
-from trainedmodel_puller.volume.layouts import IDENTITY_FILE
+from trainedmodel_puller.volume.identity import IDENTITY_FILE
 from trainedmodel_puller.volume.volume import Volume
 
 pytestmark = pytest.mark.timeout(300)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from trainedmodel_puller.app import listen_everywhere
+from trainedmodel_puller.reporting.listen import listen_everywhere
 
 
 def test_a_probe_is_accepted_at_an_address_of_either_family() -> None:

@@ -19,11 +19,11 @@ import structlog
 from trainedmodel_operator.app import run
 from trainedmodel_operator.cli import flags
 from trainedmodel_operator.cli.convert_command import convert_command
+from trainedmodel_operator.cli.lease_flags import take_lease_settings, with_lease_flags
+from trainedmodel_operator.cli.webhook_flags import take_webhook_settings, with_webhook_flags
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
-from trainedmodel_operator.leadership.election import take_lease_settings, with_lease_flags
 from trainedmodel_operator.observability.logs import configure_logs
 from trainedmodel_operator.settings import Settings, check_ports
-from trainedmodel_operator.webhook.run import take_webhook_settings, with_webhook_flags
 
 #: A list of thousands of objects is as many allocations and no garbage: with Python's own
 #: thresholds a quarter of a start's time goes into looking for some.

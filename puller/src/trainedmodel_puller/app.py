@@ -8,10 +8,8 @@ Nothing is unloaded: the server may outlive the puller, and goes on serving.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
-import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,14 +24,15 @@ from trainedmodel_puller.control.loop import Loop
 from trainedmodel_puller.control.server_monitor import ServerWatch
 from trainedmodel_puller.control.source_monitor import SourceLooks
 from trainedmodel_puller.core.room import reserve_within
-from trainedmodel_puller.core.state import Limits
+from trainedmodel_puller.core.state import Layout, Limits
 from trainedmodel_puller.drivers.auto import Identity, identify
-from trainedmodel_puller.drivers.base import Layout, ModelServer, ServerSettings
+from trainedmodel_puller.drivers.base import ModelServer, ServerSettings
 from trainedmodel_puller.drivers.factory import AUTO, default_url, make_server
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.fetch.fetcher import Fetcher
 from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.reporting.endpoints import Endpoints
+from trainedmodel_puller.reporting.listen import listen_everywhere
 from trainedmodel_puller.reporting.report_client import ReportClient
 from trainedmodel_puller.reporting.reporter import KubernetesReporter
 from trainedmodel_puller.reporting.startup_endpoints import Front, Waiting, WaitingForServer
@@ -251,18 +250,3 @@ async def _serve(stack: AsyncExitStack, application: web.Application, port: int)
         await web.SockSite(runner, listen_everywhere(port)).start()
     except OSError as error:
         raise SettingsError(f"--port {port} cannot be listened on: {error.strerror}") from error
-
-
-def listen_everywhere(port: int) -> socket.socket:
-    """Return a socket that listens on all addresses of both families, where there are both.
-
-    Probes come to the pod's address, which may be one of either; where IPv6 is switched off, asking
-    for it is an error.
-
-    Raises:
-        OSError: the port cannot be had.
-    """
-    if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("0.0.0.0", port))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainedmodel_puller.drivers.base import Layout
-from trainedmodel_puller.volume.layouts import IDENTITY_FILE
+from trainedmodel_puller.core.state import Layout
+from trainedmodel_puller.volume.identity import IDENTITY_FILE
 from trainedmodel_puller.volume.volume import Volume
 
 FILES = ("weights", "sub/config")

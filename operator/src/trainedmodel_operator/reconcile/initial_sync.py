@@ -34,7 +34,7 @@ from trainedmodel_operator.reconcile.inventory import (
     pod_parents,
     shard_parent,
 )
-from trainedmodel_operator.reconcile.reconciler import Sides
+from trainedmodel_operator.reconcile.listed import Sides
 
 MOST_MODELS: Final = 20_000
 MOST_BYTES: Final = 64_000_000

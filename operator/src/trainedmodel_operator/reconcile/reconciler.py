@@ -17,14 +17,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from math import inf
 from typing import Any, Final
 
 import structlog
 from trainedmodel_contract import names
-from trainedmodel_contract.modelreport import ModelReport
 
 from trainedmodel_operator.api.inference_services import InferenceServices
 from trainedmodel_operator.api.protocol import KubeClient
@@ -48,6 +47,7 @@ from trainedmodel_operator.core.state import (
 from trainedmodel_operator.errors import ApiError
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.errands import Errands
+from trainedmodel_operator.reconcile.listed import Sides
 from trainedmodel_operator.reconcile.nudger import Nudger
 from trainedmodel_operator.reconcile.shard_writer import ShardWriter
 from trainedmodel_operator.reconcile.status_writer import StatusWriter
@@ -58,16 +58,6 @@ LARGE_PLAN: Final = 3_000
 LARGE_PARENT: Final = 1_000
 
 log = structlog.get_logger()
-
-
-@dataclass
-class Sides:
-    """One parent, as it was listed."""
-
-    models: list[Document] = field(default_factory=list)
-    shards: list[Document] = field(default_factory=list)
-    pods: list[Document] = field(default_factory=list)
-    reports: list[ModelReport] = field(default_factory=list)
 
 
 class Reconciler:

@@ -40,7 +40,7 @@ from trainedmodel_puller.errors import ModelFault, PullerError, VolumeFault
 from trainedmodel_puller.fetch.fetcher import Fetcher
 from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.volume.async_volume import Disk
-from trainedmodel_puller.volume.layouts import read_identity
+from trainedmodel_puller.volume.identity import read_identity
 
 log: Final = structlog.get_logger()
 

@@ -345,3 +345,10 @@ class Plan:
         """The earliest instant at which something that waits may go on."""
         instants = [item.until for item in self.deferred if item.until is not None]
         return min(instants) if instants else None
+
+
+class Layout(StrEnum):
+    """Where the trees of a name lie in the served folder."""
+
+    IN_PLACE = "InPlace"
+    PER_REVISION = "PerRevision"

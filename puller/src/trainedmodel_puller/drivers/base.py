@@ -21,14 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
 from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.errors import PullerError
 
 #: How long one look at the server may take, in seconds.
@@ -48,13 +47,6 @@ class ServerInDoubt(PullerError):
 
 class ServerHungUp(ServerInDoubt):
     """Somebody listened and dropped the connection in the middle of a call."""
-
-
-class Layout(StrEnum):
-    """Where the trees of a name lie in the served folder."""
-
-    IN_PLACE = "InPlace"
-    PER_REVISION = "PerRevision"
 
 
 @dataclass(frozen=True, slots=True)

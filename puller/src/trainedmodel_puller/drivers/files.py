@@ -13,14 +13,8 @@ from pathlib import Path
 from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import ServerState
-from trainedmodel_puller.drivers.base import (
-    Layout,
-    ServerInDoubt,
-    ServerSettings,
-    Sight,
-    Target,
-)
+from trainedmodel_puller.core.state import Layout, ServerState
+from trainedmodel_puller.drivers.base import ServerInDoubt, ServerSettings, Sight, Target
 from trainedmodel_puller.volume.durable import words_of
 
 

@@ -41,10 +41,9 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.layouts import gguf_names, refuse_gguf
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
-    Layout,
     ServerInDoubt,
     ServerSettings,
     Sight,

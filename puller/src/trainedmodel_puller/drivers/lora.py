@@ -36,10 +36,9 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.layouts import ADAPTER_CONFIG, refuse_adapter
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
-    Layout,
     ServerGone,
     ServerHungUp,
     ServerInDoubt,

@@ -27,10 +27,9 @@ from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
-    Layout,
     ServerGone,
     ServerHungUp,
     ServerInDoubt,
@@ -48,7 +47,7 @@ from trainedmodel_puller.drivers.version_status import (
 )
 from trainedmodel_puller.errors import ServerFault, SettingsError
 from trainedmodel_puller.volume.durable import volume_fault, write_durably
-from trainedmodel_puller.volume.layouts import revision_of
+from trainedmodel_puller.volume.identity import revision_of
 
 _POLL_S: Final = 0.2
 _ASK_AT_ONCE: Final = 8

@@ -21,7 +21,7 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.shape import Shape, named
 from trainedmodel_puller.errors import ServerFault
-from trainedmodel_puller.storage.files import FILE_MODE
+from trainedmodel_puller.volume.durable import FILE_MODE
 
 #: Larger files are not read, in bytes. Settings that people write take a few thousand.
 MOST_BYTES: Final = 1024 * 1024

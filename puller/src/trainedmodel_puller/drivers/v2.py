@@ -26,10 +26,9 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import ServerState
+from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
-    Layout,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,

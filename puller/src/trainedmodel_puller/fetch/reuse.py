@@ -18,9 +18,9 @@ from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.checksum import matches_listing
 from trainedmodel_puller.storage.download import Downloader
-from trainedmodel_puller.storage.files import FILE_MODE
 from trainedmodel_puller.volume.async_volume import Disk
-from trainedmodel_puller.volume.layouts import KSERVE_MARKER
+from trainedmodel_puller.volume.durable import FILE_MODE
+from trainedmodel_puller.volume.identity import KSERVE_MARKER
 from trainedmodel_puller.volume.tree_links import Changes, link_tree
 
 

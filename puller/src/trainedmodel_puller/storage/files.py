@@ -20,13 +20,11 @@ from typing import Final, ParamSpec, TypeVar
 from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import ModelFault
-from trainedmodel_puller.volume.durable import told_as_fault, volume_fault
+from trainedmodel_puller.volume.durable import FILE_MODE, told_as_fault, volume_fault
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-FILE_MODE: Final = 0o644
-FOLDER_MODE: Final = 0o755
 MAX_BATCH_BYTES: Final = 1024 * 1024
 #: Python has no name for it; a call through ctypes lets other threads run meanwhile.
 _SYNC_FILE_RANGE: Final = getattr(ctypes.CDLL(None), "sync_file_range", None)

@@ -190,3 +190,9 @@ def exchange(one: Path, other: Path, trash: Path) -> None:
         aside.rename(other)  # what was served must not stay among what is deleted
         raise
     aside.rename(one)
+
+
+FILE_MODE: Final = 0o644
+
+
+FOLDER_MODE: Final = 0o755

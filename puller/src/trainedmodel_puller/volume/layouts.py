@@ -19,29 +19,23 @@ back is a move whose outcome no server has seen, for the server went down with t
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Protocol
 
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.core.state import Tree
 from trainedmodel_puller.errors import VolumeFault
-from trainedmodel_puller.volume.durable import exchange, read_json
+from trainedmodel_puller.volume.durable import exchange
+from trainedmodel_puller.volume.identity import (
+    NO_FOLDER,
+    is_another_users,
+    is_kserves,
+    served_revision,
+)
 from trainedmodel_puller.volume.trash import Trash
-
-#: Inside each tree: which TrainedModel and revision it is, and what its source looked like.
-IDENTITY_FILE: Final = ".trainedmodel.json"
-#: What KServe's agent leaves in a folder when it has fetched all of it.
-KSERVE_MARKER: Final = "SUCCESS."
-#: What entries may have for a revision; it becomes the name of a folder.
-_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-_LARGEST: Final = 2**63 - 1
 
 
 def make_model_dir(folder: Path) -> None:
@@ -55,93 +49,6 @@ def make_model_dir(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
     folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
-
-
-def read_identity(tree: Path | str) -> dict[str, Any]:
-    """Return what a tree says of itself; empty if it is none of ours, or garbled."""
-    if os.path.islink(tree):
-        return {}
-    document = read_json(os.path.join(tree, IDENTITY_FILE))
-    revision = document.get("revision")
-    is_ours = isinstance(revision, str) and _REVISION.fullmatch(revision) is not None
-    return document if is_ours else {}
-
-
-def revision_of(tree: Path | str) -> str | None:
-    """Return the revision of a tree, if it is one of ours."""
-    revision: str | None = read_identity(tree).get("revision")
-    return revision
-
-
-def _served_revision(tree: Path) -> str | None:
-    """Return the revision of a tree in the served folder, if it is one of ours."""
-    try:
-        return revision_of(tree)
-    except PermissionError:
-        if _is_another_users(tree):
-            return None
-        raise
-
-
-def _is_another_users(path: Path) -> bool:
-    """Tell whether another user owns a folder: what we may not read of that, we did not make."""
-    try:
-        return os.lstat(path).st_uid != os.geteuid()
-    except OSError:
-        return False
-
-
-def describe_tree(path: Path, identity: dict[str, Any]) -> Tree:
-    """Return what decisions need to know of a tree."""
-    try:
-        retired = path.stat().st_mtime
-    except OSError:
-        retired = 0.0
-    return Tree(count_of(identity, "bytes"), retired)
-
-
-def count_of(document: Any, key: str) -> int:
-    """Return a whole number out of JSON that may be anything; 0 if it is not there."""
-    value = document.get(key) if isinstance(document, dict) else None
-    return value if isinstance(value, int) and 0 <= value <= _LARGEST else 0
-
-
-def is_intact(tree: Path, fingerprint: str) -> bool:
-    """Tell whether a tree is of this content of its source, and nobody took a file out of it.
-
-    Files that its server has added do not count.
-    """
-    identity = read_identity(tree)
-    files = identity.get("files")
-    if identity.get("fingerprint") != fingerprint:
-        return False
-    try:
-        return not isinstance(files, dict) or all(
-            os.stat(tree / path).st_size == size for path, size in files.items()
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def is_real_folder(path: Path | str) -> bool:
-    """Tell whether there is a folder, and no link to one: what a link leads to is not ours."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def is_kserves(folder: Path) -> bool:
-    """Tell whether KServe's agent made a folder, and finished it."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.name.startswith(KSERVE_MARKER) for entry in entries)
-    except PermissionError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_FOLDER:
-            return False
-        raise
 
 
 class ServedFolder(Protocol):
@@ -204,7 +111,7 @@ class InPlace:
     def trees(self, name: str) -> dict[str, Path]:
         """Return the one published tree of a name, if there is one."""
         served = self.model_dir / name
-        revision = _served_revision(served)
+        revision = served_revision(served)
         return {} if revision is None else {revision: served}
 
     def place(self, name: str, revision: str) -> Path:
@@ -214,7 +121,7 @@ class InPlace:
     def is_foreign(self, name: str) -> bool:
         """Tell whether the folder of a name is there without an identity."""
         served = self.model_dir / name
-        return _served_revision(served) is None and os.path.lexists(served)
+        return served_revision(served) is None and os.path.lexists(served)
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:
         """Move a tree to the name's folder, if there is none."""
@@ -227,7 +134,7 @@ class InPlace:
     def publish(self, name: str, revision: str, beside: Path) -> Path:
         """Swap a tree into place; the replaced one moves beside."""
         served, sealed = self.model_dir / name, beside / revision
-        current = _served_revision(served)
+        current = served_revision(served)
         if current == revision and not sealed.exists():
             return served
         if current is not None:
@@ -255,7 +162,7 @@ class InPlace:
     def withdraw(self, name: str, revision: str, beside: Path) -> None:
         """Move the published tree of this revision out of sight."""
         served = self.model_dir / name
-        if _served_revision(served) != revision:
+        if served_revision(served) != revision:
             return
         if (beside / revision).exists():
             self._trash.discard(beside / revision)
@@ -263,7 +170,7 @@ class InPlace:
 
     def remove(self, name: str) -> None:
         """Delete the published tree: it vanishes in one step."""
-        if _served_revision(self.model_dir / name) is not None:
+        if served_revision(self.model_dir / name) is not None:
             self._trash.discard(self.model_dir / name)
 
     def removable(self, name: str) -> dict[str, Path]:
@@ -295,7 +202,7 @@ class PerRevision:
     def _trees(self, name: str) -> Iterator[tuple[str, Path]]:
         for child in self._children(name):
             path = self.model_dir / name / child
-            revision = _served_revision(path)
+            revision = served_revision(path)
             if revision is not None and self._folder_name(revision) == child:
                 yield revision, path
 
@@ -308,11 +215,11 @@ class PerRevision:
             with os.scandir(folder) as entries:
                 return [entry.name for entry in entries]
         except PermissionError:
-            if _is_another_users(folder):
+            if is_another_users(folder):
                 return []
             raise
         except OSError as error:
-            if error.errno in _NO_FOLDER:
+            if error.errno in NO_FOLDER:
                 return []
             raise
 
@@ -329,7 +236,7 @@ class PerRevision:
             return False
         if self.trees(name):
             return False
-        is_closed = _is_another_users(folder) and not os.access(folder, os.R_OK | os.X_OK)
+        is_closed = is_another_users(folder) and not os.access(folder, os.R_OK | os.X_OK)
         return not stat.S_ISDIR(mode) or is_closed or bool(self._children(name))
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:

@@ -21,7 +21,7 @@ from typing import Final
 from trainedmodel_contract.canonical import canonical_json
 
 from trainedmodel_puller.volume.durable import exchange, read_json, write_durably
-from trainedmodel_puller.volume.layouts import is_real_folder
+from trainedmodel_puller.volume.identity import is_real_folder
 from trainedmodel_puller.volume.trash import Trash
 
 _JOURNAL: Final = ".journal"

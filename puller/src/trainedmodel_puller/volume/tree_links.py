@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainedmodel_puller.volume.layouts import IDENTITY_FILE
+from trainedmodel_puller.volume.identity import IDENTITY_FILE
 
 #: Inode, modification time in ns and size of each file, by its posix path in the tree.
 FileStats = dict[str, tuple[int, int, int]]

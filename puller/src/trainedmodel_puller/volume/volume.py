@@ -34,26 +34,22 @@ from typing import Any
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
 
-from trainedmodel_puller.core.state import DiskModel
-from trainedmodel_puller.drivers.base import Layout
+from trainedmodel_puller.core.state import DiskModel, Layout
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.volume.durable import replace_file, sync_tree, words_of, write_file
 from trainedmodel_puller.volume.folders import refuse, refuses_writes, try_move
-from trainedmodel_puller.volume.last_good_config import HeldFile
-from trainedmodel_puller.volume.layouts import (
+from trainedmodel_puller.volume.identity import (
     IDENTITY_FILE,
-    InPlace,
-    PerRevision,
-    ServedFolder,
     count_of,
     describe_tree,
     is_intact,
     is_kserves,
     is_real_folder,
-    make_model_dir,
     read_identity,
     revision_of,
 )
+from trainedmodel_puller.volume.last_good_config import HeldFile
+from trainedmodel_puller.volume.layouts import InPlace, PerRevision, ServedFolder, make_model_dir
 from trainedmodel_puller.volume.markers import Markers
 from trainedmodel_puller.volume.staging import Begun, StagingArea
 from trainedmodel_puller.volume.trash import Trash

@@ -28,8 +28,8 @@ from trainedmodel_puller.storage.archives.rules import (
     entry_path,
     resolve,
 )
-from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, write_all
-from trainedmodel_puller.volume.durable import sync_path
+from trainedmodel_puller.storage.files import write_all
+from trainedmodel_puller.volume.durable import FILE_MODE, FOLDER_MODE, sync_path
 
 _EXECUTABLE_MODE: Final = 0o755
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

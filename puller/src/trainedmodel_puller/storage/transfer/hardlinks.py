@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from trainedmodel_puller.storage.base import Listing, SourceObject
-from trainedmodel_puller.storage.files import FILE_MODE, open_new
+from trainedmodel_puller.storage.files import open_new
 from trainedmodel_puller.storage.transfer.resume import prepare
+from trainedmodel_puller.volume.durable import FILE_MODE
 
 #: `_IOW(0x94, 9, int)` of linux/fs.h.
 _FICLONE: Final = 0x40049409

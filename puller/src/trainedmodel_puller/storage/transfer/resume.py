@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from trainedmodel_puller.storage.base import Listing, SourceObject
-from trainedmodel_puller.storage.files import FILE_MODE, FOLDER_MODE, open_new
+from trainedmodel_puller.storage.files import open_new
 from trainedmodel_puller.storage.paths import parent_folders
 from trainedmodel_puller.storage.transfer.journal import FileRecord, Journal
-from trainedmodel_puller.volume.durable import sync_file_system, sync_path
+from trainedmodel_puller.volume.durable import FILE_MODE, FOLDER_MODE, sync_file_system, sync_path
 
 #: From so many files on the whole file system is flushed instead of each of them.
 _MANY: Final = 32

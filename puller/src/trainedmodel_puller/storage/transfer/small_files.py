@@ -21,7 +21,6 @@ from typing import Final
 from typing_extensions import Buffer
 
 from trainedmodel_puller.storage.files import (
-    FILE_MODE,
     MAX_BATCH_BYTES,
     FilePool,
     open_new,
@@ -29,6 +28,7 @@ from trainedmodel_puller.storage.files import (
     start_writeback,
     write_all,
 )
+from trainedmodel_puller.volume.durable import FILE_MODE
 
 #: Objects of up to this size are received whole and written in batches.
 SMALL_BYTES: Final = 256 * 1024

@@ -1,0 +1,107 @@
+"""Flags of the leader election, and the settings that they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Final, TypeVar
+
+import click
+
+from trainedmodel_operator.cli import flags
+from trainedmodel_operator.core.lease import LONGEST_S, Terms
+from trainedmodel_operator.errors import ConfigurationError
+from trainedmodel_operator.settings import LeaseSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_TERMS: Final = Terms()
+
+
+_DEFAULTS: Final = LeaseSettings()
+
+
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def _object_name(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not _NAME.fullmatch(text):
+        raise click.BadParameter(f"{text!r} cannot be the name of an object", param=parameter)
+    return text
+
+
+_FLAGS: Final = (
+    click.option(
+        "--leader-elect/--no-leader-elect",
+        "lease_elect",
+        default=None,
+        envvar="TRAINEDMODEL_OPERATOR_LEADER_ELECT",
+        show_envvar=True,
+        show_default="in a cluster",
+        help="Work only while holding the Lease, so that several replicas can run.",
+    ),
+    click.option(
+        "--lease-namespace",
+        default=None,
+        callback=flags.namespace,
+        show_envvar=True,
+        show_default="the pod's own",
+        help="Namespace of the Lease.",
+    ),
+    click.option(
+        "--lease-name",
+        default=_DEFAULTS.name,
+        callback=_object_name,
+        show_envvar=True,
+        help="Name of the Lease; operators that serve different namespaces need different ones.",
+    ),
+    click.option(
+        "--lease-duration-s",
+        type=click.IntRange(2, LONGEST_S),
+        default=_TERMS.duration_s,
+        show_envvar=True,
+        help="Seconds until a leader that vanished is replaced.",
+    ),
+    click.option(
+        "--lease-renew-deadline-s",
+        type=flags.Seconds(min=1),
+        default=_TERMS.renew_deadline_s,
+        show_envvar=True,
+        help="Seconds that a leader goes on writing without having renewed; fewer than those.",
+    ),
+    click.option(
+        "--lease-retry-s",
+        type=flags.Seconds(min=0.1),
+        default=_TERMS.retry_s,
+        hidden=True,
+        help="Seconds between two renewals.",
+    ),
+)
+
+
+def with_lease_flags(command: F) -> F:
+    """Give a command the election's flags, to be read by `take_lease_settings`."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
+def take_lease_settings(options: dict[str, Any]) -> LeaseSettings:
+    """Take the election's flags out of a command's options.
+
+    Raises:
+        ConfigurationError: the times do not fit together.
+    """
+    taken = {
+        key: options.pop(f"lease_{key}")
+        for key in ("elect", "namespace", "name", *(one.name for one in fields(Terms)))
+        if f"lease_{key}" in options
+    }
+    elect, namespace, name = (taken.pop(key) for key in ("elect", "namespace", "name"))
+    try:
+        terms = Terms(**taken)
+    except ValueError as error:
+        raise ConfigurationError(f"the flags --lease-*-s do not fit together: {error}") from error
+    return LeaseSettings(elect=elect, namespace=namespace, name=name, terms=terms)

@@ -1,0 +1,19 @@
+"""What one service has in the API, as it was listed: models, shards, pods and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainedmodel_contract.modelreport import ModelReport
+
+from trainedmodel_operator.core.state import Document
+
+
+@dataclass
+class Sides:
+    """One parent, as it was listed."""
+
+    models: list[Document] = field(default_factory=list)
+    shards: list[Document] = field(default_factory=list)
+    pods: list[Document] = field(default_factory=list)
+    reports: list[ModelReport] = field(default_factory=list)

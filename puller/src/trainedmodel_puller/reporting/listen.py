@@ -1,0 +1,21 @@
+"""The socket that probes, people and Prometheus reach, on both address families."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+
+def listen_everywhere(port: int) -> socket.socket:
+    """Return a socket that listens on all addresses of both families, where there are both.
+
+    Probes come to the pod's address, which may be one of either; where IPv6 is switched off, asking
+    for it is an error.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port))
