@@ -8,12 +8,12 @@ of the standard library's.
 Real API server, real operator process with the shipped account and roles. Both share the processors
 with the bench that writes the objects. Writes and requests are counted by the API server's audit.
 
-First table, for each size (fifty models a parent): all models are created as fast as the API server
-takes them, round-robin over the parents, which is the worst order for coalescing; then the operator
-is restarted; then single models change; then resyncs find nothing. Second table: one parent with
-many models and many pods, whose reports grow in steps until each says that all models are loaded.
-Only a few pods report at once: one patch of such a report costs the API server half a second of a
-processor, whatever it changes.
+First table, for each size (fifty models a service): all models are created as fast as the API
+server takes them, round-robin over the services, which is the worst order for coalescing; then the
+operator is restarted; then single models change; then resyncs find nothing. Second table: one
+service with many models and many pods, whose reports grow in steps until each says that all models
+are loaded. Only a few pods report at once: one patch of such a report costs the API server half a
+second of a processor, whatever it changes.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ async def measure_creation(
     scene: OperatorScene, crowd: Crowd, column: Column, count: int
 ) -> list[dict[str, Any]]:
     """Create all models as fast as the API server takes them."""
-    parents = max(1, count // MODELS_A_PARENT)
+    services = max(1, count // MODELS_A_PARENT)
     models = [
-        trained_model(f"m{i:05}", f"service-{i % parents:03}", framework="sklearn")
+        trained_model(f"m{i:05}", f"service-{i % services:03}", framework="sklearn")
         for i in range(count)
     ]
     cpu, mark, began = scene.cpu_s(), scene.mark(), time.monotonic()
@@ -153,7 +153,7 @@ async def measure_resync(scene: OperatorScene, column: Column) -> None:
 async def measure_change(
     scene: OperatorScene, crowd: Crowd, column: Column, models: list[dict[str, Any]]
 ) -> None:
-    """Change single models, each of another parent, one after the other."""
+    """Change single models, each of another service, one after the other."""
     times = []
     async with crowd.watching_shards() as watch:
         for number in range(CHANGES):
@@ -189,7 +189,7 @@ async def size(count: int) -> Column:
 
 
 async def reports(count: int, pods: int) -> Column:
-    """Measure one parent with many models and many pods that report."""
+    """Measure one service with many models and many pods that report."""
     column = Column(f"{count:,} x {pods}")
     models = [trained_model(f"m{i:05}", "service", framework="sklearn") for i in range(count)]
     with OperatorScene(ROOT, program=program()) as scene:

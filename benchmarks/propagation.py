@@ -51,7 +51,7 @@ def manifest(name: str, uri: str) -> str:
     return json.dumps(trained_model(name, TABULAR, uri, framework="sklearn"))
 
 
-def moment(text: str) -> float:
+def snapshot(text: str) -> float:
     """Return a log's time stamp in seconds since the epoch."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC).timestamp()
 
@@ -59,8 +59,8 @@ def moment(text: str) -> float:
 def operator_wrote(log: str, since: float) -> float:
     """Return when the operator wrote the first shard after `since`."""
     for line in log.splitlines():
-        if "shard written" in line and moment(line.split()[0]) > since:
-            return moment(line.split()[0])
+        if "shard written" in line and snapshot(line.split()[0]) > since:
+            return snapshot(line.split()[0])
     raise SystemExit("the operator's log has no shard write")
 
 
@@ -70,7 +70,7 @@ def puller_said(log: str, event: str, model: str) -> float:
         if line.startswith("{"):
             said = json.loads(line)
             if said["event"] == event and said.get("model") == model:
-                return moment(said["timestamp"])
+                return snapshot(said["timestamp"])
     raise SystemExit(f"a puller's log has no {event} of {model}")
 
 

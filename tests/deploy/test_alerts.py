@@ -48,11 +48,11 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         ],
     ),
     "TrainedModelApiRefuses": (
-        [f'{OP}api_errors_total{{lane="shard",cause="refused"}} 0+1x60'],
+        [f'{OP}api_errors_total{{level="shard",cause="refused"}} 0+1x60'],
         16 * 60,
         [
-            f'{OP}api_errors_total{{lane="shard",cause="refused"}} 7x60',
-            f'{OP}api_errors_total{{lane="shard",cause="throttled"}} 0+9x60',
+            f'{OP}api_errors_total{{level="shard",cause="refused"}} 7x60',
+            f'{OP}api_errors_total{{level="shard",cause="throttled"}} 0+9x60',
         ],
     ),
     "TrainedModelShardsRefused": (

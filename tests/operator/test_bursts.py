@@ -159,7 +159,7 @@ async def test_statuses_make_way_while_passes_wait_for_their_turn(kube: FakeKube
     kube.delay_s = 0.5
     async with operator.running():
         for number in range(400):
-            operator.apply(document(f"m{number:03}", parent=f"p{number % 100:02}"))
+            operator.apply(document(f"m{number:03}", service=f"p{number % 100:02}"))
         await asyncio.sleep(5)
         assert operator.queue.is_full
         assert max(number for full, number in counts if full) == YIELDING

@@ -13,23 +13,25 @@ from trainedmodel_operator.core.pacing.event_correlator import (
     REFILL_S,
     SERIES_PAUSE_S,
     SERIES_S,
-    EventBook,
+    EventCorrelator,
     EventWrite,
     Subject,
 )
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.status.transitions import Action, EventKind, Transition
 
-KEY = ParentKey("demo", "tabular")
+KEY = ServiceKey("demo", "tabular")
 GOOD = Transition(EventKind.NORMAL, "Ready", Action.WATCH_COPIES, "1 pod serves revision aaaa.")
 BAD = Transition(EventKind.WARNING, "LoadFailed", Action.WATCH_COPIES, "pod-a: no")
 
 
-def subject(number: int, key: ParentKey = KEY) -> Subject:
-    return Subject(key, f"m{number}", f"uid-{key.parent}-{number}")
+def subject(number: int, key: ServiceKey = KEY) -> Subject:
+    return Subject(key, f"m{number}", f"uid-{key.service}-{number}")
 
 
-def drain(book: EventBook, now: float = 0.0, until: float = 1e6) -> list[tuple[float, EventWrite]]:
+def drain(
+    book: EventCorrelator, now: float = 0.0, until: float = 1e6
+) -> list[tuple[float, EventWrite]]:
     """Take everything as time goes by."""
     taken = []
     while (due := book.due(now)) <= until:
@@ -41,14 +43,14 @@ def drain(book: EventBook, now: float = 0.0, until: float = 1e6) -> list[tuple[f
 
 
 def test_one_piece_of_news_is_written_at_once() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     book.note(subject(1), GOOD, 5.0)
     assert [(at, one.count, one.others) for at, one in drain(book, 5.0)] == [(5.0, 1, 0)]
     assert book.due(5.0) == inf
 
 
 def test_repeats_are_one_series_and_seldom_written() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for second in range(60):
         book.note(subject(1), BAD, float(second))
         if second == 0:
@@ -61,7 +63,7 @@ def test_repeats_are_one_series_and_seldom_written() -> None:
 
 
 def test_news_after_a_long_quiet_is_a_new_event() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     book.note(subject(1), BAD, 0.0)
     first = drain(book)[0][1]
     book.note(subject(1), BAD, SERIES_S + 1)
@@ -71,14 +73,14 @@ def test_news_after_a_long_quiet_is_a_new_event() -> None:
 
 
 def test_other_words_are_another_event() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     book.note(subject(1), BAD, 0.0)
     book.note(subject(1), GOOD, 0.0)
     assert [one.news for _, one in drain(book)] == [BAD, GOOD]
 
 
 def test_many_models_of_one_service_are_told_by_a_few_and_a_summary() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(5_000):
         book.note(subject(number), GOOD, number / 5_000)
     written = [one for _, one in drain(book, 1.0)]
@@ -89,7 +91,7 @@ def test_many_models_of_one_service_are_told_by_a_few_and_a_summary() -> None:
 
 
 def test_a_summary_waits_to_collect_and_the_next_one_begins_anew() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(12):
         book.note(subject(number), GOOD, 0.0)
     assert drain(book)[-1][0] == COLLECT_S
@@ -99,13 +101,13 @@ def test_a_summary_waits_to_collect_and_the_next_one_begins_anew() -> None:
 
 
 def test_good_news_never_takes_the_place_of_bad_news_or_of_another_service() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(100):
         book.note(subject(number), GOOD, 0.0)
     book.note(subject(1), BAD, 0.0)
-    book.note(subject(1, ParentKey("demo", "other")), GOOD, 0.0)
+    book.note(subject(1, ServiceKey("demo", "other")), GOOD, 0.0)
     at_once = [one for at, one in drain(book) if at == 0.0]
-    assert {(one.subject.key.parent, one.news.reason) for one in at_once} == {
+    assert {(one.subject.key.service, one.news.reason) for one in at_once} == {
         ("tabular", "Ready"),
         ("tabular", "LoadFailed"),
         ("other", "Ready"),
@@ -113,7 +115,7 @@ def test_good_news_never_takes_the_place_of_bad_news_or_of_another_service() -> 
 
 
 def test_a_service_may_speak_again_after_a_while() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(20):
         book.note(subject(number), GOOD, 0.0)
     drain(book)
@@ -122,8 +124,8 @@ def test_a_service_may_speak_again_after_a_while() -> None:
 
 
 def test_ten_thousand_models_that_become_ready_are_two_thousand_events_at_a_bounded_rate() -> None:
-    book = EventBook()
-    keys = [ParentKey("demo", f"service-{number}") for number in range(200)]
+    book = EventCorrelator()
+    keys = [ServiceKey("demo", f"service-{number}") for number in range(200)]
     for number in range(50):
         for key in keys:
             book.note(subject(number, key), GOOD, number / 50)
@@ -136,18 +138,18 @@ def test_ten_thousand_models_that_become_ready_are_two_thousand_events_at_a_boun
 
 
 def test_a_flood_is_bounded_and_what_is_dropped_is_counted() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(3 * MOST_WAITING):
-        book.note(subject(1, ParentKey("demo", f"service-{number}")), BAD, 0.0)
+        book.note(subject(1, ServiceKey("demo", f"service-{number}")), BAD, 0.0)
     assert book.waiting == MOST_WAITING
     assert book.dropped == 2 * MOST_WAITING
     assert len(drain(book)) == MOST_WAITING
 
 
 def test_what_has_no_bearing_any_more_is_forgotten() -> None:
-    book = EventBook()
+    book = EventCorrelator()
     for number in range(1_000):
-        book.note(subject(1, ParentKey("demo", f"service-{number}")), BAD, 0.0)
+        book.note(subject(1, ServiceKey("demo", f"service-{number}")), BAD, 0.0)
     drain(book)
     book.forget(SERIES_S + 1)
     assert not book._series

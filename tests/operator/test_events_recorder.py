@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from support.operator.builders import NOW
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ApiError, NotFound, Refused
 from trainedmodel_operator.observability.event_recorder import CONTROLLER, EventRecorder
 from trainedmodel_operator.observability.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 
-KEY = ParentKey("demo", "tabular")
+KEY = ServiceKey("demo", "tabular")
 LOADING: dict[str, Any] = {"revision": "aaaa", "conditions": []}
 READY: dict[str, Any] = {
     "revision": "aaaa",
@@ -131,7 +131,7 @@ async def test_telling_takes_no_time_while_the_api_is_slow() -> None:
     async with recording(events, metrics) as recorder:
         began = asyncio.get_running_loop().time()
         for number in range(20_000):
-            key = ParentKey("demo", f"service-{number}")
+            key = ServiceKey("demo", f"service-{number}")
             recorder.status_written(key, "iris", f"uid-{number}", LOADING, READY)
         assert asyncio.get_running_loop().time() - began < 0.001
         await asyncio.sleep(1)

@@ -23,22 +23,22 @@ async def left_by_another(kube: FakeKube) -> None:
     """Let another operator bring everything to rest: models, pods, reports that say Loaded."""
     other = Operator(kube)
     async with other.running(resync=True):
-        for parent in PARENTS:
-            other.apply(document(f"{parent}-model", parent=parent))
-            kube.put_pod(f"{parent}-pod", parent)
+        for service in PARENTS:
+            other.apply(document(f"{service}-model", service=service))
+            kube.put_pod(f"{service}-pod", service)
         await asyncio.sleep(5)
-        for parent in PARENTS:
-            report(kube, parent)
+        for service in PARENTS:
+            report(kube, service)
         await asyncio.sleep(200)
     assert all(one["status"]["state"] == "Loaded" for one in kube.models.values())
     kube.writes.clear()
     kube.calls.clear()
 
 
-def report(kube: FakeKube, parent: str) -> None:
-    shard = kube.config_maps[f"{parent}-models-0"]["data"]
-    said = loaded(one(f"{parent}-model", parent=parent))
-    kube.put_report(f"{parent}-pod", parent, configDigest=seen_digest([(0, shard)]), models=said)
+def report(kube: FakeKube, service: str) -> None:
+    shard = kube.config_maps[f"{service}-models-0"]["data"]
+    said = loaded(one(f"{service}-model", service=service))
+    kube.put_report(f"{service}-pod", service, configDigest=seen_digest([(0, shard)]), models=said)
 
 
 async def test_a_start_at_rest_is_one_list_of_each_kind_and_no_pass(kube: FakeKube) -> None:
@@ -72,7 +72,7 @@ def lose_shard(kube: FakeKube) -> None:
 
 
 def change_model(kube: FakeKube) -> None:
-    kube.put_model(document("text-model", parent="text", generation=2, version="2"))
+    kube.put_model(document("text-model", service="text", generation=2, version="2"))
 
 
 def lose_model(kube: FakeKube) -> None:
@@ -159,13 +159,13 @@ async def test_a_first_list_rings_only_for_models_that_the_survey_did_not_see_so
 ) -> None:
     await left_by_another(kube)
     operator = Operator(kube)
-    await operator.survey.look()
+    await operator.inventory.look()
     change_model(kube)
     listed: list[dict[str, Any]] = [
         {"type": None, "object": model} for model in kube.models.values()
     ]
-    news = [event for event in listed if not operator.bells.is_known(event)]
+    news = [event for event in listed if not operator.handlers.is_known(event)]
     assert [event["object"]["metadata"]["name"] for event in news] == ["text-model"]
-    assert not operator.bells.is_known({**listed[0], "type": "ADDED"}), "no list"
-    again = [event for event in listed if operator.bells.is_known(event)]
+    assert not operator.handlers.is_known({**listed[0], "type": "ADDED"}), "no list"
+    again = [event for event in listed if operator.handlers.is_known(event)]
     assert again == [], "whoever lists anew may have lost something"

@@ -8,13 +8,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from trainedmodel_operator.errors import NotLeading
-from trainedmodel_operator.leadership.leader import Alone, fence_at_the_wire
+from trainedmodel_operator.leadership.leader import NoElection, fence_at_the_wire
 from trainedmodel_operator.observability.metrics import Metrics
 
 
 async def test_without_an_election_a_replica_leads_from_the_start() -> None:
     metrics = Metrics()
-    alone = Alone(metrics)
+    alone = NoElection(metrics)
     began = asyncio.Event()
 
     async def work() -> None:

@@ -14,7 +14,7 @@ from support.operator.builders import NOW, document, one
 from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_operator.api.inference_services import BROKEN_S, InferenceServices
 from trainedmodel_operator.core.plan import StatusWrite
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import Refused, Unavailable
 from trainedmodel_operator.observability.event_recorder import SLOW_S, EventRecorder
 from trainedmodel_operator.observability.metrics import Metrics
@@ -55,7 +55,7 @@ async def test_statuses_that_hang_in_one_namespace_keep_no_other_namespace() -> 
     def submit(namespace: str, count: int) -> None:
         models = [f"{namespace}-{n}" for n in range(count)]
         writes = [StatusWrite(name, name, {}, {"state": "Pending"}) for name in models]
-        statuses.submit(ParentKey(namespace, "tabular"), models, writes, now())
+        statuses.submit(ServiceKey(namespace, "tabular"), models, writes, now())
 
     submit("bad", 500)
     await asyncio.sleep(0.1)
@@ -119,14 +119,14 @@ async def test_events_that_hang_in_one_namespace_keep_those_of_others_for_a_mome
     refused = {"type": "Accepted", "status": "False", "reason": "InvalidSpec", "message": "bad"}
     for n in range(10):
         for namespace in ("bad", f"good-{n}"):
-            key = ParentKey(namespace, f"p{n}")
+            key = ServiceKey(namespace, f"p{n}")
             status = {"conditions": [refused]}
             recorder.status_written(key, f"{namespace}-m{n}", f"{namespace}-{n}", {}, status)
     await asyncio.sleep(6)
     assert len(client.written) == 10
     assert client.tries == 1
     await asyncio.sleep(SLOW_S)
-    key = ParentKey("bad", "later")
+    key = ServiceKey("bad", "later")
     recorder.status_written(key, "later", "later", {}, {"conditions": [refused]})
     await asyncio.sleep(1)
     assert client.tries == 2, "and then it is tried again"
@@ -194,19 +194,19 @@ class Services:
 async def test_one_inference_service_that_cannot_be_read_takes_no_url_from_its_neighbours() -> None:
     client = Services("bad")
     services = InferenceServices(client)
-    assert not (await services.read(ParentKey("demo", "bad"))).is_known
-    assert (await services.read(ParentKey("demo", "good"))).url == "http://good"
-    assert not (await services.read(ParentKey("demo", "bad"))).is_known
+    assert not (await services.read(ServiceKey("demo", "bad"))).is_known
+    assert (await services.read(ServiceKey("demo", "good"))).url == "http://good"
+    assert not (await services.read(ServiceKey("demo", "bad"))).is_known
     assert client.asked == ["bad", "good"], "the broken one is left alone"
     await asyncio.sleep(BROKEN_S + 1)
     client.broken.clear()
-    assert (await services.read(ParentKey("demo", "bad"))).url == "http://bad"
+    assert (await services.read(ServiceKey("demo", "bad"))).url == "http://bad"
 
 
 async def test_where_two_cannot_be_read_the_namespace_is_left_alone() -> None:
     client = Services("bad", "worse")
     services = InferenceServices(client)
     for name in ("bad", "worse", "good", "good"):
-        assert not (await services.read(ParentKey("demo", name))).is_known
+        assert not (await services.read(ServiceKey("demo", name))).is_known
     assert client.asked == ["bad", "worse"]
-    assert (await services.read(ParentKey("other", "good"))).is_known
+    assert (await services.read(ServiceKey("other", "good"))).is_known

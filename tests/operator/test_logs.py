@@ -13,12 +13,12 @@ import pytest
 import structlog
 from support.operator.builders import document
 from support.operator.fake_kube import FakeKube, Operator
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.observability.logs import configure_logs
 from trainedmodel_operator.settings import Settings
 
-KEY = ParentKey("demo", "tabular")
+KEY = ServiceKey("demo", "tabular")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_each_decision_has_one_line_and_a_pass_without_one_has_none() -> N
                 await _moment()
             decisions = list(said)
             for _ in range(5):
-                operator.queue.ring(KEY, Bell.RESYNC)
+                operator.queue.enqueue(KEY, Trigger.RESYNC)
                 await _moment()
     written = [one for one in decisions if one["event"] == "shard written"]
     told = [one for one in decisions if one["event"] == "status written"]

@@ -10,18 +10,23 @@ from typing import Any
 import pytest
 from support.operator.builders import KEY, NOW, document, one
 from trainedmodel_operator.api.report_cache import ReportCache
-from trainedmodel_operator.core.latency import MOST_MODELS, Behind, Changes, Tally
+from trainedmodel_operator.core.latency import (
+    MOST_MODELS,
+    LatencyTracker,
+    PropagationTracker,
+    StateCounts,
+)
 from trainedmodel_operator.core.plan import plan
-from trainedmodel_operator.core.state import Gathered, ParentKey
+from trainedmodel_operator.core.state import Gathered, ServiceKey
 from trainedmodel_operator.observability.lag_observer import Observer
 from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.watch.handlers import Bells
+from trainedmodel_operator.watch.handlers import EventHandlers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_change_is_seen_once_and_ready_once() -> None:
-    changes = Changes()
+    changes = LatencyTracker()
     changes.heard("iris", 1, 10.0)
     changes.heard("iris", 1, 99.0)
     assert changes.seen("iris", 1, 10.5) == 0.5
@@ -31,7 +36,7 @@ def test_a_change_is_seen_once_and_ready_once() -> None:
 
 
 def test_an_older_generation_proves_nothing_about_a_newer_change() -> None:
-    changes = Changes()
+    changes = LatencyTracker()
     changes.heard("iris", 2, 10.0)
     assert changes.seen("iris", 1, 11.0) is None
     assert changes.ready("iris", 1, 11.0) is None
@@ -40,11 +45,11 @@ def test_an_older_generation_proves_nothing_about_a_newer_change() -> None:
 
 
 def test_a_model_that_nobody_heard_of_is_not_measured() -> None:
-    assert Changes().seen("iris", 1, 1.0) is None
+    assert LatencyTracker().seen("iris", 1, 1.0) is None
 
 
 def test_at_most_so_many_models_are_followed() -> None:
-    changes = Changes()
+    changes = LatencyTracker()
     for number in range(MOST_MODELS + 100):
         changes.heard(f"uid-{number}", 1, 0.0)
     assert len(changes) == MOST_MODELS
@@ -53,7 +58,7 @@ def test_at_most_so_many_models_are_followed() -> None:
 
 
 def test_a_pod_is_behind_since_the_oldest_shard_that_it_has_not_seen() -> None:
-    behind = Behind()
+    behind = PropagationTracker()
     assert behind.update(KEY, {"a", "b"}, {"a", "b"}, 1.0) == []
     assert behind.count == 2
     assert behind.update(KEY, {"a", "b"}, {"a", "b"}, 2.0) == []
@@ -63,8 +68,8 @@ def test_a_pod_is_behind_since_the_oldest_shard_that_it_has_not_seen() -> None:
 
 
 def test_models_are_counted_by_namespace_and_state_over_all_services() -> None:
-    tally = Tally()
-    other = ParentKey("demo", "other")
+    tally = StateCounts()
+    other = ServiceKey("demo", "other")
     assert dict(tally.update(KEY, ["Loaded", "Loaded", "Failed"])) == {
         ("demo", "Loaded"): 2,
         ("demo", "Failed"): 1,
@@ -102,15 +107,15 @@ async def test_passes_and_statuses_become_samples_and_the_last_model_ends_its_se
 async def test_only_the_first_event_of_a_generation_starts_the_clock() -> None:
     metrics = Metrics()
     observer = Observer(metrics)
-    bells = Bells(lambda key, bell: None, ReportCache(), observer=observer)
+    handlers = EventHandlers(lambda key, trigger: None, ReportCache(), observer=observer)
     ready = {"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True"}]}
-    bells.model_event({"type": None, "object": document("old")})
-    bells.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
+    handlers.model_event({"type": None, "object": document("old")})
+    handlers.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
     await asyncio.sleep(3)
-    bells.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
+    handlers.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
     for uid in ("uid-iris", "uid-old"):
         observer.status_written(uid, ready)
-    bells.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
+    handlers.model_event({"type": "MODIFIED", "object": document("iris", generation=2)})
     observer.status_written("uid-iris", ready)
     assert sample(metrics, "ready_seconds_count") == 1, "the listed one is not measured"
     assert sample(metrics, "ready_seconds_sum") == pytest.approx(3.0, abs=0.01)

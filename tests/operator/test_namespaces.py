@@ -14,8 +14,8 @@ from trainedmodel_operator.core.health import Vitals, judge_life
 from trainedmodel_operator.errors import ApiError, NothingReadable, Refused, Unavailable
 from trainedmodel_operator.observability.lag_observer import Observer
 from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.reconcile.initial_sync import FirstLook
-from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.initial_sync import InitialSync
+from trainedmodel_operator.reconcile.inventory import Inventory
 from trainedmodel_operator.reconcile.namespaces import Namespaces
 from trainedmodel_operator.reconcile.resync import Resync
 
@@ -74,13 +74,13 @@ class TenantsOperator(Operator):
         self.namespaces = Namespaces(kube, self.metrics, ("a", "b"))
         self.namespaces.left_out = self.leave_out
         self.reconciler.is_readable = self.namespaces.is_readable
-        self.survey = Survey(kube, self.reports, self.namespaces)
+        self.inventory = Inventory(kube, self.reports, self.namespaces)
         self.resync = Resync(
-            self.survey,
-            self.queue.ring,
+            self.inventory,
+            self.queue.enqueue,
             period_s=resync_s,
             is_settled=self.reconciler.is_settled,
-            first_look=FirstLook(kube, self.survey, self.reports, self.reconciler.judge),
+            initial_sync=InitialSync(kube, self.inventory, self.reports, self.reconciler.judge),
             jitter=lambda: 0.5,
         )
 
@@ -96,7 +96,7 @@ class TenantsOperator(Operator):
 def tenants() -> Tenants:
     kube = Tenants()
     for namespace in ("a", "b"):
-        kube.put_model(document(f"of-{namespace}", namespace=namespace, parent=f"p-{namespace}"))
+        kube.put_model(document(f"of-{namespace}", namespace=namespace, service=f"p-{namespace}"))
     return kube
 
 
@@ -145,7 +145,7 @@ async def test_a_namespace_that_is_lost_while_served_costs_nothing_and_nobody_co
         assert placed(tenants) == {"of-a.json", "of-b.json"}
         assert operator.metric("models", namespace="b", state="Pending") == 1
         tenants.errors["b", ""] = FORBIDDEN
-        operator.apply(document("late", namespace="b", parent="p-b"))
+        operator.apply(document("late", namespace="b", service="p-b"))
         await asyncio.sleep(150)
         assert operator.metric("models", namespace="b", state="Pending") is None
         assert operator.metric("models", namespace="a", state="Pending") == 1

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainedmodel_operator.core.pacing.windows import (
-    Bell,
     LastWrite,
     Pace,
+    Trigger,
     Weight,
     status_due,
     weigh,
@@ -17,19 +17,19 @@ from trainedmodel_operator.core.pacing.windows import (
 
 
 def shard_writes(
-    bells: list[tuple[float, Bell]], cost: float = 0.02, *, until: float = 60.0
+    triggers: list[tuple[float, Trigger]], cost: float = 0.02, *, until: float = 60.0
 ) -> list[float]:
-    """Simulate a parent: each model bell brings something to write; return when it was written."""
+    """Simulate a service: each model bell brings something to write; return when it was written."""
     pace, now, waiting = Pace(), 0.0, False
     written: list[float] = []
-    queue = sorted(bells, key=lambda one: one[0])
+    queue = sorted(triggers, key=lambda one: one[0])
     while now < until:
         due = pace.due()
         if queue and queue[0][0] <= max(due, now):
             now = max(now, queue[0][0])
-            _, bell = queue.pop(0)
-            pace = pace.rung(bell, now)
-            waiting = waiting or bell is Bell.MODEL
+            _, trigger = queue.pop(0)
+            pace = pace.triggered(trigger, now)
+            waiting = waiting or trigger is Trigger.MODEL
             continue
         if due == inf:
             break
@@ -48,57 +48,57 @@ def shard_writes(
 
 
 def test_a_single_change_is_written_at_once() -> None:
-    assert shard_writes([(3.0, Bell.MODEL)]) == [3.0]
+    assert shard_writes([(3.0, Trigger.MODEL)]) == [3.0]
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 13.0])
 def test_two_hundred_models_are_at_most_five_writes_even_from_a_slow_client(seconds: float) -> None:
-    bells = [(seconds * number / 200, Bell.MODEL) for number in range(200)]
-    assert len(shard_writes(bells)) <= 5
+    triggers = [(seconds * number / 200, Trigger.MODEL) for number in range(200)]
+    assert len(shard_writes(triggers)) <= 5
 
 
 @pytest.mark.parametrize("pause_s", [0.3, 0.7, 1.0, 1.9, 3.0])
 def test_models_that_come_one_by_one_wait_for_no_window(pause_s: float) -> None:
-    bells = [(pause_s * number, Bell.MODEL) for number in range(20)]
-    written = shard_writes(bells, until=100)
-    assert written == pytest.approx([at for at, _ in bells])
+    triggers = [(pause_s * number, Trigger.MODEL) for number in range(20)]
+    written = shard_writes(triggers, until=100)
+    assert written == pytest.approx([at for at, _ in triggers])
 
 
 def test_one_that_comes_alone_waits_as_long_as_a_costly_pass_asks_for() -> None:
-    written = shard_writes([(number, Bell.MODEL) for number in range(20)], cost=0.5, until=100)
+    written = shard_writes([(number, Trigger.MODEL) for number in range(20)], cost=0.5, until=100)
     assert all(later - sooner >= 4 * 0.5 for sooner, later in pairwise(written))
 
 
 def test_one_that_comes_alone_makes_the_writes_of_a_burst_no_more() -> None:
-    burst = [(3.0 + number / 40, Bell.MODEL) for number in range(200)]
-    assert len(shard_writes([(0.0, Bell.MODEL), (1.0, Bell.MODEL), *burst])) <= 2 + 4
+    burst = [(3.0 + number / 40, Trigger.MODEL) for number in range(200)]
+    assert len(shard_writes([(0.0, Trigger.MODEL), (1.0, Trigger.MODEL), *burst])) <= 2 + 4
 
 
 def test_a_burst_is_written_by_and_by_and_its_end_within_the_longest_window() -> None:
-    written = shard_writes([(number / 40, Bell.MODEL) for number in range(200)])
+    written = shard_writes([(number / 40, Trigger.MODEL) for number in range(200)])
     assert written[0] == 0.0
     assert len(written) == 3
     assert written[-1] - 5.0 <= 0.3
 
 
 def test_an_endless_burst_is_written_every_few_seconds() -> None:
-    written = shard_writes([(number / 10, Bell.MODEL) for number in range(600)], until=70)
+    written = shard_writes([(number / 10, Trigger.MODEL) for number in range(600)], until=70)
     gaps = [later - sooner for sooner, later in pairwise(written)]
     assert all(2.0 <= gap <= 4.1 for gap in gaps[:-1])
 
 
 def test_reports_never_open_the_shard_window() -> None:
-    models = [(number / 40, Bell.MODEL) for number in range(200)]
-    reports = [(number / 100, Bell.REPORT) for number in range(1000)]
+    models = [(number / 40, Trigger.MODEL) for number in range(200)]
+    reports = [(number / 100, Trigger.REPORT) for number in range(1000)]
     assert len(shard_writes(models + reports)) <= 5
 
 
-def report_passes(bells: list[float], cost: float = 0.02) -> list[float]:
-    """Simulate a parent whose reports change; return when it was looked at."""
+def report_passes(triggers: list[float], cost: float = 0.02) -> list[float]:
+    """Simulate a service whose reports change; return when it was looked at."""
     pace, looked = Pace(), []
-    for number, at in enumerate(bells):
-        pace = pace.rung(Bell.REPORT, at)
-        following = bells[number + 1] if number + 1 < len(bells) else inf
+    for number, at in enumerate(triggers):
+        pace = pace.triggered(Trigger.REPORT, at)
+        following = triggers[number + 1] if number + 1 < len(triggers) else inf
         if (due := max(pace.due(), at)) < following:
             looked.append(due)
             pace = pace.begun().finished(due, due + cost)
@@ -122,24 +122,24 @@ def test_reports_that_keep_coming_are_looked_at_twice_a_second() -> None:
 
 
 def test_after_quiet_the_next_change_is_written_at_once_again() -> None:
-    bells = [(number / 40, Bell.MODEL) for number in range(200)]
-    assert shard_writes([*bells, (20.0, Bell.MODEL)])[-1] == 20.0
+    triggers = [(number / 40, Trigger.MODEL) for number in range(200)]
+    assert shard_writes([*triggers, (20.0, Trigger.MODEL)])[-1] == 20.0
 
 
 def test_an_expensive_parent_is_looked_at_more_rarely() -> None:
-    bells = [(number / 10, Bell.MODEL) for number in range(100)]
-    gaps = shard_writes(bells, cost=1.0)
+    triggers = [(number / 10, Trigger.MODEL) for number in range(100)]
+    gaps = shard_writes(triggers, cost=1.0)
     assert min(later - sooner for sooner, later in pairwise(gaps)) >= 5.0
 
 
 @given(
     times=st.lists(st.floats(0, 30), min_size=1, max_size=60),
-    kinds=st.lists(st.sampled_from(Bell), min_size=60, max_size=60),
+    kinds=st.lists(st.sampled_from(Trigger), min_size=60, max_size=60),
     cost=st.floats(0.001, 0.4),
 )
 @settings(max_examples=100)
 def test_shard_writes_keep_their_distance_whatever_rings(
-    times: list[float], kinds: list[Bell], cost: float
+    times: list[float], kinds: list[Trigger], cost: float
 ) -> None:
     written = shard_writes(list(zip(times, kinds, strict=False)), cost)
     gaps = [later - sooner for sooner, later in pairwise(written)]
@@ -147,7 +147,7 @@ def test_shard_writes_keep_their_distance_whatever_rings(
 
 
 def test_a_failed_pass_is_made_again_ever_more_slowly_and_at_last_each_minute() -> None:
-    pace, now, pauses = Pace().rung(Bell.MODEL, 0.0), 0.0, []
+    pace, now, pauses = Pace().triggered(Trigger.MODEL, 0.0), 0.0, []
     for _ in range(9):
         pace = pace.begun().failed(now, jitter=1.0)
         pauses.append(pace.due() - now)
@@ -160,7 +160,7 @@ def test_a_failed_pass_is_made_again_ever_more_slowly_and_at_last_each_minute() 
 
 def test_a_bell_does_not_shorten_a_back_off() -> None:
     pace = Pace().begun().failed(10.0, jitter=1.0)
-    assert pace.rung(Bell.MODEL, 10.2).due() == 11.0
+    assert pace.triggered(Trigger.MODEL, 10.2).due() == 11.0
 
 
 def test_a_pass_may_ask_to_be_made_again() -> None:

@@ -9,8 +9,8 @@ import pytest
 from support.operator.builders import document
 from support.operator.fake_kube import FakeKube, Operator, fails
 from trainedmodel_contract import names
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import NotFound, Throttled, Unavailable
 
 pytestmark = pytest.mark.looptime
@@ -126,7 +126,7 @@ async def test_a_model_that_moves_leaves_its_old_service(
 ) -> None:
     kube.put_pod("pod-a", "tabular")
     async with operator.serving("iris"):
-        operator.apply(document("iris", parent="other", generation=2), "MODIFIED")
+        operator.apply(document("iris", service="other", generation=2), "MODIFIED")
         await asyncio.sleep(3)
     assert set(kube.config_maps[SHARD]["data"]) == {"_shard-0"}
     assert "iris.json" in kube.config_maps["other-models-0"]["data"]
@@ -150,7 +150,7 @@ async def test_a_deleted_model_leaves_an_empty_shard_and_later_none_o8(
 async def test_our_own_status_writes_ring_nothing(operator: Operator, kube: FakeKube) -> None:
     async with operator.serving("iris"):
         passes = kube.calls["list_models"]
-        operator.bells.model_event({"type": "MODIFIED", "object": kube.models["iris"]})
+        operator.handlers.model_event({"type": "MODIFIED", "object": kube.models["iris"]})
         await asyncio.sleep(3)
         assert kube.calls["list_models"] == passes
 
@@ -196,15 +196,15 @@ async def test_a_resync_heals_an_edit_by_hand_and_is_retried_soon(
 async def test_a_failing_parent_delays_no_other_o4(operator: Operator, kube: FakeKube) -> None:
     list_shards, failures = kube.list_shards, iter([Unavailable("down")])
 
-    async def fails_once_for_tabular(namespace: str | None, parent: str | None, **_: Any) -> Any:
-        if parent == "tabular" and (error := next(failures, None)) is not None:
+    async def fails_once_for_tabular(namespace: str | None, service: str | None, **_: Any) -> Any:
+        if service == "tabular" and (error := next(failures, None)) is not None:
             raise error
-        return await list_shards(namespace, parent)
+        return await list_shards(namespace, service)
 
     kube.list_shards = fails_once_for_tabular  # type: ignore[method-assign]
     async with operator.running():
         operator.apply(document("iris"))
-        operator.apply(document("wine", parent="other"))
+        operator.apply(document("wine", service="other"))
         await asyncio.sleep(0.5)
         assert set(kube.config_maps) == {"other-models-0"}
         await asyncio.sleep(2)
@@ -306,10 +306,10 @@ async def test_metrics_count_passes_and_what_waits(operator: Operator, kube: Fak
     async with operator.running():
         operator.apply(document("iris"))
         await asyncio.sleep(1)
-        operator.queue.ring(ParentKey("demo", "tabular"), Bell.RESYNC)
+        operator.queue.enqueue(ServiceKey("demo", "tabular"), Trigger.RESYNC)
         registry = operator.metrics.registry
         assert (
-            registry.get_sample_value("trainedmodel_operator_queue_depth", {"queue": "parents"})
+            registry.get_sample_value("trainedmodel_operator_queue_depth", {"queue": "services"})
             == 1
         )
         assert (

@@ -133,7 +133,7 @@ def test_o4_one_bad_model_costs_no_other_its_place_or_its_status() -> None:
 
 def test_o3_a_plan_writes_shards_annotations_and_statuses_and_nothing_else() -> None:
     decided = plan(replace(behind(), models=(one(), one("wine"))), NOW)
-    assert {write.name for write in decided.shard_writes} <= set(names.shard_names(KEY.parent))
+    assert {write.name for write in decided.shard_writes} <= set(names.shard_names(KEY.service))
     assert all(set(write.body) <= {"metadata", "data"} for write in decided.shard_writes)
     fields = {"observedGeneration", "revision", "state", "reason", "copies", "conditions", "pods"}
     assert all(set(write.status) <= fields for write in decided.statuses)

@@ -17,7 +17,13 @@ from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import heartbeat_period
 from trainedmodel_operator.core.shards.documents import seen_digest
-from trainedmodel_operator.core.staleness import BLIND_AFTER, Heard, hear, quiet, was_blind
+from trainedmodel_operator.core.staleness import (
+    BLIND_AFTER,
+    LastSeen,
+    missed_observations,
+    observe,
+    staleness,
+)
 from trainedmodel_operator.errors import Unavailable
 
 pytestmark = pytest.mark.looptime
@@ -29,7 +35,7 @@ BEATING = {
 
 
 def lasted(seconds: float, annotations: dict[str, str]) -> bool | None:
-    found = quiet(Heard("7", 100.0), annotations, 100.0 + seconds)
+    found = staleness(LastSeen("7", 100.0), annotations, 100.0 + seconds)
     return None if found is None else found.is_stale
 
 
@@ -59,16 +65,16 @@ def test_a_promise_that_a_hand_wrote_is_none_or_less_than_a_day_or_so(text: str)
 
 
 def test_what_counts_is_a_change_and_not_the_time_that_is_written() -> None:
-    assert hear(Heard("7", 1.0), "7", 50.0, was_blind=False) == Heard("7", 1.0)
-    assert hear(Heard("7", 1.0), "8", 50.0, was_blind=False) == Heard("8", 50.0)
-    assert hear(None, "7", 50.0, was_blind=False) == Heard("7", 50.0)
+    assert observe(LastSeen("7", 1.0), "7", 50.0, missed_observations=False) == LastSeen("7", 1.0)
+    assert observe(LastSeen("7", 1.0), "8", 50.0, missed_observations=False) == LastSeen("8", 50.0)
+    assert observe(None, "7", 50.0, missed_observations=False) == LastSeen("7", 50.0)
 
 
 def test_what_could_not_be_watched_is_not_judged() -> None:
-    assert was_blind(None, 50.0)
-    assert not was_blind(0.0, BLIND_AFTER.total_seconds())
-    assert was_blind(0.0, BLIND_AFTER.total_seconds() + 1)
-    assert hear(Heard("7", 1.0), "7", 500.0, was_blind=True) == Heard("7", 500.0)
+    assert missed_observations(None, 50.0)
+    assert not missed_observations(0.0, BLIND_AFTER.total_seconds())
+    assert missed_observations(0.0, BLIND_AFTER.total_seconds() + 1)
+    assert observe(LastSeen("7", 1.0), "7", 500.0, missed_observations=True) == LastSeen("7", 500.0)
 
 
 def loaded(name: str = "iris") -> dict[str, dict[str, str]]:
@@ -90,7 +96,7 @@ def beat(operator: Operator, name: str = "pod-a") -> None:
         **operator.kube.reports[name],
         "metadata": {**metadata, "resourceVersion": operator.kube.next_version()},
     }
-    operator.bells.report_event({"type": "MODIFIED", "object": operator.kube.reports[name]})
+    operator.handlers.report_event({"type": "MODIFIED", "object": operator.kube.reports[name]})
 
 
 def seen(kube: FakeKube) -> str:

@@ -10,26 +10,26 @@ import pytest
 from support.operator.builders import document
 from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
-from trainedmodel_operator.api.report_cache import ReportCache, piece_of_list, reports_at_once
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.api.report_cache import ReportCache, page_size, report_page_size
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import Conflict, Refused, Unavailable
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.resync import LONGEST_RETRY_S, SOON_S
 from trainedmodel_operator.reconcile.work_queue import PassResult, WorkQueue
-from trainedmodel_operator.watch.handlers import Bells
+from trainedmodel_operator.watch.handlers import EventHandlers
 from trainedmodel_operator.watch.kopf_runner import (
     LONGEST_PAUSE_S,
     SILENCE_S,
     STREAM_S,
     Backoffs,
-    Watches,
+    KopfRunner,
     kopf_settings,
 )
 
 pytestmark = pytest.mark.looptime
 
-KEY = ParentKey("demo", "tabular")
+KEY = ServiceKey("demo", "tabular")
 
 
 def now() -> float:
@@ -83,7 +83,7 @@ def queue_of(*outcomes: Exception | None) -> tuple[WorkQueue, list[float]]:
     left = list(outcomes)
     passes: list[float] = []
 
-    async def reconcile(key: ParentKey, may_write: bool) -> PassResult:
+    async def reconcile(key: ServiceKey, may_write: bool) -> PassResult:
         passes.append(now())
         error = left.pop(0) if left else None
         if error is not None:
@@ -93,12 +93,12 @@ def queue_of(*outcomes: Exception | None) -> tuple[WorkQueue, list[float]]:
     return WorkQueue(reconcile, Metrics(), jitter=lambda: 1.0), passes
 
 
-async def run_for(queue: WorkQueue, seconds: float, *bells: tuple[float, Bell]) -> None:
+async def run_for(queue: WorkQueue, seconds: float, *triggers: tuple[float, Trigger]) -> None:
     running = asyncio.create_task(queue.run())
     await asyncio.sleep(0)
-    for at, bell in bells:
+    for at, trigger in triggers:
         await asyncio.sleep(at - now())
-        queue.ring(KEY, bell)
+        queue.enqueue(KEY, trigger)
     await asyncio.sleep(seconds - now())
     running.cancel()
     await asyncio.wait([running])
@@ -106,37 +106,37 @@ async def run_for(queue: WorkQueue, seconds: float, *bells: tuple[float, Bell]) 
 
 async def test_a_resync_forgives_who_failed_because_the_api_was_down() -> None:
     queue, passes = queue_of(*[Unavailable("down", 503)] * 5)
-    await run_for(queue, 40, (0, Bell.MODEL), (16.5, Bell.RESYNC))
+    await run_for(queue, 40, (0, Trigger.MODEL), (16.5, Trigger.RESYNC))
     assert 16.5 in [pytest.approx(at, abs=0.1) for at in passes]
 
 
 async def test_a_resync_does_not_forgive_who_was_refused() -> None:
     queue, passes = queue_of(*[Refused("no", 403)] * 5)
-    await run_for(queue, 40, (0, Bell.MODEL), (16.5, Bell.RESYNC))
+    await run_for(queue, 40, (0, Trigger.MODEL), (16.5, Trigger.RESYNC))
     assert passes == pytest.approx([0, 1, 3, 7, 15, 31], abs=0.2)
 
 
 async def test_a_conflict_is_no_reason_to_wait_for_a_second() -> None:
     queue, passes = queue_of(*[Conflict("stale", 409)] * 3)
-    await run_for(queue, 10, (0, Bell.MODEL))
+    await run_for(queue, 10, (0, Trigger.MODEL))
     assert len(passes) == 4
     assert passes[-1] < 0.5
 
 
 async def test_a_writer_who_never_rests_does_not_make_the_queue_hot() -> None:
     queue, passes = queue_of(*[Conflict("stale", 409)] * 1000)
-    await run_for(queue, 60, (0, Bell.MODEL))
+    await run_for(queue, 60, (0, Trigger.MODEL))
     assert 10 <= len(passes) <= 40
 
 
 def test_only_an_object_that_is_listed_again_tells_of_a_gap() -> None:
     told: list[None] = []
-    bells = Bells(lambda key, bell: None, ReportCache(), lambda: told.append(None))
+    triggers = EventHandlers(lambda key, trigger: None, ReportCache(), lambda: told.append(None))
     iris = document("iris")
-    bells.model_event({"type": None, "object": iris})
-    bells.model_event({"type": "MODIFIED", "object": iris})
+    triggers.model_event({"type": None, "object": iris})
+    triggers.model_event({"type": "MODIFIED", "object": iris})
     assert told == [], "the first list of a start"
-    bells.model_event({"type": None, "object": iris})
+    triggers.model_event({"type": None, "object": iris})
     assert told == [None]
 
 
@@ -159,12 +159,12 @@ def test_each_request_begins_with_short_pauses_again() -> None:
     ("models", "reports"), [(0, 500), (50, 500), (200, 200), (5000, 8), (100_000, 1)]
 )
 def test_so_many_reports_are_read_at_once_as_memory_allows(models: int, reports: int) -> None:
-    assert reports_at_once(models) == reports
+    assert report_page_size(models) == reports
 
 
 @pytest.mark.parametrize(("models", "piece"), [(0, 500), (50, 500), (200, 200), (5000, 50)])
 def test_lists_come_in_smaller_pieces_where_reports_are_long(models: int, piece: int) -> None:
-    assert piece_of_list(models) == piece
+    assert page_size(models) == piece
     assert kopf_settings(piece).watching.chunk_size == piece
 
 
@@ -181,7 +181,7 @@ async def test_kopf_is_given_a_name_and_asks_no_system_that_has_none_for_the_use
         raise AssertionError("they have ended")
 
     monkeypatch.setattr(kopf, "spawn_tasks", spawn)
-    watches = Watches(kopf.OperatorRegistry, Metrics(), namespaces=["demo"], broken=broken)
+    watches = KopfRunner(kopf.OperatorRegistry, Metrics(), namespaces=["demo"], broken=broken)
     running = asyncio.create_task(watches.run())
     await asyncio.sleep(1)
     assert given == [names.MANAGED_BY]

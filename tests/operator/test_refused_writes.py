@@ -181,7 +181,7 @@ async def test_a_shard_whose_name_cannot_be_looked_at_is_put_off_alone(
     kube.put_reporting_pod("pod-a", "tabular")
     async with operator.serving("iris"):
         kube.fault = lambda method: refused("no get") if method == "get_config_map" else None
-        operator.apply(document("wine", parent="other"))
+        operator.apply(document("wine", service="other"))
         operator.apply(document("rose"))
         await asyncio.sleep(1)
         assert accepted(kube, "wine")["reason"] == "ShardRefused"
@@ -198,7 +198,7 @@ async def test_a_writer_who_never_rests_at_one_shard_delays_no_other_shard(
         refuse_shards(kube, lambda name: Conflict("stale", 409) if name == SHARD else None)
         foreign(kube, "other-models-0")
         operator.apply(document("iris", generation=2, version="2"), "MODIFIED")
-        operator.apply(document("wine", parent="other"))
+        operator.apply(document("wine", service="other"))
         await asyncio.sleep(1)
         assert "wine.json" in kube.config_maps["other-models-1"]["data"]
         await asyncio.sleep(30)
@@ -211,7 +211,7 @@ async def test_a_write_that_hangs_keeps_no_pass_and_is_made_again(kube: FakeKube
     hang_shards(kube, lambda name: is_hanging and name.startswith("slow"))
     async with operator.running():
         for n in range(40):
-            operator.apply(document(f"slow-{n}", parent=f"slow-{n}"))
+            operator.apply(document(f"slow-{n}", service=f"slow-{n}"))
         await asyncio.sleep(0.1)
         operator.apply(document("iris"))
         await asyncio.sleep(shard_writer.PATIENCE_S + 0.5)

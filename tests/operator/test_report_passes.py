@@ -8,7 +8,7 @@ import pytest
 from support.operator.builders import document, one
 from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_operator.api.report_cache import of_their_pods
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 
 pytestmark = pytest.mark.looptime
 
@@ -45,7 +45,7 @@ async def test_a_report_that_is_gone_or_unusable_counts_as_missing(
         await asyncio.sleep(3)
         assert kube.models["iris"]["status"]["state"] == "Loaded"
         gone = kube.reports.pop("pod-a")
-        operator.bells.report_event({"type": "DELETED", "object": gone})
+        operator.handlers.report_event({"type": "DELETED", "object": gone})
         await asyncio.sleep(3)
         assert kube.models["iris"]["status"]["reason"] == "ReportMissing"
 
@@ -55,7 +55,7 @@ async def test_a_report_that_vanishes_between_list_and_read_is_missing(
 ) -> None:
     kube.put_pod("pod-a", "tabular")
     kube.put_report("pod-a", "tabular", models=loaded("iris"))
-    key = ParentKey("demo", "tabular")
+    key = ServiceKey("demo", "tabular")
 
     async def vanished(namespace: str, name: str) -> None:
         return None
@@ -68,7 +68,7 @@ async def test_a_report_owned_by_a_pod_of_another_name_proves_nothing(
     operator: Operator, kube: FakeKube
 ) -> None:
     kube.put_report("pod-a", "tabular")["metadata"]["ownerReferences"][0]["name"] = "pod-b"
-    found = await operator.reports.read(kube, ParentKey("demo", "tabular"))
+    found = await operator.reports.read(kube, ServiceKey("demo", "tabular"))
     assert of_their_pods(found, []) == {}
 
 
@@ -80,7 +80,7 @@ async def test_a_report_that_gives_another_pods_uid_does_not_take_its_place(
     true = kube.put_report("pod-a", "tabular", models=loaded("iris"))
     lie = kube.put_report("pod-z", "tabular")
     lie["metadata"]["ownerReferences"][0]["uid"] = "uid-pod-a"
-    found = await operator.reports.read(kube, ParentKey("demo", "tabular"))
+    found = await operator.reports.read(kube, ServiceKey("demo", "tabular"))
     assert len(found) == 2
     for order in (found, found[::-1]):
         kept = of_their_pods(order, kube.pods.values())

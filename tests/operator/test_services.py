@@ -17,7 +17,7 @@ from trainedmodel_operator.api.inference_services import (
     InferenceServices,
 )
 from trainedmodel_operator.core.plan import plan
-from trainedmodel_operator.core.state import Gathered, ParentKey, PodView, ServiceView
+from trainedmodel_operator.core.state import Gathered, PodView, ServiceKey, ServiceView
 from trainedmodel_operator.core.status.urls import model_url, server_path, service_url
 from trainedmodel_operator.errors import ApiError, NotFound, Refused, Unavailable
 
@@ -28,7 +28,7 @@ class Kserve:
     """The API's side."""
 
     def __init__(self) -> None:
-        self.services: dict[str, Any] = {KEY.parent: {"url": f"{URL}/"}}
+        self.services: dict[str, Any] = {KEY.service: {"url": f"{URL}/"}}
         self.fault: ApiError | None = None
         self.delay_s = 0.0
         self.asked: list[str] = []
@@ -45,7 +45,7 @@ class Kserve:
 async def test_a_service_tells_its_url_and_another_that_it_is_none() -> None:
     services = InferenceServices(Kserve())
     assert await services.read(KEY) == ServiceView(exists=True, url=URL)
-    assert await services.read(ParentKey("demo", "other")) == ServiceView()
+    assert await services.read(ServiceKey("demo", "other")) == ServiceView()
 
 
 @pytest.mark.looptime
@@ -54,7 +54,7 @@ async def test_a_kind_that_is_not_installed_is_not_asked_for_again_for_a_while()
     kserve.fault = NotFound("no such kind", 404)
     services = InferenceServices(kserve)
     for number in range(100):
-        assert await services.read(ParentKey(f"n{number}", "x")) == ServiceView()
+        assert await services.read(ServiceKey(f"n{number}", "x")) == ServiceView()
     assert len(kserve.asked) == 1
     kserve.fault = None
     await asyncio.sleep(ABSENT_S)
@@ -69,7 +69,7 @@ async def test_what_is_forbidden_in_one_namespace_is_left_alone_there_only() -> 
     for _ in range(10):
         assert await services.read(KEY) == ServiceView(is_known=False)
     kserve.fault = None
-    assert (await services.read(ParentKey("other", KEY.parent))).url == URL
+    assert (await services.read(ServiceKey("other", KEY.service))).url == URL
     assert kserve.asked == ["demo", "other"]
 
 
@@ -118,7 +118,7 @@ def report(kind: str | None, pod: str = "pod-a") -> ModelReport:
     return ModelReport.model_validate(
         {
             "metadata": {"name": pod},
-            "inferenceService": KEY.parent,
+            "inferenceService": KEY.service,
             "server": {"kind": kind, "reachable": True} if kind else None,
         }
     )

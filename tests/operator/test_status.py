@@ -13,7 +13,7 @@ from trainedmodel_contract.trainedmodel import TrainedModelStatus
 from trainedmodel_operator.core.pods import Readiness
 from trainedmodel_operator.core.shards.placement import Verdict
 from trainedmodel_operator.core.state import DesiredModel, PodView, read_models, read_pod
-from trainedmodel_operator.core.status.copies import Evidence, pod_says_so
+from trainedmodel_operator.core.status.copies import CopyInput, pod_says_so
 from trainedmodel_operator.core.status.status import is_same, model_status
 
 PLACED = Verdict(True, Reason.ACCEPTED, "The entry is in shard 0.")
@@ -288,7 +288,7 @@ def test_a_pod_is_read_as_far_as_decisions_need() -> None:
 
 
 def test_a_pod_without_a_word_has_nothing_to_say_in_its_own_words() -> None:
-    assert pod_says_so(Evidence(A, None, None, "9f3a")) is None
+    assert pod_says_so(CopyInput(A, None, None, "9f3a")) is None
 
 
 def test_a_parent_is_written_as_people_write_it() -> None:

@@ -58,7 +58,7 @@ REPORTS = st.fixed_dictionaries(
         "server": st.fixed_dictionaries(
             {"kind": WORDS, "reachable": st.booleans()}, optional={"message": WORDS, "since": TIMES}
         ),
-        "inferenceService": st.just(KEY.parent) | WORDS,
+        "inferenceService": st.just(KEY.service) | WORDS,
     },
 )
 
@@ -111,12 +111,12 @@ def test_no_report_stops_a_pass(document: dict[str, Any]) -> None:
         return
     start = Gathered(KEY, (MODEL,), (shard_of(0, [MODEL]),), (A,), {A.uid: report})
     decided = plan(start, NOW)
-    if report.inference_service != KEY.parent:
+    if report.inference_service != KEY.service:
         assert ready(dict(decided.statuses[0].status)) == "False"
 
 
 LOADED = {
-    "inferenceService": KEY.parent,
+    "inferenceService": KEY.service,
     "server": {"kind": "mlserver", "reachable": True},
     "models": {"iris": {"revision": REVISION}},
 }

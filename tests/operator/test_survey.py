@@ -10,8 +10,8 @@ from support.operator.builders import KEY, document
 from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_contract import names
 from trainedmodel_operator.core.shards.documents import seen_digest
-from trainedmodel_operator.core.state import ParentKey
-from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.core.state import ServiceKey
+from trainedmodel_operator.reconcile.inventory import Inventory
 from trainedmodel_operator.reconcile.resync import WHOLE_ROUNDS
 
 pytestmark = pytest.mark.looptime
@@ -21,10 +21,10 @@ SURVEY = {"list_model_versions", "list_shard_metadata", "list_pod_metadata", "li
 
 
 async def settled(operator: Operator, kube: FakeKube) -> None:
-    """Give each parent a model and a pod, and wait until a resync finds nothing to look at."""
-    for parent in PARENTS:
-        operator.apply(document(f"{parent}-model", parent=parent))
-        kube.put_pod(f"{parent}-pod", parent)
+    """Give each service a model and a pod, and wait until a resync finds nothing to look at."""
+    for service in PARENTS:
+        operator.apply(document(f"{service}-model", service=service))
+        kube.put_pod(f"{service}-pod", service)
     await asyncio.sleep(200)
 
 
@@ -43,7 +43,7 @@ async def test_a_resync_that_finds_nothing_is_one_list_of_each_kind(
 
 
 def change_model(kube: FakeKube) -> None:
-    kube.put_model(document("text-model", parent="text", generation=2, version="2"))
+    kube.put_model(document("text-model", service="text", generation=2, version="2"))
 
 
 def delete_model(kube: FakeKube) -> None:
@@ -83,9 +83,9 @@ async def test_whatever_no_event_told_is_found_and_its_parent_alone_is_looked_at
         looked: list[str] = []
         list_models = kube.list_models
 
-        async def noted(namespace: str | None, parent: str | None, **_: Any) -> Any:
-            looked.append(str(parent))
-            return await list_models(namespace, parent)
+        async def noted(namespace: str | None, service: str | None, **_: Any) -> Any:
+            looked.append(str(service))
+            return await list_models(namespace, service)
 
         kube.list_models = noted  # type: ignore[method-assign]
         change(kube)
@@ -121,9 +121,9 @@ async def test_a_parent_whose_pass_failed_is_looked_at_again(
 ) -> None:
     async with operator.running(resync=True):
         await settled(operator, kube)
-        assert operator.reconciler.is_settled(KEY, (await operator.survey.look())[KEY])
+        assert operator.reconciler.is_settled(KEY, (await operator.inventory.look())[KEY])
         kube.touch(kube.models["tabular-model"])
-        assert not operator.reconciler.is_settled(KEY, (await operator.survey.look())[KEY])
+        assert not operator.reconciler.is_settled(KEY, (await operator.inventory.look())[KEY])
 
 
 async def test_a_survey_in_the_midst_of_a_pass_settles_nothing_that_the_pass_did_not_see(
@@ -135,23 +135,23 @@ async def test_a_survey_in_the_midst_of_a_pass_settles_nothing_that_the_pass_did
         await asyncio.sleep(200)
         list_shards = kube.list_shards
 
-        async def meanwhile(namespace: str | None, parent: str | None, **_: Any) -> Any:
-            shards = await list_shards(namespace, parent)
+        async def meanwhile(namespace: str | None, service: str | None, **_: Any) -> Any:
+            shards = await list_shards(namespace, service)
             await asyncio.sleep(1)  # the pass has read the reports
             add_report(kube)  # and its event is lost
-            await operator.survey.look()
+            await operator.inventory.look()
             return shards
 
         kube.list_shards = meanwhile  # type: ignore[method-assign]
-        key = ParentKey(KEY.namespace, "text")
+        key = ServiceKey(KEY.namespace, "text")
         await operator.reconciler.reconcile(key, True)
-        assert not operator.reconciler.is_settled(key, (await operator.survey.look())[key])
+        assert not operator.reconciler.is_settled(key, (await operator.inventory.look())[key])
 
 
 async def test_a_survey_names_parents_of_models_and_of_shards_only(
     operator: Operator, kube: FakeKube
 ) -> None:
-    kube.put_model(document("iris", parent="tabular"))
+    kube.put_model(document("iris", service="tabular"))
     kube.put_pod("lonely", "no-models")
     kube.config_maps["gone-models-0"] = {
         "metadata": {
@@ -162,34 +162,34 @@ async def test_a_survey_names_parents_of_models_and_of_shards_only(
             "labels": {names.PARENT_LABEL: "gone"},
         }
     }
-    found = await Survey(kube, operator.reports).look()
-    assert list(found) == [ParentKey("demo", "gone"), ParentKey("demo", "tabular")]
+    found = await Inventory(kube, operator.reports).look()
+    assert list(found) == [ServiceKey("demo", "gone"), ServiceKey("demo", "tabular")]
 
 
 async def test_what_the_survey_saw_rings_nothing_when_a_watch_lists_it_first(
     operator: Operator, kube: FakeKube
 ) -> None:
     kube.put_model(document("iris"))
-    await operator.survey.look()
-    rung: list[Any] = []
-    operator.bells._ring = lambda key, bell: rung.append(key)
-    assert operator.bells.is_known({"type": None, "object": kube.models["iris"]})
+    await operator.inventory.look()
+    triggered: list[Any] = []
+    operator.handlers._enqueue = lambda key, trigger: triggered.append(key)
+    assert operator.handlers.is_known({"type": None, "object": kube.models["iris"]})
     newer = {**kube.models["iris"], "metadata": {**kube.models["iris"]["metadata"]}}
     newer["metadata"].update(resourceVersion="999", generation=7)
-    operator.bells.model_event({"type": "MODIFIED", "object": newer})
-    assert rung == [KEY]
+    operator.handlers.model_event({"type": "MODIFIED", "object": newer})
+    assert triggered == [KEY]
 
 
 async def test_a_model_that_changed_between_survey_and_watch_rings(
     operator: Operator, kube: FakeKube
 ) -> None:
     kube.put_model(document("iris"))
-    await operator.survey.look()
+    await operator.inventory.look()
     kube.put_model(document("iris", generation=2))
-    rung: list[Any] = []
-    operator.bells._ring = lambda key, bell: rung.append(key)
-    operator.bells.model_event({"type": None, "object": kube.models["iris"]})
-    assert rung == [KEY]
+    triggered: list[Any] = []
+    operator.handlers._enqueue = lambda key, trigger: triggered.append(key)
+    operator.handlers.model_event({"type": None, "object": kube.models["iris"]})
+    assert triggered == [KEY]
 
 
 async def test_a_parent_whose_shard_names_are_taken_is_looked_at_by_every_resync(

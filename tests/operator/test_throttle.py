@@ -12,87 +12,89 @@ from trainedmodel_operator.core.pacing.rate_limiter import (
     LONGEST_OUTAGE_PAUSE_S,
     LONGEST_PAUSE_S,
     WRITES_PER_S,
-    Lane,
-    Throttle,
+    PriorityLevel,
+    RateLimiter,
     pause_asked,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-def spent(throttle: Throttle, lane: Lane, count: int, now: float) -> Throttle:
+def spent(limiter: RateLimiter, level: PriorityLevel, count: int, now: float) -> RateLimiter:
     for _ in range(count):
-        throttle = throttle.sent(lane, now)
-    return throttle
+        limiter = limiter.sent(level, now)
+    return limiter
 
 
-@pytest.mark.parametrize("lane", Lane)
-def test_who_has_rested_may_send_at_once(lane: Lane) -> None:
-    assert Throttle().due(lane, 100.0) <= 100.0
+@pytest.mark.parametrize("level", PriorityLevel)
+def test_who_has_rested_may_send_at_once(level: PriorityLevel) -> None:
+    assert RateLimiter().due(level, 100.0) <= 100.0
 
 
 def test_a_lane_that_is_silent_silences_the_less_urgent_ones_and_no_other() -> None:
-    throttle = Throttle().silenced(Lane.NUDGE, 107.0)
-    dues = {lane: throttle.due(lane, 100.0) for lane in Lane}
-    assert dues[Lane.READ] <= 100 >= dues[Lane.SHARD]
-    assert dues[Lane.NUDGE] == dues[Lane.STATUS] == dues[Lane.EVENT] == 107
+    limiter = RateLimiter().paused(PriorityLevel.NUDGE, 107.0)
+    dues = {level: limiter.due(level, 100.0) for level in PriorityLevel}
+    assert dues[PriorityLevel.READ] <= 100 >= dues[PriorityLevel.SHARD]
+    assert (
+        dues[PriorityLevel.NUDGE] == dues[PriorityLevel.STATUS] == dues[PriorityLevel.EVENT] == 107
+    )
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
-    throttle = Throttle().silenced(Lane.STATUS, 130.0).silenced(Lane.STATUS, 101.0)
-    assert throttle.due(Lane.STATUS, 100.0) == 130
+    limiter = RateLimiter().paused(PriorityLevel.STATUS, 130.0).paused(PriorityLevel.STATUS, 101.0)
+    assert limiter.due(PriorityLevel.STATUS, 100.0) == 130
 
 
 def test_a_flood_of_statuses_is_bounded_and_delays_no_shard() -> None:
-    throttle = spent(Throttle(), Lane.STATUS, int(BURST), 100.0)
-    assert throttle.due(Lane.STATUS, 100.0) == pytest.approx(100 + 1 / WRITES_PER_S)
-    assert throttle.due(Lane.SHARD, 100.0) <= 100.0
-    assert throttle.due(Lane.READ, 100.0) <= 100.0
-    assert throttle.due(Lane.STATUS, 101.0) <= 101.0
+    limiter = spent(RateLimiter(), PriorityLevel.STATUS, int(BURST), 100.0)
+    assert limiter.due(PriorityLevel.STATUS, 100.0) == pytest.approx(100 + 1 / WRITES_PER_S)
+    assert limiter.due(PriorityLevel.SHARD, 100.0) <= 100.0
+    assert limiter.due(PriorityLevel.READ, 100.0) <= 100.0
+    assert limiter.due(PriorityLevel.STATUS, 101.0) <= 101.0
 
 
 def test_shards_leave_the_others_at_most_a_second_of_debt() -> None:
-    throttle = spent(Throttle(), Lane.SHARD, 5000, 100.0)
-    assert throttle.due(Lane.SHARD, 100.0) <= 100.0
-    assert 100.9 < throttle.due(Lane.STATUS, 100.0) < 101.1
+    limiter = spent(RateLimiter(), PriorityLevel.SHARD, 5000, 100.0)
+    assert limiter.due(PriorityLevel.SHARD, 100.0) <= 100.0
+    assert 100.9 < limiter.due(PriorityLevel.STATUS, 100.0) < 101.1
 
 
 def test_reads_take_no_token() -> None:
-    throttle = spent(Throttle(), Lane.READ, 5000, 100.0)
-    assert throttle == Throttle()
+    limiter = spent(RateLimiter(), PriorityLevel.READ, 5000, 100.0)
+    assert limiter == RateLimiter()
 
 
 def test_ten_thousand_statuses_take_as_long_as_the_docstring_says() -> None:
-    throttle, now = Throttle(), 0.0
+    limiter, now = RateLimiter(), 0.0
     for _ in range(10_000):
-        now = max(now, throttle.due(Lane.STATUS, now))
-        throttle = throttle.sent(Lane.STATUS, now)
+        now = max(now, limiter.due(PriorityLevel.STATUS, now))
+        limiter = limiter.sent(PriorityLevel.STATUS, now)
     assert 25 < now < 35
 
 
 def test_while_nobody_answers_all_lanes_pause_ever_longer_but_never_long() -> None:
-    throttle, now, pauses = Throttle(), 100.0, []
+    limiter, now, pauses = RateLimiter(), 100.0, []
     for _ in range(20):
-        throttle = throttle.unanswered(now, 1.0)
-        pauses.append(throttle.due(Lane.READ, now) - now)
-        now = throttle.due(Lane.READ, now)
+        limiter = limiter.unanswered(now, 1.0)
+        pauses.append(limiter.due(PriorityLevel.READ, now) - now)
+        now = limiter.due(PriorityLevel.READ, now)
     assert pauses[:3] == pytest.approx([0.25, 0.5, 1.0])
     assert max(pauses) == pytest.approx(LONGEST_OUTAGE_PAUSE_S)
 
 
 def test_many_that_fail_together_are_one_outage_and_an_answer_ends_it() -> None:
-    throttle = Throttle()
+    limiter = RateLimiter()
     for _ in range(16):
-        throttle = throttle.unanswered(100.0, 1.0)
-    assert throttle.due(Lane.SHARD, 100.0) == pytest.approx(100.25)
-    assert throttle.answered().due(Lane.SHARD, 100.0) <= 100.0
-    assert throttle.answered().outages == 0
+        limiter = limiter.unanswered(100.0, 1.0)
+    assert limiter.due(PriorityLevel.SHARD, 100.0) == pytest.approx(100.25)
+    assert limiter.answered().due(PriorityLevel.SHARD, 100.0) <= 100.0
+    assert limiter.answered().outages == 0
 
 
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["sent", "silenced", "unanswered", "answered"]),
-        st.sampled_from(Lane),
+        st.sampled_from(PriorityLevel),
         st.floats(0, 5),
     ),
     max_size=40,
@@ -100,19 +102,21 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_no_lane_opens_before_a_more_urgent_one(steps: list[tuple[str, Lane, float]]) -> None:
-    throttle, now = Throttle(rate=2, burst=3, tokens=3), 0.0
-    for step, lane, seconds in steps:
+def test_no_lane_opens_before_a_more_urgent_one(
+    steps: list[tuple[str, PriorityLevel, float]],
+) -> None:
+    limiter, now = RateLimiter(rate=2, burst=3, tokens=3), 0.0
+    for step, level, seconds in steps:
         now += seconds / 3
         if step == "sent":
-            throttle = throttle.sent(lane, now)
+            limiter = limiter.sent(level, now)
         elif step == "silenced":
-            throttle = throttle.silenced(lane, now + seconds)
+            limiter = limiter.paused(level, now + seconds)
         elif step == "unanswered":
-            throttle = throttle.unanswered(now, 0.5)
+            limiter = limiter.unanswered(now, 0.5)
         else:
-            throttle = throttle.answered()
-        dues = [max(now, throttle.due(lane, now)) for lane in Lane]
+            limiter = limiter.answered()
+        dues = [max(now, limiter.due(level, now)) for level in PriorityLevel]
         assert dues == sorted(dues)
         assert dues[-1] < now + LONGEST_PAUSE_S
 

@@ -11,8 +11,12 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from kubernetes.aio import client as kubernetes_client
-from trainedmodel_operator.api.transport import ATTEMPTS, Gate, Transport, read_error
-from trainedmodel_operator.core.pacing.rate_limiter import LONGEST_OUTAGE_PAUSE_S, Lane, Throttle
+from trainedmodel_operator.api.transport import ATTEMPTS, RequestGate, Transport, read_error
+from trainedmodel_operator.core.pacing.rate_limiter import (
+    LONGEST_OUTAGE_PAUSE_S,
+    PriorityLevel,
+    RateLimiter,
+)
 from trainedmodel_operator.errors import (
     NamespaceEnds,
     Refused,
@@ -76,25 +80,25 @@ async def test_what_is_refused_for_load_is_sent_again_when_the_server_asked_for_
     metrics = Metrics()
     busy = Answer(429, Retry_After="7")
     wire = Wire(in_turn(busy, Answer(503, Retry_After="3"), Answer(200)))
-    await over(wire, metrics).request(Lane.STATUS, "PATCH", "/a")
+    await over(wire, metrics).request(PriorityLevel.STATUS, "PATCH", "/a")
     gaps = [later[0] - sooner[0] for sooner, later in pairwise(wire.sent)]
     assert 7 <= gaps[0] <= 7.8
     assert 3 <= gaps[1] <= 3.4
-    assert sample(metrics, "api_errors", lane="status", cause="throttled") == 2
-    assert sample(metrics, "throttled_seconds", lane="status") >= 10
+    assert sample(metrics, "api_errors", priority_level="status", cause="throttled") == 2
+    assert sample(metrics, "throttled_seconds", priority_level="status") >= 10
 
 
 async def test_in_the_end_the_caller_is_told() -> None:
     wire = Wire(lambda _: Answer(429, Retry_After="1"))
     with pytest.raises(Throttled):
-        await over(wire).request(Lane.SHARD, "PATCH", "/a")
+        await over(wire).request(PriorityLevel.SHARD, "PATCH", "/a")
     assert len(wire.sent) == ATTEMPTS
 
 
 async def test_a_503_without_a_word_when_to_come_back_is_the_callers_matter() -> None:
     wire = Wire(lambda _: Answer(503))
     with pytest.raises(Unavailable):
-        await over(wire).request(Lane.SHARD, "PATCH", "/a")
+        await over(wire).request(PriorityLevel.SHARD, "PATCH", "/a")
     assert len(wire.sent) == 1
 
 
@@ -105,7 +109,7 @@ async def test_a_date_is_read_by_the_servers_own_clock() -> None:
         Retry_After="Sun, 01 Mar 2026 12:00:05 GMT",
     )
     wire = Wire(in_turn(busy, Answer(200)))
-    await over(wire).request(Lane.READ, "GET", "/a")
+    await over(wire).request(PriorityLevel.READ, "GET", "/a")
     assert 5 <= wire.sent[1][0] - wire.sent[0][0] <= 5.6
 
 
@@ -113,13 +117,14 @@ async def test_while_statuses_are_refused_shards_and_reads_go_on() -> None:
     wire = Wire(lambda url: Answer(429, Retry_After="30") if url == "/status" else Answer())
     transport = over(wire)
     refused = [
-        asyncio.create_task(transport.request(Lane.STATUS, "PATCH", "/status")) for _ in range(16)
+        asyncio.create_task(transport.request(PriorityLevel.STATUS, "PATCH", "/status"))
+        for _ in range(16)
     ]
     await asyncio.sleep(1)
     asked = len(wire.sent)
     began = now()
-    await transport.request(Lane.READ, "GET", "/list")
-    await transport.request(Lane.SHARD, "PATCH", "/shard")
+    await transport.request(PriorityLevel.READ, "GET", "/list")
+    await transport.request(PriorityLevel.SHARD, "PATCH", "/shard")
     assert now() - began < 0.01
     assert len(wire.sent) == asked + 2, "and nobody asks for the refused ones meanwhile"
     for task in refused:
@@ -135,7 +140,7 @@ async def test_an_outage_costs_few_requests_and_its_end_is_soon_known() -> None:
     async def persist() -> float:
         while True:
             try:
-                await transport.request(Lane.STATUS, "PATCH", "/a")
+                await transport.request(PriorityLevel.STATUS, "PATCH", "/a")
             except Unreachable:
                 continue
             return now()
@@ -151,8 +156,8 @@ async def test_a_500_is_no_outage_and_delays_nobody() -> None:
     transport = over(wire)
     for _ in range(20):
         with pytest.raises(Unavailable):
-            await transport.request(Lane.SHARD, "PATCH", "/bad")
-        await transport.request(Lane.STATUS, "PATCH", "/good")
+            await transport.request(PriorityLevel.SHARD, "PATCH", "/bad")
+        await transport.request(PriorityLevel.STATUS, "PATCH", "/good")
     assert now() < 0.5
 
 
@@ -169,32 +174,42 @@ async def test_the_fence_is_asked_after_the_waiting_and_for_writes_only() -> Non
 
     wire = Wire(in_turn(Answer(), Answer(429, Retry_After="10")))
     transport = over(wire, fence=fence)
-    await transport.request(Lane.READ, "GET", "/a")
+    await transport.request(PriorityLevel.READ, "GET", "/a")
     assert asked == []
     with pytest.raises(Fenced):
-        await transport.request(Lane.SHARD, "PATCH", "/a")
+        await transport.request(PriorityLevel.SHARD, "PATCH", "/a")
     assert len(wire.sent) == 2, "the second try was not sent"
 
 
 async def test_the_most_urgent_goes_first_whoever_came_first() -> None:
-    gate = Gate(Metrics(), Throttle(rate=10, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0)
+    gate = RequestGate(
+        Metrics(), RateLimiter(rate=10, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0
+    )
     order: list[str] = []
 
-    async def enter(lane: Lane) -> None:
-        await gate.enter(lane)
-        order.append(lane.name)
+    async def enter(level: PriorityLevel) -> None:
+        await gate.enter(level)
+        order.append(level.name)
 
     async with asyncio.TaskGroup() as group:
-        for lane in (Lane.EVENT, Lane.STATUS, Lane.NUDGE, Lane.STATUS, Lane.SHARD):
-            group.create_task(enter(lane))
+        for level in (
+            PriorityLevel.EVENT,
+            PriorityLevel.STATUS,
+            PriorityLevel.NUDGE,
+            PriorityLevel.STATUS,
+            PriorityLevel.SHARD,
+        ):
+            group.create_task(enter(level))
     assert order == ["SHARD", "NUDGE", "STATUS", "STATUS", "EVENT"]
     assert now() == pytest.approx(0.5, abs=0.12)
 
 
 async def test_who_is_cancelled_while_waiting_keeps_nobody_up() -> None:
-    gate = Gate(Metrics(), Throttle(rate=1, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0)
-    tired = asyncio.create_task(gate.enter(Lane.STATUS))
-    patient = asyncio.create_task(gate.enter(Lane.STATUS))
+    gate = RequestGate(
+        Metrics(), RateLimiter(rate=1, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0
+    )
+    tired = asyncio.create_task(gate.enter(PriorityLevel.STATUS))
+    patient = asyncio.create_task(gate.enter(PriorityLevel.STATUS))
     await asyncio.sleep(0.5)
     tired.cancel()
     await patient
@@ -205,7 +220,7 @@ async def test_who_is_cancelled_while_waiting_keeps_nobody_up() -> None:
 async def test_a_silence_of_nothing_is_still_a_pause() -> None:
     wire = Wire(lambda _: Answer(429, Retry_After="0"))
     with pytest.raises(Throttled):
-        await over(wire).request(Lane.SHARD, "PATCH", "/a")
+        await over(wire).request(PriorityLevel.SHARD, "PATCH", "/a")
     assert now() >= 0.4
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from support.operator.builders import pod, report
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_operator.core.report_reader import ReportReader
-from trainedmodel_operator.core.status.copies import ADVANCE, Evidence, judge
-from trainedmodel_operator.core.status.pod_verdicts import Witnesses
+from trainedmodel_operator.core.status.copies import ADVANCE, CopyInput, judge
+from trainedmodel_operator.core.status.pod_verdicts import PodViews
 
 PODS = tuple(pod(f"pod-{letter}") for letter in "abcd")
 
@@ -53,19 +53,19 @@ def test_witnesses_judge_as_the_rules_do(
     for one in PODS:
         told = by_pod.get(one.uid)
         word = None if told is None else told.models.get("m")
-        copy = judge(Evidence(one, told, word, revision, one.uid in stale))
+        copy = judge(CopyInput(one, told, word, revision, one.uid in stale))
         expected.append(replace(copy, reported=None) if copy.ready else copy)
     expected.sort(key=lambda copy: (ADVANCE[copy.state], copy.pod))
     found = [
         replace(copy, reported=None) if copy.ready else copy
-        for copy in Witnesses(PODS, by_pod, stale).copies_of("m", revision)
+        for copy in PodViews(PODS, by_pod, stale).evaluate("m", revision)
     ]
     assert found == expected
 
 
 def test_pods_that_are_not_meant_to_serve_are_no_witnesses() -> None:
     pods = (pod("pod-a"), pod("pod-b", terminating=True), pod("pod-c", phase="Failed"))
-    assert [copy.pod for copy in Witnesses(pods, {}).copies_of("m", "r1")] == ["pod-a"]
+    assert [copy.pod for copy in PodViews(pods, {}).evaluate("m", "r1")] == ["pod-a"]
 
 
 def document(name: str, **models: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def keep(volume: Path) -> None:
     (volume / "models/m").rename(volume / "state/versions/m/old")
 
 
-class Moment(Enum):
+class MetricsSnapshot(Enum):
     """When a tree moves: before a folder is opened, or between that and its listing."""
 
     BEFORE = auto()
@@ -75,7 +75,7 @@ class Moment(Enum):
 def listings(
     monkeypatch: pytest.MonkeyPatch,
     act: Callable[[int], None],
-    moment: Moment = Moment.BEFORE,
+    snapshot: MetricsSnapshot = MetricsSnapshot.BEFORE,
 ) -> list[str]:
     """Call `act` with the number of each listing; return whose they were."""
     found: list[str] = []
@@ -86,10 +86,10 @@ def listings(
         act(len(found))
 
     def opening(path: str, flags: int) -> int:
-        if moment is Moment.BEFORE:
+        if snapshot is MetricsSnapshot.BEFORE:
             note(path)
         folder = begin(path, flags)
-        if moment is Moment.AMID:
+        if snapshot is MetricsSnapshot.AMID:
             note(path)
         return folder
 
@@ -99,13 +99,13 @@ def listings(
 
 @pytest.mark.parametrize("move", [seal, swap, roll_back, name_otherwise, keep])
 @pytest.mark.parametrize("order", [("models", "state"), ("state", "models")])
-@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize("snapshot", MetricsSnapshot)
 def test_a_tree_that_moves_at_any_listing_is_counted_once(
     volume: Path,
     monkeypatch: pytest.MonkeyPatch,
     move: Move,
     order: tuple[str, ...],
-    moment: Moment,
+    snapshot: MetricsSnapshot,
 ) -> None:
     pristine = volume.with_name("pristine")
     volume.rename(pristine)
@@ -119,10 +119,10 @@ def test_a_tree_that_moves_at_any_listing_is_counted_once(
                 move(volume)
 
         with monkeypatch.context() as patch:
-            seen = listings(patch, act, moment)
+            seen = listings(patch, act, snapshot)
             found, unread = allocated_bytes(roots)
         assert not unread
-        assert found == du(*roots), f"moved {moment.name} the listing of {seen[step - 1]}"
+        assert found == du(*roots), f"moved {snapshot.name} the listing of {seen[step - 1]}"
         shutil.rmtree(volume)
 
 

@@ -35,10 +35,10 @@ from trainedmodel_puller.drivers import (
 )
 from trainedmodel_puller.drivers.base import (
     ModelServer,
+    Observation,
     ServerGone,
     ServerHungUp,
     ServerInDoubt,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import ServerClient, words
@@ -134,7 +134,7 @@ async def run_all(made: ModelServer, root: Path) -> None:
                 assert fault.message.isprintable()  # noqa: PT017
                 assert fault.message.encode()  # noqa: PT017  (whole characters, for JSON)
                 continue
-            if isinstance(found, Sight):
+            if isinstance(found, Observation):
                 assert all(isinstance(state, ServerState) for state in found.states.values())
                 assert all(isinstance(name, str) for name in found.states)
 

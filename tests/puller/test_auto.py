@@ -24,7 +24,7 @@ from puller.standins import (
 from trainedmodel_puller.drivers import auto
 from trainedmodel_puller.drivers.auto import Identity, identify
 
-Answers = dict[str, tuple[int, str]]
+EndpointHandlers = dict[str, tuple[int, str]]
 
 
 def described(title: str) -> str:
@@ -33,7 +33,7 @@ def described(title: str) -> str:
 
 
 NO_MODELS = '{\n  "models": []\n}\n'
-RECORDED: dict[str, Answers] = {
+RECORDED: dict[str, EndpointHandlers] = {
     "triton": {
         "/v2": (
             200,
@@ -79,7 +79,7 @@ RECORDED: dict[str, Answers] = {
         ),
     },
 }
-NOT_SURE: dict[str, Answers] = {
+NOT_SURE: dict[str, EndpointHandlers] = {
     "nothing known": {},
     "a v2 server of another name": {"/v2": (200, '{"name":"other","version":"1"}')},
     "a name that is no answer": {"/v2": (500, '{"name":"triton"}')},

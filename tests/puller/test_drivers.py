@@ -183,9 +183,9 @@ class TestDoubt:
             return web.Response(status=200 if is_known else 404)
 
         async with serving(handler) as driver:
-            sight = await driver.observe(["a", "kept", "gone"])
-            assert sight.states == {"a": ServerState.READY, "kept": ServerState.READY}
-            assert sight.revisions == {}
+            observation = await driver.observe(["a", "kept", "gone"])
+            assert observation.states == {"a": ServerState.READY, "kept": ServerState.READY}
+            assert observation.revisions == {}
 
     async def test_a_200_to_a_load_is_not_believed_without_readiness(self) -> None:
         async def handler(request: web.Request) -> web.Response:

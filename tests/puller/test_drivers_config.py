@@ -97,9 +97,9 @@ class TestLoad:
             await bench.driver.load(bench.target("m", revision))
             assert bench.serving("m") == {bench.version(revision)}
             assert bench.asked() == {"m": (bench.version(revision),)}
-            sight = await bench.driver.observe(["m"])
-            assert sight.states == {"m": ServerState.READY}
-            assert sight.revisions == {"m": revision}
+            observation = await bench.driver.observe(["m"])
+            assert observation.states == {"m": ServerState.READY}
+            assert observation.revisions == {"m": revision}
         await bench.driver.unload("m")
         assert bench.serving("m") == set()
         assert bench.asked() == {}

@@ -92,7 +92,7 @@ class TestTfsText:
         st.randoms(use_true_random=False),
     )
     def test_rows_come_and_go_in_any_order_without_a_trace(
-        self, models: dict[str, tuple[str, list[int]]], chance: object
+        self, models: dict[str, tuple[str, list[int]]], jitter: object
     ) -> None:
         text = FOREIGN
         for name, (path, versions) in models.items():
@@ -101,7 +101,7 @@ class TestTfsText:
         for name, (path, versions) in models.items():
             assert rows[f"x{name}"] == Row(path, tuple(versions))
         names = list(models)
-        chance.shuffle(names)  # type: ignore[attr-defined]
+        jitter.shuffle(names)  # type: ignore[attr-defined]
         for name in names:
             text = self.text.edit(text, f"x{name}", "", ())
         assert text == FOREIGN

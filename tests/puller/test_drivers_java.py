@@ -73,8 +73,8 @@ class TestSight:
             row("idle", "idle/r1"),
         )
         async with driving(MultiModelServer, registry) as driver:
-            sight = await driver.observe([])
-        assert sight.states == {"good": ServerState.READY, "starting": ServerState.LOADING}
+            observation = await driver.observe([])
+        assert observation.states == {"good": ServerState.READY, "starting": ServerState.LOADING}
 
     async def test_workers_that_never_come_up_are_absence_in_the_end(
         self, monkeypatch: pytest.MonkeyPatch
@@ -97,8 +97,8 @@ class TestSight:
     ) -> None:
         registry = Registry(row("m", ours, "READY"), row("n", foreign, "READY"))
         async with driving(kind, registry) as driver:
-            sight = await driver.observe([])
-        assert sight.revisions == {"m": "r1", "n": ""}
+            observation = await driver.observe([])
+        assert observation.revisions == {"m": "r1", "n": ""}
 
     async def test_hundreds_of_models_are_not_asked_one_by_one_at_every_look(self) -> None:
         names = [f"m{number}" for number in range(250)]

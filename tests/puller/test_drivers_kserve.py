@@ -53,16 +53,16 @@ async def test_without_an_index_the_models_in_memory_are_asked_for() -> None:
     server = Server({"a": 200, "b": 503, "c": 200})
     async with driving(server) as driver:
         for _ in range(2):
-            sight = await driver.observe(["a", "b", "z"])
-            assert sight.states == {"a": ServerState.READY, "c": ServerState.READY}
+            observation = await driver.observe(["a", "b", "z"])
+            assert observation.states == {"a": ServerState.READY, "c": ServerState.READY}
     assert server.asked.count("/v2/repository/index") == 1, "its absence is remembered"
 
 
 async def test_an_index_is_used_where_there_is_one() -> None:
     server = Server({"kept": 200}, [{"name": "a", "state": "READY", "reason": ""}])
     async with driving(server) as driver:
-        sight = await driver.observe(["a", "kept", "gone"])
-    assert sight.states == {"a": ServerState.READY, "kept": ServerState.READY}
+        observation = await driver.observe(["a", "kept", "gone"])
+    assert observation.states == {"a": ServerState.READY, "kept": ServerState.READY}
     assert "/v2/models" not in server.asked
 
 

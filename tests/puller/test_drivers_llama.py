@@ -111,8 +111,8 @@ class TestSight:
             row(".trash", "loaded"),
         ]
         async with driving(listing(*rows)) as driver:
-            sight = await driver.observe(["a", "c", "z"])
-        assert sight.states == {
+            observation = await driver.observe(["a", "c", "z"])
+        assert observation.states == {
             "a": ServerState.READY,
             "b": ServerState.LOADING,
             "e": ServerState.READY,

@@ -97,9 +97,9 @@ class TestLoad:
         for revision in ("r1", "r2", "r1"):
             await bench.driver.load(bench.target("a", revision))
             assert bench.server.adapters == {"a": bench.root("a", revision)}
-            sight = await bench.driver.observe([])
-            assert sight.states == {"a": ServerState.READY}
-            assert sight.revisions == {"a": revision}
+            observation = await bench.driver.observe([])
+            assert observation.states == {"a": ServerState.READY}
+            assert observation.revisions == {"a": revision}
         await bench.driver.unload("a")
         assert bench.server.adapters == {}
         assert (await bench.driver.observe(["a"])).states == {}
@@ -233,9 +233,9 @@ class TestLoad:
 class TestForeign:
     async def test_adapters_of_others_are_reported_and_left_alone(self, bench: Bench) -> None:
         bench.server.adapters["given"] = "/adapters/given"
-        sight = await bench.driver.observe([])
-        assert sight.states == {"given": ServerState.READY}
-        assert sight.revisions == {"given": ""}
+        observation = await bench.driver.observe([])
+        assert observation.states == {"given": ServerState.READY}
+        assert observation.revisions == {"given": ""}
         with pytest.raises(ServerFault, match=r"from /adapters/given.*unload it there"):
             await bench.driver.load(bench.target("given", "r1"))
         await bench.driver.unload("given")
@@ -276,9 +276,9 @@ class TestProbes:
         swapping = vllm.told("unload", "a")
         loading = asyncio.ensure_future(vllm.driver.load(vllm.target("a", "r2")))
         await swapping.wait()
-        sight = await vllm.driver.observe([])
+        observation = await vllm.driver.observe([])
         await loading
-        assert set(sight.states) <= {"a"}
+        assert set(observation.states) <= {"a"}
         probe_calls = [call for call, name in vllm.server.calls if "..probe-" in name]
         assert probe_calls == ["load", "unload"]
 

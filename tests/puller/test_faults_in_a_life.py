@@ -21,16 +21,16 @@ from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import make_limits
 from trainedmodel_puller.control.executor import Executor
 from trainedmodel_puller.control.loop import Loop
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
 from trainedmodel_puller.fetch.fetcher import Fetcher
 from trainedmodel_puller.live_state import LiveState
-from trainedmodel_puller.reporting.startup_endpoints import Front
+from trainedmodel_puller.reporting.startup_endpoints import EndpointRouter
 from trainedmodel_puller.startup import until_done
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
-from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.identity import IDENTITY_FILE
 from trainedmodel_puller.volume.volume import Volume
 
@@ -44,7 +44,7 @@ class Life:
 
     def __init__(self, root: Path) -> None:
         self.told = settings(root, 0)
-        self.state = LiveState(chance=lambda: 0.0)
+        self.state = LiveState(jitter=lambda: 0.0)
         self.volume = Volume(self.told.model_dir, self.told.state_dir)
 
     @contextlib.asynccontextmanager
@@ -53,15 +53,15 @@ class Life:
         told, state, stop = self.told, self.state, asyncio.Event()
         folder = told.model_dir
         server = FilesOnly(ServerSettings(url="", model_dir=folder, served_dir=folder))
-        disk = Disk(self.volume, state)
+        disk = AsyncVolume(self.volume, state)
         registry = StorageRegistry(told.storage)
         downloader = Downloader(registry, DownloadLimits(max_connections=4, stall_timeout_s=5))
         limits = make_limits(told, server)
         self.loop = Loop(told.config_dir, state, disk, limits, period_s=0.03)
-        await until_done(self.loop.restore, Front(), stop)
+        await until_done(self.loop.restore, EndpointRouter(), stop)
         try:
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(ServerWatch(server, state, 0.03).run())
+                watch = tasks.create_task(ServerMonitor(server, state, 0.03).run())
                 fetcher = Fetcher(state, disk, downloader, server, limits)
                 executor = Executor(
                     state,
@@ -70,7 +70,7 @@ class Life:
                     server,
                     tasks,
                     served_dir=told.model_dir,
-                    go_on=self.loop.go_on,
+                    replan=self.loop.replan,
                 )
                 running = tasks.create_task(self.loop.run(executor, stop))
                 yield
@@ -157,7 +157,7 @@ def _stat(root: Path) -> os.stat_result:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainedmodel_puller.live_state.backoff_s", lambda count, chance: 0.01)
+    monkeypatch.setattr("trainedmodel_puller.live_state.backoff_s", lambda count, jitter: 0.01)
     monkeypatch.setattr("trainedmodel_puller.startup._PERIOD_S", 0.01)
     monkeypatch.setattr("trainedmodel_puller.control.loop._TRASH_S", 0.05)
     monkeypatch.setattr("trainedmodel_puller.control.loop._FULL_READ_S", 0.1)

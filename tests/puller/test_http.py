@@ -18,7 +18,7 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller import metrics
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
 from trainedmodel_puller.core.state import (
@@ -63,10 +63,10 @@ class Bench:
     """Endpoints over a state that a test sets."""
 
     def __init__(self, root: Path) -> None:
-        self.state = LiveState(chance=lambda: 0.0)
+        self.state = LiveState(jitter=lambda: 0.0)
         self.loop = Passes()
         self.server = FilesOnly(ServerSettings("", root, root))
-        self.watch = ServerWatch(self.server, self.state, 1.0)
+        self.watch = ServerMonitor(self.server, self.state, 1.0)
         self.client: TestClient[Any, Any]
         self.ready_when = "settled"
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from puller.storage.servers import RawServer, Request
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
-from trainedmodel_puller.control.source_monitor import SourceLooks
+from trainedmodel_puller.control.source_monitor import SourceMonitor
 from trainedmodel_puller.core.state import Failure, FailureKey, Stage
 from trainedmodel_puller.errors import ModelFault, SourceFault
 from trainedmodel_puller.live_state import LiveState
@@ -36,7 +36,7 @@ def failed_long_ago(
 @asynccontextmanager
 async def looking(state: LiveState) -> AsyncIterator[None]:
     async with StorageRegistry() as registry, Downloader(registry) as downloader:
-        task = asyncio.create_task(SourceLooks(state, downloader).run())
+        task = asyncio.create_task(SourceMonitor(state, downloader).run())
         try:
             yield
         finally:
@@ -47,12 +47,12 @@ async def looking(state: LiveState) -> AsyncIterator[None]:
 
 async def until_tried_again(state: LiveState) -> None:
     async with asyncio.timeout(30):
-        await state.bell.wait()
+        await state.wake.wait()
     assert state.failures[KEY].until <= time.monotonic()
 
 
 async def test_an_object_that_appears_is_fetched_without_waiting_for_the_next_try() -> None:
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
 
     async def respond(request: Request) -> None:
         await request.serve(b"weights")
@@ -66,7 +66,7 @@ async def test_an_object_that_appears_is_fetched_without_waiting_for_the_next_tr
 
 
 async def test_content_that_the_server_refused_is_tried_again_when_it_is_replaced() -> None:
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     etag = '"1"'
 
     async def respond(request: Request) -> None:
@@ -93,7 +93,7 @@ async def test_content_that_the_server_refused_is_tried_again_when_it_is_replace
 
 
 async def test_a_source_that_still_fails_goes_on_waiting() -> None:
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     asked = asyncio.Event()
 
     async def respond(request: Request) -> None:
@@ -112,7 +112,7 @@ async def test_a_source_that_still_fails_goes_on_waiting() -> None:
 
 
 def test_a_model_that_has_moved_on_meanwhile_keeps_its_own_time() -> None:
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     fault = SourceFault(Reason.OBJECT_NOT_FOUND, "not there")
     old = failed_long_ago(state, "http://x.example/m", Stage.DOWNLOAD, fault, None)
     new = failed_long_ago(state, "http://x.example/m", Stage.DOWNLOAD, fault, None)

@@ -13,7 +13,7 @@ from trainedmodel_puller.control.executor import Executor
 from trainedmodel_puller.control.loop import Loop
 from trainedmodel_puller.core.state import DiskModel, Limits
 from trainedmodel_puller.live_state import LiveState
-from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.layouts import InPlace
 from trainedmodel_puller.volume.volume import Volume
 
@@ -28,19 +28,19 @@ class NoExecutor:
 async def passes_within(root: Path, seconds: float) -> int:
     """Run a loop whose bell never falls silent; return how often it passed."""
     (root / "config").mkdir()
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     volume = Volume(root / "models", root / "state")
     volume.prepare()
     (root / "models" / "m").mkdir()
     state.disk = {"m": DiskModel("tm", published=frozenset({"1"}))}
-    disk = Disk(volume, state)
+    disk = AsyncVolume(volume, state)
     loop = Loop(root / "config", state, disk, Limits(), period_s=60)
     stop, passes = asyncio.Event(), 0
 
     def count() -> None:
         nonlocal passes
         passes += 1
-        state.bell.set()
+        state.wake.set()
 
     loop.on_pass.append(count)
     task = asyncio.create_task(loop.run(cast("Executor", NoExecutor()), stop))
@@ -61,15 +61,15 @@ def compute() -> None:
         pass
 
 
-@pytest.mark.parametrize(("work", "least", "most"), [(wait_in_vain, 8, 20), (compute, 1, 4)])
+@pytest.mark.parametrize(("job", "least", "most"), [(wait_in_vain, 8, 20), (compute, 1, 4)])
 async def test_a_pass_is_paid_for_in_processor_time_not_in_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: object, least: int, most: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: object, least: int, most: int
 ) -> None:
     """A pass that waited beside a thousand downloads must not keep the news back for a second."""
 
     def read(folder: Path) -> object:
-        assert callable(work)
-        work()
+        assert callable(job)
+        job()
         return read_signature(folder)
 
     monkeypatch.setattr("trainedmodel_puller.control.loop.read_signature", read)

@@ -13,12 +13,12 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.volume import group_commit
 from trainedmodel_puller.volume.durable import sync_file_system, sync_tree
-from trainedmodel_puller.volume.group_commit import SealLane
+from trainedmodel_puller.volume.group_commit import GroupCommit
 
 
 @pytest.fixture
-async def lane(tmp_path: Path) -> AsyncIterator[SealLane]:
-    made = SealLane(tmp_path)
+async def lane(tmp_path: Path) -> AsyncIterator[GroupCommit]:
+    made = GroupCommit(tmp_path)
     yield made
     made.close()
 
@@ -36,7 +36,7 @@ def seal(name: str, said: list[str]) -> bool:
     return True
 
 
-async def test_one_alone_is_written_and_sealed(lane: SealLane, tmp_path: Path) -> None:
+async def test_one_alone_is_written_and_sealed(lane: GroupCommit, tmp_path: Path) -> None:
     said: list[str] = []
     assert await lane.run(partial(write, tmp_path, "a", said), partial(seal, "a", said))
     assert said == ["write a", "seal a"]
@@ -44,7 +44,7 @@ async def test_one_alone_is_written_and_sealed(lane: SealLane, tmp_path: Path) -
 
 @pytest.mark.parametrize("count", [3, 20])
 async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
-    lane: SealLane, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+    lane: GroupCommit, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     go = threading.Event()
@@ -76,7 +76,7 @@ async def test_the_whole_file_system_can_be_flushed(tmp_path: Path) -> None:
 
 
 async def test_one_that_fails_is_not_sealed_and_hurts_no_other(
-    lane: SealLane, tmp_path: Path
+    lane: GroupCommit, tmp_path: Path
 ) -> None:
     said: list[str] = []
 
@@ -91,14 +91,14 @@ async def test_one_that_fails_is_not_sealed_and_hurts_no_other(
     assert "seal bad" not in said
 
 
-async def test_what_is_no_tree_is_not_sealed(lane: SealLane) -> None:
+async def test_what_is_no_tree_is_not_sealed(lane: GroupCommit) -> None:
     said: list[str] = []
     assert await lane.run(lambda: None, partial(seal, "a", said)) is None
     assert said == []
 
 
 async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
-    lane: SealLane, tmp_path: Path
+    lane: GroupCommit, tmp_path: Path
 ) -> None:
     said: list[str] = []
     go, began = threading.Event(), threading.Event()
@@ -121,7 +121,7 @@ async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
 
 
 async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
-    lane: SealLane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lane: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     is_written = threading.Event()
@@ -144,7 +144,7 @@ async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
 
 
 async def test_a_disk_that_refuses_fails_the_batch_it_was_asked_for_and_no_other(
-    lane: SealLane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lane: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
 

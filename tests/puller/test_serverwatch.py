@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from trainedmodel_puller.control import server_monitor
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.core.state import ServerState, Stage
-from trainedmodel_puller.drivers.base import ServerSettings, Sight
+from trainedmodel_puller.drivers.base import Observation, ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
 from trainedmodel_puller.live_state import LiveState
 
@@ -27,14 +27,14 @@ class Slow(FilesOnly):
     async def ping(self) -> bool:
         return True
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         self.looks += 1
         await asyncio.sleep(0.01)
-        return Sight({"m": ServerState.LOADING})
+        return Observation({"m": ServerState.LOADING})
 
 
 async def looks_within(server: Slow, state: LiveState, seconds: float) -> int:
-    task = asyncio.create_task(ServerWatch(server, state, 0.01).run())
+    task = asyncio.create_task(ServerMonitor(server, state, 0.01).run())
     await asyncio.sleep(seconds)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -48,7 +48,7 @@ async def test_a_load_of_ours_does_not_have_the_index_read_again_and_again(
 ) -> None:
     """The server's own moves are followed; ours end with the server's answer."""
     monkeypatch.setattr(server_monitor, "_MOVING_PERIOD_S", 0.02)
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     if is_ours:
         state.server_actions["m"] = Stage.LOAD
     looks = await looks_within(Slow(tmp_path), state, 0.4)
@@ -65,10 +65,10 @@ class OnceSlow(FilesOnly):
     async def ping(self) -> bool:
         return True
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         self.looks += 1
         await asyncio.sleep(4.0 if self.looks == 3 else 0.001)
-        return Sight({"m": ServerState.READY} if self.looks <= 3 else {})
+        return Observation({"m": ServerState.READY} if self.looks <= 3 else {})
 
 
 @pytest.mark.looptime
@@ -79,9 +79,9 @@ async def test_after_one_slow_look_a_model_that_has_gone_is_noticed_within_secon
     monkeypatch.setattr(
         server_monitor, "time", SimpleNamespace(monotonic=loop.time, time=lambda: 1_800_000_000.0)
     )
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     server = OnceSlow(tmp_path)
-    task = asyncio.create_task(ServerWatch(server, state, 1.0).run())
+    task = asyncio.create_task(ServerMonitor(server, state, 1.0).run())
     while server.looks < 3:  # noqa: ASYNC110  (the time of this loop is virtual)
         await asyncio.sleep(0.1)
     began = loop.time()
@@ -105,14 +105,14 @@ async def test_slow_looks_do_not_get_in_the_way_of_our_own_loads(
     )
 
     class Busy(OnceSlow):
-        async def observe(self, names: Collection[str]) -> Sight:
+        async def observe(self, names: Collection[str]) -> Observation:
             self.looks += 1
             await asyncio.sleep(2.0)
-            return Sight({"m": ServerState.READY})
+            return Observation({"m": ServerState.READY})
 
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     server = Busy(tmp_path)
-    task = asyncio.create_task(ServerWatch(server, state, 1.0).run())
+    task = asyncio.create_task(ServerMonitor(server, state, 1.0).run())
     await asyncio.sleep(10)
     state.server_actions["other"] = Stage.LOAD
     before = server.looks

@@ -117,18 +117,18 @@ class Writers:
     takes time, and sees of each file what is there at some instant of it.
     """
 
-    def __init__(self, usage: VolumeUsage, chance: random.Random) -> None:
+    def __init__(self, usage: VolumeUsage, jitter: random.Random) -> None:
         self.usage = usage
         self.in_memory = 0
         self.files: dict[str, int] = {}
-        self._chance = chance
+        self._jitter = jitter
 
     async def pause(self, most_s: float) -> None:
-        await asyncio.sleep(self._chance.uniform(0, most_s))
+        await asyncio.sleep(self._jitter.uniform(0, most_s))
 
     async def write(self, name: str) -> None:
         await self.pause(10)
-        size = self._chance.randrange(1, 1000)
+        size = self._jitter.randrange(1, 1000)
         self.in_memory += size
         self.usage.hold(name, size)
         await self.pause(3)
@@ -174,8 +174,8 @@ async def test_the_account_is_never_below_what_is_there_and_on_its_way(
     monkeypatch.setattr(asyncio, "to_thread", writers.walk)
     await usage.measure()
     others = [asyncio.create_task(job) for job in (writers.measure(), writers.compare())]
-    work = [writers.write(f"m{number}") for number in range(40)]
-    await asyncio.gather(*work, writers.stream("s0"), writers.stream("s1"))
+    job = [writers.write(f"m{number}") for number in range(40)]
+    await asyncio.gather(*job, writers.stream("s0"), writers.stream("s1"))
     for task in others:
         assert not task.done(), task.exception()
         task.cancel()
@@ -251,11 +251,11 @@ async def test_without_a_limit_nothing_is_counted(volume: Path) -> None:
 
 async def test_who_waits_for_room_is_told_after_each_measurement(volume: Path) -> None:
     usage = VolumeUsage(2**30, [volume])
-    bell = asyncio.Event()
-    running = asyncio.create_task(usage.run(lambda: True, bell))
+    wake = asyncio.Event()
+    running = asyncio.create_task(usage.run(lambda: True, wake))
     try:
         async with asyncio.timeout(30):
-            await bell.wait()
+            await wake.wait()
         assert usage.used == du(volume)
     finally:
         running.cancel()

@@ -156,17 +156,17 @@ def test_a_refusal_names_the_file_that_is_none(kind: str, put: object, tmp_path:
 
 @pytest.mark.parametrize("kind", SERVER_KINDS)
 def test_names_of_any_bytes_are_never_a_fault_of_ours(kind: str, tmp_path: Path) -> None:
-    chance = random.Random(3)
+    jitter = random.Random(3)
     known = ["1", "model.bst", "MAR-INF", "a.gguf", "saved_model.pb", "config.pbtxt", "configs"]
     for turn in range(40):
         tree = tmp_path / str(turn)
         tree.mkdir()
-        for _ in range(chance.randrange(6)):
+        for _ in range(jitter.randrange(6)):
             names = [
-                os.fsencode(chance.choice(known))
-                if chance.random() < 0.5
-                else bytes(b for b in chance.randbytes(8) if b not in b"/\0") or b"\xff"
-                for _ in range(chance.randint(1, 3))
+                os.fsencode(jitter.choice(known))
+                if jitter.random() < 0.5
+                else bytes(b for b in jitter.randbytes(8) if b not in b"/\0") or b"\xff"
+                for _ in range(jitter.randint(1, 3))
             ]
             try:
                 folder = os.path.join(os.fsencode(tree), *names[:-1])
@@ -285,7 +285,7 @@ def test_a_full_volume_while_a_tree_is_fitted_is_told_as_that(
     monkeypatch.setattr(os, "replace", refuse)
     fetcher = object.__new__(Fetcher)
     fetcher._server = made
-    work = SimpleNamespace(entry=entry("sklearn"))
+    job = SimpleNamespace(entry=entry("sklearn"))
     with pytest.raises(VolumeFault) as caught:
-        fetcher._fit(work, tmp_path, {})  # type: ignore[arg-type]
+        fetcher._fit(job, tmp_path, {})  # type: ignore[arg-type]
     assert caught.value.reason == "InsufficientDisk"

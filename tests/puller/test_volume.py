@@ -19,7 +19,7 @@ from support.puller.volume_steps import (
     stage,
 )
 from trainedmodel_contract.entry import Entry
-from trainedmodel_puller.core.snapshot import Held
+from trainedmodel_puller.core.snapshot import LastGoodConfig
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
 from trainedmodel_puller.volume.volume import Volume
@@ -160,7 +160,7 @@ class TestTheWay:
     ) -> None:
         stage(volume, "1")
         assert not volume.begin("m", "1", "f1").is_whole
-        volume.begin_fitting("m", "1", "f1", is_dear=True)
+        volume.begin_fitting("m", "1", "f1", is_large=True)
         begun = volume.begin("m", "1", "f1")
         assert begun.is_whole
         assert (begun.folder / "weights").exists()
@@ -170,7 +170,7 @@ class TestTheWay:
 
     def test_a_cheap_tree_that_was_being_fitted_is_fetched_again(self, volume: Volume) -> None:
         stage(volume, "1")
-        volume.begin_fitting("m", "1", "f1", is_dear=False)
+        volume.begin_fitting("m", "1", "f1", is_large=False)
         begun = volume.begin("m", "1", "f1")
         assert not begun.is_whole
         assert not begun.folder.exists()
@@ -252,7 +252,7 @@ class TestMemory:
     def test_the_last_good_configuration_is_kept(self, volume: Volume) -> None:
         assert not volume.held.read().is_known
         entry = Entry(name="a", storage_uri="s3://b/a", revision="1").to_json()
-        held = Held({"list": {"a": entry}}, is_known=True)
+        held = LastGoodConfig({"list": {"a": entry}}, is_known=True)
         volume.held.write(held)
         assert volume.held.read() == held
 

@@ -28,7 +28,7 @@ WAYS: dict[str, Way] = {
 MOST_STEPS = 400
 
 
-def go_on(volume: Volume, wanted: set[str]) -> None:
+def replan(volume: Volume, wanted: set[str]) -> None:
     """Do what the plan does in the same life, from whatever a look says."""
     disk = volume.scan_one("m")
     if not wanted:
@@ -64,7 +64,7 @@ def test_an_error_at_any_step_shows_nothing_partial_and_the_next_try_converges(
         assert len(served(volume)) <= 1, f"files of two revisions after {where}"
         if before and after:
             assert served(volume), f"nothing is served after {where}"
-        go_on(volume, after)
+        replan(volume, after)
         assert served(volume) == after, where
         assert beside(volume) == set(), where
         volume.trash.empty()
@@ -89,7 +89,7 @@ def test_the_same_with_a_folder_a_revision(way: str, tmp_path: Path) -> None:
             act(volume)
         where = FAULTS.refused
         shown(volume)
-        go_on(volume, after)
+        replan(volume, after)
         volume.remove_versions("m", frozenset(volume.scan_one("m").trees) - after)
         assert shown(volume) == {f"r{revision}" for revision in after}, where
         shutil.rmtree(root)

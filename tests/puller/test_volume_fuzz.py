@@ -146,7 +146,7 @@ def live_on(root: Path, volume: Volume) -> None:
     volume.served.listed()
     for step in (
         lambda: stage(volume, "3"),
-        lambda: volume.begin_fitting("m", "3", "f3", is_dear=True),
+        lambda: volume.begin_fitting("m", "3", "f3", is_large=True),
         lambda: volume.seal("m", "3", {"id": "tm", "fingerprint": "f3"}),
         lambda: volume.publish("m", "3"),
         lambda: volume.mark_loaded("m", "tm", "3"),

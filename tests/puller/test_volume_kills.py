@@ -96,7 +96,7 @@ def unpack(volume: Volume) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("1")
         volume.end_unpacking("m", "1")
-    volume.begin_fitting("m", "1", "f1", is_dear=True)
+    volume.begin_fitting("m", "1", "f1", is_large=True)
     volume.seal("m", "1", {"id": "tm", "fingerprint": "f1"})
     volume.publish("m", "1")
     volume.mark_loaded("m", "tm", "1")

@@ -17,29 +17,29 @@ from trainedmodel_puller.control.config_watcher import watch_folder
 @contextlib.asynccontextmanager
 async def watched(folder: Path) -> AsyncIterator[asyncio.Event]:
     """Watch a folder; the bell has rung for the watch's own beginning, and is quiet again."""
-    bell = asyncio.Event()
-    task = asyncio.create_task(watch_folder(folder, bell))
+    wake = asyncio.Event()
+    task = asyncio.create_task(watch_folder(folder, wake))
     try:
-        await has_rung(bell)
-        bell.clear()
-        yield bell
+        await has_rung(wake)
+        wake.clear()
+        yield wake
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
-async def has_rung(bell: asyncio.Event) -> None:
+async def has_rung(wake: asyncio.Event) -> None:
     async with asyncio.timeout(5):
-        await bell.wait()
+        await wake.wait()
 
 
-async def is_watched_again(folder: Path, bell: asyncio.Event) -> None:
+async def is_watched_again(folder: Path, wake: asyncio.Event) -> None:
     """Wait until what stands under the name now is watched: a change of it rings."""
     await asyncio.sleep(0.2)
-    bell.clear()
+    wake.clear()
     in_place(folder)
-    await has_rung(bell)
+    await has_rung(wake)
 
 
 def kubelets_swap(folder: Path) -> None:
@@ -59,21 +59,21 @@ async def test_a_change_rings_the_bell_within_a_tenth_of_a_second(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     (tmp_path / "old.json").touch()
-    async with watched(tmp_path) as bell:
+    async with watched(tmp_path) as wake:
         began = time.monotonic()
         await asyncio.to_thread(change, tmp_path)
-        await has_rung(bell)
+        await has_rung(wake)
         assert time.monotonic() - began < 0.1
 
 
 async def test_a_swap_rings_once_and_then_there_is_silence(tmp_path: Path) -> None:
-    async with watched(tmp_path) as bell:
+    async with watched(tmp_path) as wake:
         await asyncio.to_thread(kubelets_swap, tmp_path)
-        await has_rung(bell)
+        await has_rung(wake)
         await asyncio.sleep(0.05)
-        bell.clear()
+        wake.clear()
         await asyncio.sleep(0.2)
-        assert not bell.is_set()
+        assert not wake.is_set()
 
 
 async def test_a_folder_that_is_not_there_yet_is_watched_when_it_is(
@@ -81,9 +81,9 @@ async def test_a_folder_that_is_not_there_yet_is_watched_when_it_is(
 ) -> None:
     monkeypatch.setattr(config_watcher, "_RETRY_S", 0.02)
     folder = tmp_path / "config"
-    async with watched(folder) as bell:
+    async with watched(folder) as wake:
         folder.mkdir()
-        await is_watched_again(folder, bell)
+        await is_watched_again(folder, wake)
 
 
 @pytest.mark.parametrize("how", ["removed", "moved"])
@@ -93,13 +93,13 @@ async def test_a_folder_that_another_takes_the_place_of_is_watched_again(
     monkeypatch.setattr(config_watcher, "_RETRY_S", 0.02)
     folder = tmp_path / "config"
     folder.mkdir()
-    async with watched(folder) as bell:
+    async with watched(folder) as wake:
         if how == "removed":
             folder.rmdir()
         else:
             folder.rename(tmp_path / "aside")
         folder.mkdir()
-        await is_watched_again(folder, bell)
+        await is_watched_again(folder, wake)
 
 
 async def test_the_watch_holds_no_file_when_it_has_ended(tmp_path: Path) -> None:

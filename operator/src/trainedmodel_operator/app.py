@@ -7,7 +7,7 @@
     │                           of the one that leads
     ├── Leadership.run          waits for the Lease, then renews it beside
     │   └── services            one task group; if any of them fails, the process ends
-    │       ├── WorkQueue.run       the workers of the parents
+    │       ├── WorkQueue.run       the workers of the services
     │       ├── Reconciler.run      shard writes and nudges, each by itself
     │       ├── StatusWriter.run    the status writes
     │       ├── Resync.run          the look at everything
@@ -48,8 +48,8 @@ from trainedmodel_operator.api.connection import kopf_login, load_configuration
 from trainedmodel_operator.api.inference_services import InferenceServices
 from trainedmodel_operator.api.report_cache import ReportCache
 from trainedmodel_operator.core.health import Vitals
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import Document, ParentKey
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import Document, ServiceKey
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.leadership.election import make_leadership
 from trainedmodel_operator.leadership.leader import Leadership, fence_at_the_wire
@@ -57,16 +57,16 @@ from trainedmodel_operator.observability.event_recorder import EventRecorder
 from trainedmodel_operator.observability.lag_observer import Observer
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.observability.probes import probes_served
-from trainedmodel_operator.reconcile.initial_sync import FirstLook
-from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.initial_sync import InitialSync
+from trainedmodel_operator.reconcile.inventory import Inventory
 from trainedmodel_operator.reconcile.namespaces import Namespaces
 from trainedmodel_operator.reconcile.reconciler import Reconciler
 from trainedmodel_operator.reconcile.resync import Resync
 from trainedmodel_operator.reconcile.status_writer import StatusWriter
 from trainedmodel_operator.reconcile.work_queue import WorkQueue
 from trainedmodel_operator.settings import Settings
-from trainedmodel_operator.watch.handlers import Bells, make_registry
-from trainedmodel_operator.watch.kopf_runner import Watches
+from trainedmodel_operator.watch.handlers import EventHandlers, make_registry
+from trainedmodel_operator.watch.kopf_runner import KopfRunner
 from trainedmodel_operator.webhook.run import run_webhook
 
 log = structlog.get_logger()
@@ -94,18 +94,18 @@ class Services:
             metrics=metrics,
         )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics)
-        self.reconciler.rings(lambda key: self.queue.ring(key, Bell.RESYNC))
+        self.reconciler.rings(lambda key: self.queue.enqueue(key, Trigger.RESYNC))
         self.statuses.yields_to = lambda: self.queue.is_full
         self.namespaces = Namespaces(client, metrics, settings.namespaces)
         self.namespaces.left_out = self._left_out
         self.reconciler.is_readable = self.namespaces.is_readable
-        self.survey = Survey(client, self.reports, self.namespaces)
+        self.inventory = Inventory(client, self.reports, self.namespaces)
         self.resync = Resync(
-            self.survey,
-            self.queue.ring,
+            self.inventory,
+            self.queue.enqueue,
             period_s=settings.resync_s,
             is_settled=self.reconciler.is_settled,
-            first_look=FirstLook(client, self.survey, self.reports, self.reconciler.judge),
+            initial_sync=InitialSync(client, self.inventory, self.reports, self.reconciler.judge),
         )
 
     async def run(self) -> None:
@@ -122,7 +122,7 @@ class Services:
         self.observer.forget_namespace(namespace)
 
     def _status_written(
-        self, key: ParentKey, name: str, uid: str, told: Document, status: Document
+        self, key: ServiceKey, name: str, uid: str, told: Document, status: Document
     ) -> None:
         self.events.status_written(key, name, uid, told, status)
         self.observer.status_written(uid, status)
@@ -185,18 +185,18 @@ async def _supervise(
         if settings.webhook.port:
             running.append(group.create_task(webhook(), name="webhook"))
         if await _is_first(services.resync.has_begun, stopping):
-            bells = Bells(
-                services.queue.ring,
+            handlers = EventHandlers(
+                services.queue.enqueue,
                 services.reports,
                 services.resync.ask,
-                services.survey.has_seen,
+                services.inventory.has_seen,
                 services.observer,
             )
-            watches = Watches(
-                lambda: make_registry(bells, lambda: kopf_login(configuration)),
+            watches = KopfRunner(
+                lambda: make_registry(handlers, lambda: kopf_login(configuration)),
                 services.metrics,
                 namespaces=settings.namespaces,
-                most_models=lambda: services.survey.most_models,
+                most_models=lambda: services.inventory.most_models,
                 begun=take_signals,
                 broken=services.resync.fresh,
             )

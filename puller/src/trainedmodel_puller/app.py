@@ -21,8 +21,8 @@ from aiohttp import web
 from trainedmodel_puller.control.config_watcher import watch_folder
 from trainedmodel_puller.control.executor import Executor
 from trainedmodel_puller.control.loop import Loop
-from trainedmodel_puller.control.server_monitor import ServerWatch
-from trainedmodel_puller.control.source_monitor import SourceLooks
+from trainedmodel_puller.control.server_monitor import ServerMonitor
+from trainedmodel_puller.control.source_monitor import SourceMonitor
 from trainedmodel_puller.core.room import reserve_within
 from trainedmodel_puller.core.state import Layout, Limits
 from trainedmodel_puller.drivers.auto import Identity, identify
@@ -35,13 +35,17 @@ from trainedmodel_puller.reporting.endpoints import Endpoints
 from trainedmodel_puller.reporting.listen import listen_everywhere
 from trainedmodel_puller.reporting.report_client import ReportClient
 from trainedmodel_puller.reporting.reporter import KubernetesReporter
-from trainedmodel_puller.reporting.startup_endpoints import Front, Waiting, WaitingForServer
+from trainedmodel_puller.reporting.startup_endpoints import (
+    EndpointRouter,
+    Waiting,
+    WaitingForServer,
+)
 from trainedmodel_puller.settings import PodIdentity, Settings
 from trainedmodel_puller.startup import take, until_done
 from trainedmodel_puller.storage.download import Downloader, DownloadLimits
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.usage.volume_usage import VolumeUsage
-from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.layouts import make_model_dir
 from trainedmodel_puller.volume.ownership import Ownership
 from trainedmodel_puller.volume.volume import Volume
@@ -76,20 +80,20 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
         running.add_signal_handler(number, end)
     # before anything is answered: others may wait for the folder, to be mounted from it
     await asyncio.to_thread(_make_folder, settings.model_dir)
-    front = Front()
+    router = EndpointRouter()
     async with AsyncExitStack() as stack:
-        await _serve(stack, front.application(), settings.port)
+        await _serve(stack, router.application(), settings.port)
         if settings.server == AUTO:
-            front.answers = WaitingForServer()
+            router.answers = WaitingForServer()
         server = await find_server(settings, stop)
         if server is None:
             return
         stack.push_async_callback(server.close)
-        front.answers = Waiting("the volume is being read")
+        router.answers = Waiting("the volume is being read")
         volume = make_volume(settings, server)
         ownership = Ownership(settings.model_dir, settings.state_dir)
         stack.callback(ownership.release)
-        if not await until_done(lambda: take(volume, ownership), front, stop):
+        if not await until_done(lambda: take(volume, ownership), router, stop):
             return
         registry = StorageRegistry(settings.storage)
         stack.push_async_callback(registry.close)
@@ -101,7 +105,7 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
             ),
         )
         stack.push_async_callback(downloader.close)
-        await _run_parts(settings, volume, server, downloader, front=front, stop=stop)
+        await _run_parts(settings, volume, server, downloader, router=router, stop=stop)
     log.info("stopped")
 
 
@@ -174,7 +178,7 @@ def make_limits(settings: Settings, server: ModelServer) -> Limits:
 def make_state(settings: Settings) -> LiveState:
     """Make the live state, before anything is known."""
     usage = VolumeUsage(settings.volume_limit, settings.limited_folders)
-    return LiveState(chance=random.random, usage=usage)
+    return LiveState(jitter=random.random, usage=usage)
 
 
 async def _run_parts(
@@ -183,34 +187,34 @@ async def _run_parts(
     server: ModelServer,
     downloader: Downloader,
     *,
-    front: Front,
+    router: EndpointRouter,
     stop: asyncio.Event,
 ) -> None:
     state = make_state(settings)
     limits = make_limits(settings, server)
-    disk = Disk(volume, state)
+    disk = AsyncVolume(volume, state)
     loop = Loop(settings.config_dir, state, disk, limits, settings.period_s)
-    if not await until_done(loop.restore, front, stop):
+    if not await until_done(loop.restore, router, stop):
         disk.close()
         loop.close()
         return
     if settings.volume_limit:
         await state.usage.measure()  # before anything is let in
-    watch = ServerWatch(server, state, settings.period_s)
-    front.answers = endpoints = Endpoints(
+    watch = ServerMonitor(server, state, settings.period_s)
+    router.answers = endpoints = Endpoints(
         state, loop, watch, server, ready_when=settings.ready_when
     )
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for part in (disk, loop, endpoints):
             stack.callback(part.close)
-        stack.callback(setattr, front, "answers", Waiting("the puller is ending"))
+        stack.callback(setattr, router, "answers", Waiting("the puller is ending"))
         log.info("started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir
         executor = Executor(
-            state, disk, fetcher, server, tasks, served_dir=served_dir, go_on=loop.go_on
+            state, disk, fetcher, server, tasks, served_dir=served_dir, replan=loop.replan
         )
-        jobs = [*_watchers(settings, state), watch.run(), SourceLooks(state, downloader).run()]
+        jobs = [*_watchers(settings, state), watch.run(), SourceMonitor(state, downloader).run()]
         if settings.identity is not None:
             sources = (state, loop, watch, server)
             jobs.append(_make_reporter(stack, settings.identity, sources).run())
@@ -227,15 +231,15 @@ async def _run_parts(
 def _watchers(settings: Settings, state: LiveState) -> Iterator[Coroutine[Any, Any, None]]:
     """Yield the watchers of the volume and of the configuration that the settings ask for."""
     if settings.volume_limit:
-        yield state.usage.run(state.is_room_wanted, state.bell)
+        yield state.usage.run(state.is_room_wanted, state.wake)
     if settings.has_watch:
-        yield watch_folder(settings.config_dir, state.bell)
+        yield watch_folder(settings.config_dir, state.wake)
 
 
 def _make_reporter(
     stack: AsyncExitStack,
     identity: PodIdentity,
-    sources: tuple[LiveState, Loop, ServerWatch, ModelServer],
+    sources: tuple[LiveState, Loop, ServerMonitor, ModelServer],
 ) -> KubernetesReporter:
     client = ReportClient(identity.namespace, identity.account_dir)
     stack.push_async_callback(client.close)

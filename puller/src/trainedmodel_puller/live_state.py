@@ -38,8 +38,8 @@ class LiveState:
     """Everything that is known now.
 
     Attributes:
-        bell: Set when something changed; the loop clears it and looks at everything.
-        chance: Source of the backoff's jitter, in [0, 1).
+        wake: Set when something changed; the loop clears it and looks at everything.
+        jitter: Source of the backoff's jitter, in [0, 1).
         sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
         unmarked: Revisions that the server confirmed and that are not written down yet.
         free_bytes: What the volume's disk has left, when it was last looked at.
@@ -49,7 +49,7 @@ class LiveState:
             observation that began before that is stale for the name.
     """
 
-    chance: Callable[[], float]
+    jitter: Callable[[], float]
     desired: DesiredState = field(default_factory=DesiredState)
     disk: dict[str, DiskModel] = field(default_factory=dict)
     server: ServerView = field(default_factory=ServerView)
@@ -69,7 +69,7 @@ class LiveState:
     usage: VolumeUsage = field(default_factory=VolumeUsage)
     volume_doubt: str | None = None
     undeleted: int = 0
-    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observed(self) -> ObservedState:
         """Return the live state as decisions take it: views, not copies."""
@@ -96,7 +96,7 @@ class LiveState:
         before = previous.count if previous is not None and same else 0
         gained = fault.gained if isinstance(fault, SourceFault) else 0
         count = failures_in_a_row(before, fault.reason, gained)
-        delay = backoff_s(count, self.chance())
+        delay = backoff_s(count, self.jitter())
         now = time.monotonic()
         failure = Failure(
             stage=stage,
@@ -119,7 +119,7 @@ class LiveState:
         if self.failures.get(key) is not failure:
             return False
         self.failures[key] = replace(failure, until=time.monotonic(), next_retry_time=time.time())
-        self.bell.set()
+        self.wake.set()
         return True
 
     def is_room_wanted(self) -> bool:

@@ -185,7 +185,7 @@ class TimeToLoaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class MetricsSnapshot:
     """What the gauges are read off: copies and values that nothing changes any more."""
 
     models: Mapping[str, ReportedModel]
@@ -195,23 +195,23 @@ class Moment:
     last_pass: float
 
 
-def observe(moment: Moment) -> None:
+def observe(snapshot: MetricsSnapshot) -> None:
     """Set the gauges. Takes milliseconds with 10,000 models: meant for a thread."""
-    _set_all(MODELS, "state", [str(state) for state in State], _states(moment.models.values()))
-    waiting = Tally(str(item.reason) for item in moment.plan.deferred)
+    _set_all(MODELS, "state", [str(state) for state in State], _states(snapshot.models.values()))
+    waiting = Tally(str(item.reason) for item in snapshot.plan.deferred)
     _set_all(WAITING, "reason", [str(reason) for reason in Reason], waiting)
     # All that is queued waits for a load slot, or for a download of its own or of another name.
-    loads = len(moment.plan.queued_loads)
+    loads = len(snapshot.plan.queued_loads)
     QUEUE.labels(queue="loads").set(loads)
     QUEUE.labels(queue="downloads").set(waiting[str(Reason.QUEUED)] - loads)
-    observed = moment.observed
+    observed = snapshot.observed
     stages = _stages(observed.transfers.values(), observed.server_actions.values())
     _set_all(IN_FLIGHT, "stage", _STAGES, stages)
     _set_volume(observed.disk.values(), observed.free_bytes)
     VOLUME_IN_DOUBT.set(observed.volume_doubt is not None)
     UNDELETED.set(observed.undeleted)
-    SERVER_REACHABLE.set(moment.is_reachable)
-    LAST_PASS.set(moment.last_pass)
+    SERVER_REACHABLE.set(snapshot.is_reachable)
+    LAST_PASS.set(snapshot.last_pass)
 
 
 def render() -> bytes:

@@ -16,8 +16,8 @@ import structlog
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.errors import VolumeFault
-from trainedmodel_puller.reporting.startup_endpoints import Front, Waiting
-from trainedmodel_puller.volume.durable import told_as_fault
+from trainedmodel_puller.reporting.startup_endpoints import EndpointRouter, Waiting
+from trainedmodel_puller.volume.durable import translate_os_errors
 from trainedmodel_puller.volume.ownership import Ownership, VolumeInUse
 from trainedmodel_puller.volume.volume import Volume
 
@@ -28,7 +28,7 @@ _PERIOD_S: Final = 1.0
 
 
 async def until_done(
-    step: Callable[[], Awaitable[None]], front: Front, stop: asyncio.Event
+    step: Callable[[], Awaitable[None]], router: EndpointRouter, stop: asyncio.Event
 ) -> bool:
     """Try a step until the volume lets it be done; return False if `stop` came first."""
     told = ""
@@ -39,7 +39,7 @@ async def until_done(
             if str(fault) != told:
                 told = str(fault)
                 log.warning("waits_for_volume", reason=str(fault.reason), why=fault.message)
-            front.answers = Waiting(f"waits for the model volume: {told}")
+            router.answers = Waiting(f"waits for the model volume: {told}")
         else:
             return True
         with contextlib.suppress(TimeoutError):
@@ -55,7 +55,7 @@ async def take(volume: Volume, ownership: Ownership) -> None:
         VolumeFault: another puller has it, or it refused; it may be tried again.
         SettingsError: it can never be used as configured.
     """
-    with told_as_fault():
+    with translate_os_errors():
         await asyncio.to_thread(volume.make_folders)
         try:
             has_locks = await asyncio.to_thread(ownership.acquire)

@@ -347,14 +347,14 @@ _TEXTS = st.text(max_size=40)
         ),
         _TEXTS | st.from_regex(r"\A[a-z0-9/=,. -]{0,20}\Z"),
     ),
-    parent=_TEXTS,
+    service=_TEXTS,
 )
 def test_any_words_of_a_user_give_a_patch_or_a_refusal(
-    annotations: dict[str, str], parent: str
+    annotations: dict[str, str], service: str
 ) -> None:
     pod = {
         "metadata": {
-            "labels": {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: parent},
+            "labels": {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: service},
             "annotations": annotations,
         },
         "spec": {"containers": [{"name": "server", "image": "x"}]},

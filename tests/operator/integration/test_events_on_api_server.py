@@ -21,7 +21,7 @@ from trainedmodel_devkit.operatorprocess import USER, OperatorProcess
 from trainedmodel_devkit.waiting import wait_until
 from trainedmodel_operator.api.client import ApiKubeClient
 from trainedmodel_operator.core.pacing import event_correlator
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.observability.event_recorder import EventRecorder
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.work_queue import ACTIVE_PASSES
@@ -138,7 +138,7 @@ async def test_repeats_are_a_series_of_the_first_event(
         recorder = EventRecorder(ApiKubeClient(api, metrics), metrics, instance="operator-0")
         running = asyncio.create_task(recorder.run())
         for _ in range(7):
-            key = ParentKey(cluster.namespace, "tabular")
+            key = ServiceKey(cluster.namespace, "tabular")
             recorder.status_written(key, "iris", uid, {}, ready)
             await asyncio.sleep(0.05)
         has_series = lambda: any(one.get("series") for one in events(cluster))  # noqa: E731

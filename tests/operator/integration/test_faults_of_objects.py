@@ -209,5 +209,5 @@ def test_creates_that_are_refused_are_tried_ever_more_rarely(scene: FaultedScene
             time.sleep(8)
             tried = scene.proxy.count(where=is_create) - before
             assert 2 <= tried <= 6
-            assert scene.metric(ERRORS, lane="shard", cause="refused") == tried
+            assert scene.metric(ERRORS, priority_level="shard", cause="refused") == tried
         scene.wait_for_shards([trained_model("iris")], timeout_s=40)

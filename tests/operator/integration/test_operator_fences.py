@@ -50,13 +50,13 @@ def operator(control_plane: ControlPlane) -> Asker:
     return account(control_plane, SYSTEM, OPERATOR)
 
 
-def shard(parent: str, index: int = 0, labels: Mapping[str, str | None] = {}) -> Any:
-    said = {**OURS, names.PARENT_LABEL: parent, names.SHARD_LABEL: str(index), **labels}
+def shard(service: str, index: int = 0, labels: Mapping[str, str | None] = {}) -> Any:
+    said = {**OURS, names.PARENT_LABEL: service, names.SHARD_LABEL: str(index), **labels}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": names.shard_name(parent, index),
+            "name": names.shard_name(service, index),
             "labels": {key: value for key, value in said.items() if value is not None},
         },
         "data": {"k": "v"},

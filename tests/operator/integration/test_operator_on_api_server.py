@@ -55,11 +55,11 @@ def test_a_model_is_placed_changed_moved_and_deleted(
         wait_until(lambda: '"version":"2"' in cluster.data()["iris.json"])
         wait_until(lambda: cluster.status("iris").get("reason") == "ConfigNotSeen")
         cluster.apply(trained_model("iris", service="other", version="2"))
-        wait_until(lambda: "iris.json" in cluster.data(parent="other"))
+        wait_until(lambda: "iris.json" in cluster.data(service="other"))
         wait_until(lambda: set(cluster.data()) == {"_shard-0"})
         assert is_whole(cluster.data())
         cluster.kubectl("delete", "tmodel", "iris")
-        wait_until(lambda: cluster.data(parent="other") == {})
+        wait_until(lambda: cluster.data(service="other") == {})
 
 
 def test_a_single_model_is_in_its_shard_within_a_second(

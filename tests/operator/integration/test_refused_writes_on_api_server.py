@@ -39,8 +39,8 @@ def wait_for_refusal(cluster: Cluster, name: str) -> str:
     return str(accepted(cluster, name)["message"])
 
 
-def wait_for_cure(cluster: Cluster, name: str, parent: str) -> None:
-    wait_until(lambda: f"{name}.json" in cluster.data(parent=parent), CURED_S)
+def wait_for_cure(cluster: Cluster, name: str, service: str) -> None:
+    wait_until(lambda: f"{name}.json" in cluster.data(service=service), CURED_S)
     wait_until(lambda: accepted(cluster, name).get("status") == "True")
 
 
@@ -81,9 +81,9 @@ def test_a_quota_on_config_maps_is_told_and_its_rise_is_found(
 
     with start_operator() as operator:
         cluster.apply(trained_model("good", service="served"))
-        wait_until(lambda: "good.json" in cluster.data(parent="served"))
+        wait_until(lambda: "good.json" in cluster.data(service="served"))
         cluster.run_pod("served-0", "served")
-        digest = seen_digest([(0, cluster.data(parent="served"))])
+        digest = seen_digest([(0, cluster.data(service="served"))])
         cluster.report("served-0", loaded([trained_model("good")]), "served", configDigest=digest)
         there = len(json.loads(cluster.kubectl("get", "configmaps", "-o", "json"))["items"])
         allow(there)
@@ -94,7 +94,7 @@ def test_a_quota_on_config_maps_is_told_and_its_rise_is_found(
         assert "ConfigMap other-models-0" in message
         wait_until(lambda: events(cluster, "new") == ["ShardRefused"])
         cluster.apply(trained_model("more", service="served"))
-        wait_until(lambda: "more.json" in cluster.data(parent="served"))
+        wait_until(lambda: "more.json" in cluster.data(service="served"))
         written = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
         wait_until(lambda: operator.log().count("shard not written") >= 4)
         again = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
@@ -160,7 +160,7 @@ def test_an_immutable_shard_keeps_its_models_says_so_and_is_made_anew_once_it_is
         message = wait_for_refusal(cluster, "iris")
         assert message.endswith("The last good entry stays in force.")
         cluster.apply(trained_model("else", service="other"))
-        wait_until(lambda: "else.json" in cluster.data(parent="other"))
+        wait_until(lambda: "else.json" in cluster.data(service="other"))
         cluster.kubectl("delete", "cm", "tabular-models-0")
         wait_for_cure(cluster, "wine", "tabular")
         wait_for_cure(cluster, "iris", "tabular")

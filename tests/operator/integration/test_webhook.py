@@ -34,7 +34,7 @@ from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator.api.transport import Transport
 from trainedmodel_operator.core.certificates import Lifetimes
 from trainedmodel_operator.core.injection.sidecar import ACCOUNT_DIR, ACCOUNT_VOLUME, VOLUME_DIR
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.errors import ApiError, Refused
 from trainedmodel_operator.webhook import pki
 
@@ -244,7 +244,7 @@ async def test_the_operator_may_read_and_write_its_own_secret_and_no_other(
 ) -> None:
     folder = "/api/v1/namespaces/trainedmodel-system/secrets"
     async with operators_transport(control_plane) as operator:
-        secret = await operator.request(Lane.READ, "GET", f"{folder}/trainedmodel-webhook")
+        secret = await operator.request(PriorityLevel.READ, "GET", f"{folder}/trainedmodel-webhook")
         assert set(secret["data"]) == {"ca.crt", "ca.key", "tls.crt", "tls.key"}
         for method, path, body in (
             ("GET", folder, None),
@@ -255,5 +255,5 @@ async def test_the_operator_may_read_and_write_its_own_secret_and_no_other(
             ("GET", "/api/v1/namespaces/default/secrets/trainedmodel-webhook", None),
         ):
             with pytest.raises(Refused) as told:
-                await operator.request(Lane.SHARD, method, path, body=body)
+                await operator.request(PriorityLevel.SHARD, method, path, body=body)
             assert told.value.status == 403

@@ -32,9 +32,9 @@ from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.operatorprocess import SYSTEM
 from trainedmodel_operator.api.transport import Transport
 from trainedmodel_operator.core.certificates import Held, Lifetimes
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.webhook import pki
-from trainedmodel_operator.webhook.certificates import FromFolder
+from trainedmodel_operator.webhook.certificates import FileCertificates
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -75,7 +75,7 @@ async def user(control_plane: ControlPlane) -> AsyncIterator[Transport]:
 
 
 async def held(user: Transport) -> Held:
-    secret = await user.request(Lane.READ, "GET", SECRET)
+    secret = await user.request(PriorityLevel.READ, "GET", SECRET)
     return pki.read_bundle(pki.Bundle.from_secret(secret["data"]))
 
 
@@ -208,11 +208,11 @@ async def test_a_secret_that_was_lost_is_made_again(
         await until(lambda: injects(user))
         first = (await held(user)).authorities[0].fingerprint
         if harm == "deleted":
-            await user.request(Lane.SHARD, "DELETE", SECRET)
+            await user.request(PriorityLevel.SHARD, "DELETE", SECRET)
         else:
             body = {"data": {"ca.key": pki.encoded("no key"), "tls.crt": "////"}}
             await user.request(
-                Lane.SHARD,
+                PriorityLevel.SHARD,
                 "PATCH",
                 SECRET,
                 body=body,
@@ -233,13 +233,15 @@ async def test_o5_a_secret_of_somebody_else_is_not_touched(
         "metadata": {"name": "trainedmodel-webhook"},
         "data": {"password": pki.encoded("theirs")},
     }
-    before = await user.request(Lane.SHARD, "POST", SECRET.rpartition("/")[0], body=foreign)
+    before = await user.request(
+        PriorityLevel.SHARD, "POST", SECRET.rpartition("/")[0], body=foreign
+    )
     certificates = self_made(operator)
     looking = asyncio.create_task(certificates.run())
     try:
         await asyncio.sleep(2)
         assert not certificates.has_begun.is_set()
-        after = await user.request(Lane.READ, "GET", SECRET)
+        after = await user.request(PriorityLevel.READ, "GET", SECRET)
         assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
     finally:
         looking.cancel()
@@ -256,7 +258,7 @@ async def test_certificates_that_somebody_else_keeps_are_read_again_when_they_ch
         return pki.encoded(bundle.authorities)
 
     first = write()
-    async with replica(FromFolder(tmp_path, period_s=0.1)) as port:
+    async with replica(FileCertificates(tmp_path, period_s=0.1)) as port:
         await asyncio.to_thread(served_by, port, first)
         second = write()
 
@@ -274,9 +276,9 @@ async def test_a_leader_that_has_nothing_to_do_writes_nothing(
 ) -> None:
     certificates = self_made(operator)
     await certificates.look()
-    first = await operator.request(Lane.READ, "GET", SECRET)
+    first = await operator.request(PriorityLevel.READ, "GET", SECRET)
     await certificates.look()
-    second = await operator.request(Lane.READ, "GET", SECRET)
+    second = await operator.request(PriorityLevel.READ, "GET", SECRET)
     assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
 
 

@@ -26,7 +26,7 @@ from trainedmodel_contract import names
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.documents import trained_model
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -106,10 +106,10 @@ async def test_a_proxy_in_front_of_the_server_lends_it_no_memory_limit(
         made = await create(user, pod, dry_run=False)
         assert made["metadata"]["annotations"][names.CONTAINER_ANNOTATION] == "triton"
         path = f"/apis/{names.API_VERSION}/namespaces/default/trainedmodels"
-        await user.request(Lane.SHARD, "POST", path, body=model)
+        await user.request(PriorityLevel.SHARD, "POST", path, body=model)
 
         async def accepted() -> Any:
-            read = await user.request(Lane.READ, "GET", f"{path}/four-gib")
+            read = await user.request(PriorityLevel.READ, "GET", f"{path}/four-gib")
             return find_condition(read.get("status"), "Accepted")
 
         verdict = await until(accepted)

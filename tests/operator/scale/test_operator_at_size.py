@@ -64,7 +64,7 @@ async def test_a_thousand_models_cost_few_writes_and_a_restart_and_a_resync_none
     restarted = scene.asked(mark)
     assert restarted.writes == 0
     assert set(restarted.refused) <= {"list inferenceservices: 404"}
-    # Each parent is looked at once, by five lists; the survey and the watches list a few pages.
+    # Each service is looked at once, by five lists; the survey and the watches list a few pages.
     assert restarted.reads["configmaps"] <= PARENTS + 5
     assert restarted.requests <= 5 * PARENTS + 60
 
@@ -73,7 +73,7 @@ async def test_a_thousand_models_cost_few_writes_and_a_restart_and_a_resync_none
     resynced = scene.asked(mark)
     assert resynced.writes == 0
     assert resynced.reads["configmaps"] >= 2, "resyncs were made"
-    # A resync is five lists; a few parents are looked at whole in their turn.
+    # A resync is five lists; a few services are looked at whole in their turn.
     assert resynced.requests <= 4 * (5 + 5 * PARENTS // 10)
 
 

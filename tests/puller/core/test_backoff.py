@@ -18,8 +18,8 @@ KEEPS = [Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED, Reason.SOURCE_ERROR]
 
 
 @given(st.integers(0, 10_000), CHANCE)
-def test_a_wait_is_bounded_and_never_nothing(count: int, chance: float) -> None:
-    assert 0.5 <= backoff_s(count, chance) <= LONGEST_S
+def test_a_wait_is_bounded_and_never_nothing(count: int, jitter: float) -> None:
+    assert 0.5 <= backoff_s(count, jitter) <= LONGEST_S
 
 
 @given(st.integers(0, 100), st.sampled_from(KEEPS), st.integers(PROGRESS_BYTES, 2**50))
@@ -49,11 +49,11 @@ def test_a_store_that_sends_next_to_nothing_is_not_hammered(
 
 @given(st.sampled_from(list(Reason)), CHANCE, st.booleans())
 def test_cuts_without_progress_end_a_fetch_after_a_few(
-    reason: Reason, chance: float, has_moved: bool
+    reason: Reason, jitter: float, has_moved: bool
 ) -> None:
     pauses = []
     for idle_cuts in range(1, 10):
-        pause_s = begin_again_s(reason, idle_cuts, chance, has_moved=has_moved)
+        pause_s = begin_again_s(reason, idle_cuts, jitter, has_moved=has_moved)
         if pause_s is None:
             break
         pauses.append(pause_s)
@@ -64,8 +64,8 @@ def test_cuts_without_progress_end_a_fetch_after_a_few(
 
 @given(st.sampled_from(KEEPS[:2]), CHANCE, st.booleans())
 def test_a_stream_that_had_moved_begins_again_soon(
-    reason: Reason, chance: float, has_moved: bool
+    reason: Reason, jitter: float, has_moved: bool
 ) -> None:
-    pause_s = begin_again_s(reason, 0, chance, has_moved=has_moved)
+    pause_s = begin_again_s(reason, 0, jitter, has_moved=has_moved)
     assert pause_s is not None
     assert 0 < pause_s <= 0.1

@@ -119,11 +119,11 @@ def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
 
 @given(DESIRES, OBSERVATIONS, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
-    desired: DesiredState, observed: ObservedState, chance: Random
+    desired: DesiredState, observed: ObservedState, jitter: Random
 ) -> None:
     def turned(mapping: Mapping[str, Value]) -> dict[str, Value]:
         items = list(mapping.items())
-        chance.shuffle(items)
+        jitter.shuffle(items)
         return dict(items)
 
     other = decide(

@@ -266,9 +266,9 @@ def test_a_merged_diff_turns_one_report_into_the_other(
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_p6_backoff_grows_from_one_second_to_five_minutes(count: int, chance: float) -> None:
-    delay = backoff_s(count, chance)
+def test_p6_backoff_grows_from_one_second_to_five_minutes(count: int, jitter: float) -> None:
+    delay = backoff_s(count, jitter)
     assert 0.5 <= delay <= 300
-    assert backoff_s(count + 1, chance) >= delay
+    assert backoff_s(count + 1, jitter) >= delay
     if count >= 10:
         assert delay >= 150

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.shard import config_digest, make_manifest, parse_manifest
-from trainedmodel_puller.core.snapshot import Held, parse_held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import LastGoodConfig, parse_held, resolve_snapshot
 from trainedmodel_puller.core.state import DesiredState
 
 
@@ -31,9 +31,9 @@ def shard(index: int, *names: str, generation: int = 1) -> dict[str, bytes]:
 
 
 def resolve(
-    files: dict[str, bytes] | None, held: Held | None = None, **owners: str
-) -> tuple[DesiredState, Held]:
-    return resolve_snapshot(files, held or Held(), owners)
+    files: dict[str, bytes] | None, held: LastGoodConfig | None = None, **owners: str
+) -> tuple[DesiredState, LastGoodConfig]:
+    return resolve_snapshot(files, held or LastGoodConfig(), owners)
 
 
 def names_of(desired: DesiredState) -> list[str]:
@@ -213,7 +213,7 @@ class TestHeld:
 
     @pytest.mark.parametrize("garbage", [None, "", "{", "[]", '{"groups": 3}', "null"])
     def test_garbage_is_an_empty_memory(self, garbage: str | None) -> None:
-        assert parse_held(garbage) == Held()
+        assert parse_held(garbage) == LastGoodConfig()
 
 
 FILES = st.dictionaries(

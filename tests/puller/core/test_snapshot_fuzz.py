@@ -10,7 +10,12 @@ from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
-from trainedmodel_puller.core.snapshot import Held, Unreadable, parse_held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import (
+    LastGoodConfig,
+    Unreadable,
+    parse_held,
+    resolve_snapshot,
+)
 from trainedmodel_puller.core.state import Limits, ObservedState, ServerView
 from trainedmodel_puller.core.status import status_document
 
@@ -77,7 +82,7 @@ FOLDER = st.dictionaries(
 )
 
 
-def check(folder: dict[str, bytes | Unreadable], held: Held) -> Held:
+def check(folder: dict[str, bytes | Unreadable], held: LastGoodConfig) -> LastGoodConfig:
     """Resolve a folder; what follows from it must be writable, whatever it holds."""
     files = {**folder, "good.json": GOOD.to_json().encode()}
     desired, kept = resolve_snapshot(files, held, {})
@@ -98,18 +103,18 @@ def check(folder: dict[str, bytes | Unreadable], held: Held) -> Held:
 def test_no_folder_keeps_a_good_entry_from_being_served(
     before: dict[str, bytes | Unreadable], after: dict[str, bytes | Unreadable]
 ) -> None:
-    check(after, check(before, Held()))
+    check(after, check(before, LastGoodConfig()))
 
 
 def test_each_of_the_corpus_under_each_name() -> None:
     for content in CORPUS:
         for key in KEYS:
-            kept = check({key: content}, Held())
+            kept = check({key: content}, LastGoodConfig())
             check({}, kept)
 
 
 def test_a_list_that_is_nested_too_deep_is_told_and_drops_nothing() -> None:
-    _, held = resolve_snapshot({"models.json": LIST}, Held(), {})
+    _, held = resolve_snapshot({"models.json": LIST}, LastGoodConfig(), {})
     desired, _ = resolve_snapshot({"models.json": DEEP}, held, {})
     assert "listed" in desired.models
     assert "recursion" in str(desired.problem)
@@ -117,20 +122,22 @@ def test_a_list_that_is_nested_too_deep_is_told_and_drops_nothing() -> None:
 
 def test_one_bad_name_in_a_list_hurts_no_other() -> None:
     bad = {"modelName": "x\u0000y", "modelSpec": {"storageUri": "s3://b/x"}}
-    desired, _ = resolve_snapshot({"models.json": json.dumps([bad, LISTED]).encode()}, Held(), {})
+    desired, _ = resolve_snapshot(
+        {"models.json": json.dumps([bad, LISTED]).encode()}, LastGoodConfig(), {}
+    )
     assert list(desired.models) == ["listed"]
     assert list(desired.faults) == ["x\\x00y"]
 
 
 def test_a_file_that_cannot_be_read_keeps_its_last_good_form_and_says_so() -> None:
-    _, held = resolve_snapshot({"good.json": GOOD.to_json().encode()}, Held(), {})
+    _, held = resolve_snapshot({"good.json": GOOD.to_json().encode()}, LastGoodConfig(), {})
     desired, _ = resolve_snapshot({"good.json": Unreadable("Permission denied")}, held, {})
     assert list(desired.models) == ["good"]
     assert desired.faults["good"].message == "good.json cannot be read: Permission denied"
 
 
 @settings(deadline=None)
-@given(CONTENT | mutated(Held({"loose": {"good": GOOD.to_json()}}).to_json().encode()))
+@given(CONTENT | mutated(LastGoodConfig({"loose": {"good": GOOD.to_json()}}).to_json().encode()))
 @example(b'{"groups": {"loose": {"a": "{}"}}}')
 @example(b'{"groups": ' + DEEP + b"}")
 @example(b'{"groups": {"loose": {"a": 1}}}')

@@ -240,7 +240,7 @@ def test_p10_a_server_that_was_killed_gets_everything_back(
 def test_p7_a_puller_killed_at_any_moment_converges_and_leaves_nothing(
     dialect: Dialect, server: RunningServer, puller: Puller, ask: Callable[[str], Answer]
 ) -> None:
-    chance = random.Random(7)
+    jitter = random.Random(7)
     puller.put("m", uri(dialect, 5))
     puller.wait("m", state="Loaded")
     last = ask("m")
@@ -248,7 +248,7 @@ def test_p7_a_puller_killed_at_any_moment_converges_and_leaves_nothing(
     with Knocker(lambda: ask("m"), workers=2) as knocker:
         for turn in range(6):
             revision = puller.put("m", uri(dialect, (3, 5)[turn % 2]))
-            time.sleep(chance.uniform(0.0, 0.6))
+            time.sleep(jitter.uniform(0.0, 0.6))
             puller.kill()
             puller.start()
         puller.wait("m", state="Loaded", revision=revision, timeout_s=40)

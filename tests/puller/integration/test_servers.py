@@ -189,14 +189,14 @@ def test_p3_files_go_only_after_the_server_let_go(server: RunningServer, puller:
 def test_p7_a_puller_killed_at_any_moment_converges_and_takes_nothing_down(
     server: RunningServer, puller: Puller
 ) -> None:
-    chance = random.Random(7)
+    jitter = random.Random(7)
     puller.put("m", uri(server, "k2"))
     puller.wait("m", state="Loaded")
     revision = ""
     with Hammer(server.url, "m", {2.0, 3.0, 5.0}, workers=2) as hammer:
         for turn in range(8):
             revision = puller.put("m", uri(server, ("k3", "k5")[turn % 2]))
-            time.sleep(chance.uniform(0.0, 0.25))
+            time.sleep(jitter.uniform(0.0, 0.25))
             puller.kill()
             puller.start()
         puller.wait("m", state="Loaded", revision=revision)

@@ -150,9 +150,9 @@ async def test_an_adapter_comes_changes_and_goes(server: RunningServer, driver: 
     said: list[Words] = []
     for seed in (1, 2, 1):
         await driver.load(target(server, "a", seed))
-        sight = await driver.observe([])
-        assert sight.states == {"a": ServerState.READY}
-        assert sight.revisions == {"a": f"r{seed}"}
+        observation = await driver.observe([])
+        assert observation.states == {"a": ServerState.READY}
+        assert observation.revisions == {"a": f"r{seed}"}
         status, words = ask(server, "a")
         assert status == 200
         said.append(words)

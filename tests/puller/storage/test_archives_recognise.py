@@ -59,9 +59,9 @@ def test_what_is_only_compressed_or_nearly_an_archive_stays_a_file(
 
 
 def test_no_noise_is_taken_for_an_archive(tmp_path: Path) -> None:
-    chance = random.Random(1)
+    jitter = random.Random(1)
     for _ in range(200):
-        assert _recognise(tmp_path, chance.randbytes(chance.randrange(2000))) is None
+        assert _recognise(tmp_path, jitter.randbytes(jitter.randrange(2000))) is None
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ async def test_a_fetch_that_moved_on_says_by_how_much(tmp_path: Path) -> None:
 
 def test_progress_begins_the_waits_anew() -> None:
     entry = Entry(name="m", storage_uri="s3://b/m", revision="r1")
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
 
     def fail(gained: int) -> int:
         fault = SourceFault(Reason.SOURCE_UNREACHABLE, "cut")

@@ -16,7 +16,7 @@ from trainedmodel_puller.volume.durable import sync_file_system
 SMALL, MIDDLE, LARGE = b"s", b"m" * 300 * 1024, b"l" * 1024 * 1024
 
 
-class Disk:
+class AsyncVolume:
     """Notes what is forced to the disk, and forces it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +37,8 @@ class Disk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(monkeypatch)
+def disk(monkeypatch: pytest.MonkeyPatch) -> AsyncVolume:
+    return AsyncVolume(monkeypatch)
 
 
 def inodes(folder: Path) -> set[int]:
@@ -46,7 +46,7 @@ def inodes(folder: Path) -> set[int]:
 
 
 async def test_each_of_a_few_files_and_their_folders_are_forced_to_the_disk(
-    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: Disk
+    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: AsyncVolume
 ) -> None:
     """Small ones, those of one stream, and those of many parts."""
     for name, content in {"a": SMALL, "b/c": MIDDLE, "b/d": LARGE}.items():
@@ -58,7 +58,7 @@ async def test_each_of_a_few_files_and_their_folders_are_forced_to_the_disk(
 
 
 async def test_many_files_are_forced_to_the_disk_at_one_go(
-    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: Disk
+    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: AsyncVolume
 ) -> None:
     for number in range(100):
         memory.pipe(f"/m/{number}", SMALL)
@@ -70,7 +70,7 @@ async def test_many_files_are_forced_to_the_disk_at_one_go(
 
 
 async def test_what_an_earlier_fetch_left_is_forced_to_the_disk_as_well(
-    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: Disk
+    downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path, disk: AsyncVolume
 ) -> None:
     """It may have been killed before its sync, or never meant to make one."""
     memory.pipe("/m/a", SMALL)
@@ -101,7 +101,7 @@ async def test_a_disk_that_refuses_is_a_fault_and_the_next_fetch_forces_all_of_i
         refusing.setattr("trainedmodel_puller.storage.transfer.resume.sync_file_system", refuse)
         with pytest.raises(VolumeFault):
             await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
-    disk = Disk(monkeypatch)
+    disk = AsyncVolume(monkeypatch)
     await downloader.fetch(uri, listing, tmp_path / "to", lambda _: None)
     assert disk.flushes >= 1
     assert len(list((tmp_path / "to").iterdir())) == 100

@@ -153,7 +153,7 @@ def test_each_kind_of_profile_makes_a_client(uri: str, values: dict[str, str]) -
 
 
 @pytest.mark.parametrize(
-    ("uri", "values", "rival"),
+    ("uri", "values", "same_source_in_flight"),
     [
         ("s3://b/m", {"AWS_ROLE_ARN": "arn:x"}, "AWS_ACCESS_KEY_ID"),
         ("gs://b/m", {"GOOGLE_APPLICATION_CREDENTIALS": "/k"}, "GOOGLE_SERVICE_ACCOUNT_KEY"),
@@ -161,11 +161,11 @@ def test_each_kind_of_profile_makes_a_client(uri: str, values: dict[str, str]) -
     ],
 )
 def test_a_key_of_the_environment_never_stands_in_for_a_profiles_role(
-    monkeypatch: pytest.MonkeyPatch, uri: str, values: dict[str, str], rival: str
+    monkeypatch: pytest.MonkeyPatch, uri: str, values: dict[str, str], same_source_in_flight: str
 ) -> None:
-    monkeypatch.setenv(rival, "secret")
+    monkeypatch.setenv(same_source_in_flight, "secret")
     profile = Credentials(values, is_profile=True)
-    with pytest.raises(SourceFault, match=rival) as caught:
+    with pytest.raises(SourceFault, match=same_source_in_flight) as caught:
         make_client(parse_uri(uri), profile, is_anonymous=False, settings=StorageSettings())
     assert caught.value.reason is Reason.ACCESS_DENIED
     assert "secret" not in str(caught.value)

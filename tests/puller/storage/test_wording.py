@@ -130,7 +130,7 @@ def test_what_a_person_needs_stays(message: str) -> None:
 
 
 def test_no_failure_is_told_with_words_that_change_from_try_to_try() -> None:
-    state = LiveState(chance=lambda: 0.0)
+    state = LiveState(jitter=lambda: 0.0)
     entry = Entry(name="m", storage_uri="s3://b/m", revision="r1")
     words = ["it failed in 2.118476ms", "it failed in 901.5µs, after 1 retries, max_retries: 1"]
     told = {

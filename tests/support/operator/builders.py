@@ -16,13 +16,13 @@ from trainedmodel_operator.core.state import (
     DesiredModel,
     Gathered,
     Memory,
-    ParentKey,
     PodView,
+    ServiceKey,
     ShardView,
     read_models,
 )
 
-KEY = ParentKey("demo", "tabular")
+KEY = ServiceKey("demo", "tabular")
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
@@ -30,7 +30,7 @@ def document(
     name: str,
     /,
     *,
-    parent: str = KEY.parent,
+    service: str = KEY.service,
     namespace: str = KEY.namespace,
     generation: int = 1,
     age_s: int = 0,
@@ -50,7 +50,7 @@ def document(
             "creationTimestamp": created,
         },
         "spec": {
-            "inferenceService": parent,
+            "inferenceService": service,
             "model": {"storageUri": uri or f"s3://models/{name}", **model},
         },
         "status": dict(status or {}),
@@ -72,7 +72,7 @@ def view(
 ) -> ShardView:
     """Make a shard as it lies there."""
     labels = documents.shard_labels(KEY, index) if ours else {}
-    return ShardView(index, names.shard_name(KEY.parent, index), data, version, ours, labels)
+    return ShardView(index, names.shard_name(KEY.service, index), data, version, ours, labels)
 
 
 def shard_of(index: int, models: Iterable[DesiredModel]) -> ShardView:
@@ -105,7 +105,7 @@ def report(
                 "name": of.name,
                 "ownerReferences": [{"kind": "Pod", "name": of.name, "uid": of.uid}],
             },
-            "inferenceService": KEY.parent,
+            "inferenceService": KEY.service,
             "configDigest": digest,
             "server": {"kind": "mlserver", "reachable": reachable},
             "models": dict(models or {}),

@@ -18,18 +18,18 @@ from trainedmodel_contract import names
 from trainedmodel_operator.api.protocol import ModelVersion, as_it_is
 from trainedmodel_operator.api.report_cache import ReportCache
 from trainedmodel_operator.core.fingerprint import part_of
-from trainedmodel_operator.core.pacing.windows import Bell
+from trainedmodel_operator.core.pacing.windows import Trigger
 from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import Conflict, NotFound, Unavailable
 from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.reconcile.initial_sync import FirstLook
-from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.initial_sync import InitialSync
+from trainedmodel_operator.reconcile.inventory import Inventory
 from trainedmodel_operator.reconcile.reconciler import Reconciler
 from trainedmodel_operator.reconcile.resync import Resync
 from trainedmodel_operator.reconcile.status_writer import StatusWriter
 from trainedmodel_operator.reconcile.work_queue import WorkQueue
-from trainedmodel_operator.watch.handlers import Bells
+from trainedmodel_operator.watch.handlers import EventHandlers
 
 Document = Mapping[str, Any]
 
@@ -62,24 +62,24 @@ class FakeKube:
         """Note that a test has edited an object in place."""
         there["metadata"] = {**there["metadata"], "resourceVersion": self.next_version()}
 
-    def put_pod(self, name: str, parent: str) -> None:
+    def put_pod(self, name: str, service: str) -> None:
         self.pods[name] = {
             "metadata": {
                 "name": name,
                 "namespace": "demo",
                 "uid": f"uid-{name}",
-                "labels": {"parent": parent, names.PARENT_LABEL: parent},
+                "labels": {"parent": service, names.PARENT_LABEL: service},
                 "resourceVersion": self.next_version(),
             },
             "status": {"phase": "Running"},
         }
 
-    def put_reporting_pod(self, name: str, parent: str) -> None:
+    def put_reporting_pod(self, name: str, service: str) -> None:
         """Put a pod that has reported no model yet."""
-        self.put_pod(name, parent)
-        self.put_report(name, parent)
+        self.put_pod(name, service)
+        self.put_report(name, service)
 
-    def put_report(self, name: str, parent: str, **content: Any) -> dict[str, Any]:
+    def put_report(self, name: str, service: str, **content: Any) -> dict[str, Any]:
         owner = {"kind": "Pod", "name": name, "uid": f"uid-{name}"}
         self.reports[name] = {
             "metadata": {
@@ -90,7 +90,7 @@ class FakeKube:
                 "generation": self._version,
                 "ownerReferences": [owner],
             },
-            "inferenceService": parent,
+            "inferenceService": service,
             "server": {"kind": "mlserver", "reachable": True},
             **content,
         }
@@ -99,7 +99,7 @@ class FakeKube:
     async def list_models(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
@@ -107,14 +107,14 @@ class FakeKube:
         return [
             keep(dict(model))
             for model in self.models.values()
-            if parent in (None, model["spec"]["inferenceService"])
+            if service in (None, model["spec"]["inferenceService"])
         ]
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
         await self._call("list_model_versions")
         return [
             ModelVersion(
-                ParentKey(model["metadata"]["namespace"], model["spec"]["inferenceService"]),
+                ServiceKey(model["metadata"]["namespace"], model["spec"]["inferenceService"]),
                 part_of(model["metadata"]),
             )
             for model in self.models.values()
@@ -123,28 +123,28 @@ class FakeKube:
     async def list_shards(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
         await self._call("list_shards")
-        shards = (dict(one) for one in self.config_maps.values() if _parent(one) is not None)
-        return [keep(one) for one in shards if parent in (None, _parent(one))]
+        shards = (dict(one) for one in self.config_maps.values() if _service(one) is not None)
+        return [keep(one) for one in shards if service in (None, _service(one))]
 
     async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
         await self._call("list_shard_metadata")
-        return [dict(one) for one in self.config_maps.values() if _parent(one) is not None]
+        return [dict(one) for one in self.config_maps.values() if _service(one) is not None]
 
     async def get_config_map(self, namespace: str, name: str) -> Document | None:
         await self._call("get_config_map")
         return self.config_maps.get(name)
 
-    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
+    async def list_pods(self, namespace: str | None, service: str | None) -> list[Document]:
         await self._call("list_pods")
         return [
             pod
             for pod in self.pods.values()
-            if parent in (None, pod["metadata"]["labels"]["parent"])
+            if service in (None, pod["metadata"]["labels"]["parent"])
         ]
 
     async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
@@ -152,13 +152,13 @@ class FakeKube:
         return [{"metadata": pod["metadata"]} for pod in self.pods.values()]
 
     async def list_report_metadata(
-        self, namespace: str | None, parent: str | None
+        self, namespace: str | None, service: str | None
     ) -> list[Document]:
         await self._call("list_report_metadata")
         return [
             {"metadata": one["metadata"]}
             for one in self.reports.values()
-            if parent in (None, one["inferenceService"])
+            if service in (None, one["inferenceService"])
         ]
 
     async def list_reports(
@@ -230,7 +230,7 @@ class FakeKube:
             raise error
 
 
-def _parent(document: Document) -> str | None:
+def _service(document: Document) -> str | None:
     labels: Mapping[str, str] = document["metadata"].get("labels", {})
     return labels.get(names.PARENT_LABEL)
 
@@ -261,30 +261,32 @@ class Operator:
             jitter=lambda: 1.0,
         )
         self.queue = WorkQueue(self.reconciler.reconcile, self.metrics, jitter=lambda: 1.0)
-        self.reconciler.rings(lambda key: self.queue.ring(key, Bell.RESYNC))
+        self.reconciler.rings(lambda key: self.queue.enqueue(key, Trigger.RESYNC))
         self.statuses.yields_to = lambda: self.queue.is_full
-        self.survey = Survey(kube, self.reports)
-        self.bells = Bells(self.queue.ring, self.reports, is_surveyed=self.survey.has_seen)
+        self.inventory = Inventory(kube, self.reports)
+        self.handlers = EventHandlers(
+            self.queue.enqueue, self.reports, is_surveyed=self.inventory.has_seen
+        )
         self.resync = Resync(
-            self.survey,
-            self.queue.ring,
+            self.inventory,
+            self.queue.enqueue,
             period_s=resync_s,
             is_settled=self.reconciler.is_settled,
-            first_look=FirstLook(kube, self.survey, self.reports, self.reconciler.judge),
+            initial_sync=InitialSync(kube, self.inventory, self.reports, self.reconciler.judge),
             jitter=lambda: 0.5,
         )
 
     def apply(self, document: dict[str, Any], kind: str = "ADDED") -> None:
         self.kube.put_model(document)
-        self.bells.model_event({"type": kind, "object": document})
+        self.handlers.model_event({"type": kind, "object": document})
 
     def delete(self, name: str) -> None:
         document = self.kube.models.pop(name)
-        self.bells.model_event({"type": "DELETED", "object": document})
+        self.handlers.model_event({"type": "DELETED", "object": document})
 
-    def report(self, name: str, parent: str = "tabular", **content: Any) -> None:
-        document = self.kube.put_report(name, parent, **content)
-        self.bells.report_event({"type": "MODIFIED", "object": document})
+    def report(self, name: str, service: str = "tabular", **content: Any) -> None:
+        document = self.kube.put_report(name, service, **content)
+        self.handlers.report_event({"type": "MODIFIED", "object": document})
 
     @contextlib.asynccontextmanager
     async def running(self, *, resync: bool = False) -> AsyncIterator[Operator]:

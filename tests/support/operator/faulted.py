@@ -7,8 +7,8 @@
     assert witness.lost == []
 
 `Witness` reads the API server directly, each version of each shard as it was written. It notes
-every entry that left all shards of its parent without having been given leave, and every shard that
-was not what its manifest says. That is what must never happen, whatever goes wrong.
+every entry that left all shards of its service without having been given leave, and every shard
+that was not what its manifest says. That is what must never happen, whatever goes wrong.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Witness:
         assert not self._thread.is_alive()
 
     def may_leave(self, *models: str) -> None:
-        """Give leave: from now on these models are not desired, or not by this parent."""
+        """Give leave: from now on these models are not desired, or not by this service."""
         self._free |= {names.entry_key(model) for model in models}
 
     def _run(self) -> None:
@@ -122,11 +122,11 @@ class Witness:
         if manifest is not None and not _is_whole(manifest, data):
             self.lost.append(f"{name} is not whole")
 
-    def _entries(self, parent: str) -> set[str]:
+    def _entries(self, service: str) -> set[str]:
         return {
             key
             for name, data in self._shards.items()
-            if name in names.shard_names(parent)
+            if name in names.shard_names(service)
             for key in data
             if names.object_name(key) is not None
         }
@@ -201,11 +201,11 @@ class FaultedScene:
             if re.match(rf"{name}(_total)?[{{ ]", line) and all(one in line for one in wanted)
         )
 
-    def entries(self, parent: str = "tabular") -> dict[str, str]:
-        """Return the revision of each model that a parent's shards hold."""
+    def entries(self, service: str = "tabular") -> dict[str, str]:
+        """Return the revision of each model that a service's shards hold."""
         held: dict[str, str] = {}
         for index in range(names.SHARD_COUNT):
-            for key, text in self.cluster.data(index, parent).items():
+            for key, text in self.cluster.data(index, service).items():
                 name = names.object_name(key)
                 if name is not None:
                     assert name not in held, f"{name} is in two shards"
@@ -213,18 +213,18 @@ class FaultedScene:
         return held
 
     def wait_for_shards(
-        self, models: Iterable[Any], parent: str = "tabular", timeout_s: float = 20
+        self, models: Iterable[Any], service: str = "tabular", timeout_s: float = 20
     ) -> None:
         """Wait until the shards are equal to these models."""
         wanted = revisions(models)
-        wait_until(lambda: self.entries(parent) == wanted, timeout_s)
+        wait_until(lambda: self.entries(service) == wanted, timeout_s)
 
     def wait_for_truth(
-        self, models: Iterable[Any], parent: str = "tabular", timeout_s: float = 20
+        self, models: Iterable[Any], service: str = "tabular", timeout_s: float = 20
     ) -> None:
         """Wait until shards are equal to models, and statuses say that these are loaded."""
         models = list(models)
-        self.wait_for_shards(models, parent, timeout_s)
+        self.wait_for_shards(models, service, timeout_s)
         wanted = {name: ("Loaded", revision) for name, revision in revisions(models).items()}
 
         def told() -> bool:

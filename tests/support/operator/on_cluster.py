@@ -39,9 +39,9 @@ class Cluster:
         text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
         return json.loads(text) if text else None
 
-    def data(self, index: int = 0, parent: str = "tabular") -> dict[str, str]:
+    def data(self, index: int = 0, service: str = "tabular") -> dict[str, str]:
         """Return what a shard holds; nothing if it is not there."""
-        found = self.find("configmap", names.shard_name(parent, index))
+        found = self.find("configmap", names.shard_name(service, index))
         return {} if found is None else found.get("data") or {}
 
     def status(self, name: str) -> Any:
@@ -53,9 +53,9 @@ class Cluster:
         return {one["metadata"]["name"]: one.get("status") or {} for one in items}
 
     def run_pod(
-        self, name: str, parent: str = "tabular", *, labels: Mapping[str, str] | None = None
+        self, name: str, service: str = "tabular", *, labels: Mapping[str, str] | None = None
     ) -> None:
-        ours = {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: parent}
+        ours = {names.INJECT_LABEL: names.INJECT_VALUE, names.PARENT_LABEL: service}
         container = {"name": "server", "image": "server"}
         self.apply(
             {
@@ -66,20 +66,20 @@ class Cluster:
             }
         )
 
-    def report_document(self, pod: str, parent: str = "tabular", **content: Any) -> Any:
+    def report_document(self, pod: str, service: str = "tabular", **content: Any) -> Any:
         uid = self.find("pod", pod)["metadata"]["uid"]
         owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
         return {
             "apiVersion": names.API_VERSION,
             "kind": "ModelReport",
             "metadata": {"name": pod, "ownerReferences": [owner]},
-            "inferenceService": parent,
+            "inferenceService": service,
             "server": {"kind": "mlserver", "reachable": True},
             **content,
         }
 
-    def report(self, pod: str, models: Any, parent: str = "tabular", **content: Any) -> None:
-        document = self.report_document(pod, parent, models=models, **content)
+    def report(self, pod: str, models: Any, service: str = "tabular", **content: Any) -> None:
+        document = self.report_document(pod, service, models=models, **content)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", documents=[document])
 
     def writes(self, resource: str, subresource: str = "", *, since: int = 0) -> Counter[str]:

@@ -45,9 +45,9 @@ class LoopThread:
         self._thread.join(_SOON_S)
         self._loop.close()
 
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
+    def do(self, job: Coroutine[Any, Any, T]) -> T:
         """Run something in the loop, and wait for it."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[T] = asyncio.run_coroutine_threadsafe(job, self._loop)
         return future.result(_SOON_S)
 
     async def begin(self) -> None:

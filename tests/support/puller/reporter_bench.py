@@ -12,7 +12,7 @@ from typing import Any
 
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_devkit.waiting import until
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.drivers.base import ServerSettings
 from trainedmodel_puller.drivers.files import FilesOnly
 from trainedmodel_puller.live_state import LiveState
@@ -102,11 +102,11 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.api = FakeApi()
-        self.state = LiveState(chance=lambda: 0.0)
+        self.state = LiveState(jitter=lambda: 0.0)
         server = FilesOnly(ServerSettings("", root / "models", root / "models"))
         self.loop = Passes()
         identity = PodIdentity("pod-0", "uid-1", "ns", "tabular", root)
-        watch = ServerWatch(server, self.state, 1.0)
+        watch = ServerMonitor(server, self.state, 1.0)
         parts = (self.state, self.loop, watch, server)
         self.reporter = KubernetesReporter(identity, self.api, parts)
 

@@ -25,10 +25,14 @@ from trainedmodel_devkit.waiting import GIVE_UP_AFTER_S
 from trainedmodel_operator.api.transport import Transport
 from trainedmodel_operator.core.certificates import Lifetimes
 from trainedmodel_operator.core.injection.sidecar import InjectionSettings
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.errors import ApiError
 from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.webhook.certificates import CertificatePlace, Certificates, SelfMade
+from trainedmodel_operator.webhook.certificates import (
+    CertificatePlace,
+    Certificates,
+    SelfSignedCertificates,
+)
 from trainedmodel_operator.webhook.server import serve_webhook
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,12 +124,12 @@ def self_made(
     is_leader: Callable[[], bool] = lambda: True,
     lifetimes: Lifetimes | None = None,
     period_s: float = 0.3,
-) -> SelfMade:
+) -> SelfSignedCertificates:
     """Make the certificates of one replica."""
     place = CertificatePlace(
         namespace=SYSTEM, hosts=HOSTS, lifetimes=lifetimes or Lifetimes(), period_s=period_s
     )
-    return SelfMade(transport, place, is_leader)
+    return SelfSignedCertificates(transport, place, is_leader)
 
 
 @contextlib.asynccontextmanager
@@ -220,7 +224,7 @@ async def create(
 ) -> Any:
     """Create a pod, without keeping it unless asked to."""
     return await transport.request(
-        Lane.SHARD,
+        PriorityLevel.SHARD,
         "POST",
         f"/api/v1/namespaces/{namespace}/pods",
         query={"dryRun": "All"} if dry_run else {},

@@ -3,8 +3,8 @@
 `ApiKubeClient` implements `kubeclient.KubeClient` over the official client's `kubernetes.aio`, of
 which it uses the configuration, authentication and transport. It speaks in plain JSON documents:
 building model objects for thousands of TrainedModels costs more than all decisions about them. When
-a request may be sent, and how it is sent, is the matter of `transport`; which lane it is in is said
-here.
+a request may be sent, and how it is sent, is the matter of `transport`; which priority level it is
+in is said here.
 
 Promises: a list is whole or an error (a page that fails fails the list, O1); lists are consistent
 reads, never served from a stale cache; every request has a time limit; every write names its field
@@ -23,9 +23,9 @@ from trainedmodel_contract import modelreport, names, trainedmodel
 from trainedmodel_operator.api.protocol import ModelVersion, as_it_is
 from trainedmodel_operator.api.transport import JSON, LIST_TIMEOUT_S, TIMEOUT_S, Document, Transport
 from trainedmodel_operator.core.fingerprint import part_of
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind, new_shard
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import (
     Conflict,
     NotFound,
@@ -68,18 +68,18 @@ class ApiKubeClient:
     async def list_models(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
-        """List TrainedModels; one parent's by field selector (CRD `selectableFields`)."""
-        query = {} if parent is None else {"fieldSelector": f"spec.inferenceService={parent}"}
+        """List TrainedModels; one service's by field selector (CRD `selectableFields`)."""
+        query = {} if service is None else {"fieldSelector": f"spec.inferenceService={service}"}
         return await self._list(
             _GROUP_PATH, namespace, trainedmodel.PLURAL, query, keep=lambda item: keep(_lean(item))
         )
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
-        """List all TrainedModels that name a parent; of each page only this is kept."""
+        """List all TrainedModels that name a service; of each page only this is kept."""
         versions = await self._list(
             _GROUP_PATH, namespace, trainedmodel.PLURAL, {}, keep=model_version
         )
@@ -88,12 +88,12 @@ class ApiKubeClient:
     async def list_shards(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
-        """List the shards of one parent or all, by our labels; few at once, they may be large."""
-        label = names.PARENT_LABEL if parent is None else f"{names.PARENT_LABEL}={parent}"
+        """List the shards of one service or all, by our labels; few at once, they may be large."""
+        label = names.PARENT_LABEL if service is None else f"{names.PARENT_LABEL}={service}"
         query = {"labelSelector": f"{_OURS},{label}"}
         return await self._list(
             "/api/v1", namespace, "configmaps", query, keep=keep, page_size=PAGE_OF_SHARDS
@@ -108,16 +108,16 @@ class ApiKubeClient:
         """Read one ConfigMap."""
         return await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
 
-    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
-        """List a parent's pods under each label that may name it, merged by uid, or all pods."""
+    async def list_pods(self, namespace: str | None, service: str | None) -> list[Document]:
+        """List a service's pods under each label that may name it, merged by uid, or all pods."""
         injected = f"{names.INJECT_LABEL}={names.INJECT_VALUE}"
-        if parent is None:
+        if service is None:
             return await self._list(
                 "/api/v1", namespace, "pods", {"labelSelector": injected}, keep=_lean
             )
         pods: dict[str, Document] = {}
         for label in names.PARENT_POD_LABELS:
-            query = {"labelSelector": f"{injected},{label}={parent}"}
+            query = {"labelSelector": f"{injected},{label}={service}"}
             for pod in await self._list("/api/v1", namespace, "pods", query):
                 pods[pod["metadata"]["uid"]] = pod
         return list(pods.values())
@@ -128,10 +128,10 @@ class ApiKubeClient:
         return await self._list("/api/v1", namespace, "pods", query, accept=_METADATA_ONLY)
 
     async def list_report_metadata(
-        self, namespace: str | None, parent: str | None
+        self, namespace: str | None, service: str | None
     ) -> list[Document]:
         """List reports without what they say: a tenth of a per cent of the bytes."""
-        query = {} if parent is None else {"fieldSelector": f"inferenceService={parent}"}
+        query = {} if service is None else {"fieldSelector": f"inferenceService={service}"}
         return await self._list(
             _GROUP_PATH, namespace, modelreport.PLURAL, query, accept=_METADATA_ONLY
         )
@@ -154,14 +154,14 @@ class ApiKubeClient:
         """Carry out one shard write."""
         folder = f"/api/v1/namespaces/{namespace}/configmaps"
         if write.kind is WriteKind.CREATE:
-            await self._write(Lane.SHARD, "POST", folder, write.body)
+            await self._write(PriorityLevel.SHARD, "POST", folder, write.body)
         elif write.kind is WriteKind.PATCH:
             path = f"{folder}/{write.name}"
-            await self._write(Lane.SHARD, "PATCH", path, write.body, _MERGE_PATCH)
+            await self._write(PriorityLevel.SHARD, "PATCH", path, write.body, _MERGE_PATCH)
         else:
             try:
                 await self._transport.request(
-                    Lane.SHARD, "DELETE", f"{folder}/{write.name}", body=write.body
+                    PriorityLevel.SHARD, "DELETE", f"{folder}/{write.name}", body=write.body
                 )
             except NotFound:
                 return
@@ -171,7 +171,7 @@ class ApiKubeClient:
         """Set the pod's config annotation."""
         body = {"metadata": {"annotations": {names.CONFIG_ANNOTATION: value}}}
         path = f"/api/v1/namespaces/{namespace}/pods/{name}"
-        await self._write(Lane.NUDGE, "PATCH", path, body, _MERGE_PATCH)
+        await self._write(PriorityLevel.NUDGE, "PATCH", path, body, _MERGE_PATCH)
         self._metrics.count_write("pod_annotation")
 
     async def write_status(self, namespace: str, name: str, uid: str, status: Document) -> None:
@@ -186,7 +186,7 @@ class ApiKubeClient:
             {"op": "add", "path": "/status", "value": status},
         ]
         try:
-            await self._write(Lane.STATUS, "PATCH", path, patch, _JSON_PATCH)
+            await self._write(PriorityLevel.STATUS, "PATCH", path, patch, _JSON_PATCH)
         except PatchNotApplied as error:  # only its test can fail
             raise NotFound(f"{namespace}/{name} is another object now", 404) from error
         self._metrics.count_write("status")
@@ -198,10 +198,10 @@ class ApiKubeClient:
         (a quota, a policy) has found it.
         """
         path = f"/api/v1/namespaces/{namespace}/configmaps"
-        body = new_shard(ParentKey(namespace, names.MANAGED_BY), 0, {})
+        body = new_shard(ServiceKey(namespace, names.MANAGED_BY), 0, {})
         query = {"dryRun": "All", "fieldManager": FIELD_MANAGER}
         try:
-            await self._transport.request(Lane.SHARD, "POST", path, query=query, body=body)
+            await self._transport.request(PriorityLevel.SHARD, "POST", path, query=query, body=body)
         except NotFound:
             return False
         except (Conflict, Refused):
@@ -220,13 +220,15 @@ class ApiKubeClient:
     async def create_event(self, namespace: str, event: Document) -> None:
         """Write a new Event."""
         path = f"{_EVENTS_PATH}/namespaces/{namespace}/events"
-        await self._write(Lane.EVENT, "POST", path, event, timeout_s=EVENT_TIMEOUT_S)
+        await self._write(PriorityLevel.EVENT, "POST", path, event, timeout_s=EVENT_TIMEOUT_S)
         self._metrics.count_write("event")
 
     async def patch_event(self, namespace: str, name: str, patch: Document) -> None:
         """Change an Event."""
         path = f"{_EVENTS_PATH}/namespaces/{namespace}/events/{name}"
-        await self._write(Lane.EVENT, "PATCH", path, patch, _MERGE_PATCH, timeout_s=EVENT_TIMEOUT_S)
+        await self._write(
+            PriorityLevel.EVENT, "PATCH", path, patch, _MERGE_PATCH, timeout_s=EVENT_TIMEOUT_S
+        )
         self._metrics.count_write("event")
 
     async def _list(
@@ -267,7 +269,12 @@ class ApiKubeClient:
         page = query
         while True:
             answer = await self._transport.request(
-                Lane.READ, "GET", folder, query=page, accept=accept, timeout_s=LIST_TIMEOUT_S
+                PriorityLevel.READ,
+                "GET",
+                folder,
+                query=page,
+                accept=accept,
+                timeout_s=LIST_TIMEOUT_S,
             )
             if "items" not in answer or "metadata" not in answer:
                 raise Unavailable(f"GET {folder}: the answer is not a list")
@@ -279,13 +286,13 @@ class ApiKubeClient:
 
     async def _get(self, path: str) -> Document | None:
         try:
-            return await self._transport.request(Lane.READ, "GET", path)
+            return await self._transport.request(PriorityLevel.READ, "GET", path)
         except NotFound:
             return None
 
     async def _write(
         self,
-        lane: Lane,
+        level: PriorityLevel,
         method: str,
         path: str,
         body: Document | list[Document],
@@ -295,7 +302,7 @@ class ApiKubeClient:
     ) -> None:
         query = {"fieldManager": FIELD_MANAGER}
         await self._transport.request(
-            lane,
+            level,
             method,
             path,
             query=query,
@@ -312,11 +319,11 @@ def _lean(item: Document) -> Document:
 
 
 def model_version(model: Document) -> ModelVersion | None:
-    """Return a TrainedModel's parent and its part of the fingerprint; None if it names none."""
-    metadata, parent = model["metadata"], (model.get("spec") or {}).get("inferenceService")
-    if not parent:
+    """Return a TrainedModel's service and its part of the fingerprint; None if it names none."""
+    metadata, service = model["metadata"], (model.get("spec") or {}).get("inferenceService")
+    if not service:
         return None
-    return ModelVersion(ParentKey(metadata["namespace"], parent), part_of(metadata))
+    return ModelVersion(ServiceKey(metadata["namespace"], service), part_of(metadata))
 
 
 _OURS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"

@@ -1,11 +1,11 @@
-"""Services: the InferenceService behind a parent, where there is such a kind.
+"""Services: the InferenceService behind a service, where there is such a kind.
 
-A parent is a name on pods; whether a KServe InferenceService of that name exists makes no
+A service is a name on pods; whether a KServe InferenceService of that name exists makes no
 difference to what is placed and served. It only knows the URL, which `status.url` tells. So nothing
 that is wrong here may cost a pass: whatever cannot be read is *not known*, and what was told of it
 stays.
 
-- The kind is not installed (404 for the list): not asked again for `ABSENT_S`, for any parent.
+- The kind is not installed (404 for the list): not asked again for `ABSENT_S`, for any service.
 - Not allowed (403), or anything else of that sort: the same, for that namespace.
 - Slow or broken, which for this kind usually means its conversion webhook: this service is left
   alone for `BROKEN_S`, and the whole namespace if that happens to a second one meanwhile. A single
@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from trainedmodel_operator.core.state import Document, ParentKey, ServiceView
+from trainedmodel_operator.core.state import Document, ServiceKey, ServiceView
 from trainedmodel_operator.core.status.urls import service_url
 from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
 
@@ -48,10 +48,10 @@ class InferenceServices:
         self._client = client
         self._absent_until = float("-inf")
         self._quiet_until: dict[str, float] = {}
-        self._broken_until: dict[ParentKey, float] = {}
+        self._broken_until: dict[ServiceKey, float] = {}
 
-    async def read(self, key: ParentKey) -> ServiceView:
-        """Return what is known of a parent's InferenceService; never fails."""
+    async def read(self, key: ServiceKey) -> ServiceView:
+        """Return what is known of a service's InferenceService; never fails."""
         now = asyncio.get_running_loop().time()
         if now < self._absent_until:
             return ServiceView()
@@ -62,7 +62,7 @@ class InferenceServices:
             return ServiceView(is_known=False)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                found = await self._client.list_inference_services(key.namespace, key.parent)
+                found = await self._client.list_inference_services(key.namespace, key.service)
         except NotFound:
             self._absent_until = asyncio.get_running_loop().time() + ABSENT_S
             log.info("no inference services here", reason="the kind is not installed")
@@ -76,7 +76,7 @@ class InferenceServices:
             return ServiceView()
         return ServiceView(exists=True, url=service_url(found[0].get("status")))
 
-    def _leave_alone(self, key: ParentKey, error: Exception) -> None:
+    def _leave_alone(self, key: ServiceKey, error: Exception) -> None:
         now = asyncio.get_running_loop().time()
         self._quiet_until = {
             name: until for name, until in self._quiet_until.items() if until > now

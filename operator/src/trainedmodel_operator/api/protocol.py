@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, Protocol
 
 from trainedmodel_operator.api.transport import Document
 from trainedmodel_operator.core.shards.documents import ShardWrite
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 
 
 class ModelVersion(NamedTuple):
-    """Which parent a TrainedModel names, and what stands for the model in its fingerprint."""
+    """Which service a TrainedModel names, and what stands for the model in its fingerprint."""
 
-    key: ParentKey
+    key: ServiceKey
     part: str
 
 
@@ -32,25 +32,25 @@ class KubeClient(Protocol):
     async def list_models(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
-        """List TrainedModels, of one parent or all; of each what `keep` returns."""
+        """List TrainedModels, of one service or all; of each what `keep` returns."""
         ...
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
-        """List all TrainedModels that name a parent, without holding what they say."""
+        """List all TrainedModels that name a service, without holding what they say."""
         ...
 
     async def list_shards(
         self,
         namespace: str | None,
-        parent: str | None,
+        service: str | None,
         *,
         keep: Callable[[Document], Any] = as_it_is,
     ) -> list[Any]:
-        """List the shards of one parent or all, by our labels; of each what `keep` returns."""
+        """List the shards of one service or all, by our labels; of each what `keep` returns."""
         ...
 
     async def list_shard_metadata(self, namespace: str | None) -> list[Document]:
@@ -61,8 +61,8 @@ class KubeClient(Protocol):
         """Read one ConfigMap, whosever it is; None if there is none."""
         ...
 
-    async def list_pods(self, namespace: str | None, parent: str | None) -> list[Document]:
-        """List the pods that carry a puller: of one parent, under either label, or all."""
+    async def list_pods(self, namespace: str | None, service: str | None) -> list[Document]:
+        """List the pods that carry a puller: of one service, under either label, or all."""
         ...
 
     async def list_pod_metadata(self, namespace: str | None) -> list[Document]:
@@ -70,9 +70,9 @@ class KubeClient(Protocol):
         ...
 
     async def list_report_metadata(
-        self, namespace: str | None, parent: str | None
+        self, namespace: str | None, service: str | None
     ) -> list[Document]:
-        """List reports without what they say, of one parent or all."""
+        """List reports without what they say, of one service or all."""
         ...
 
     async def list_reports(

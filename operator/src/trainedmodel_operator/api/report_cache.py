@@ -11,7 +11,7 @@ again by the next pass (`unread`).
 
 A heartbeat changes a report's metadata and not its generation. So it rings no bell, and costs
 neither a read nor a parse; a pass sees it in the list, and judges by it how quiet each report is
-(`core.quiet`).
+(`core.staleness`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_operator.api.protocol import KubeClient
 from trainedmodel_operator.core.fingerprint import content_version, report_part, stale_part
 from trainedmodel_operator.core.report_reader import ReportReader
-from trainedmodel_operator.core.staleness import Heard, Quiet, hear, quiet, was_blind
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.staleness import (
+    LastSeen,
+    Staleness,
+    missed_observations,
+    observe,
+    staleness,
+)
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ApiError
 
 READS_AT_ONCE: Final = 8
@@ -53,18 +59,18 @@ class _Cached:
 
 
 class ReportCache:
-    """The reports of all parents, by their uid."""
+    """The reports of all services, by their uid."""
 
     def __init__(self) -> None:
         self._reader = ReportReader()
         self._cached: dict[str, _Cached] = {}
-        self._listed: dict[ParentKey, set[str]] = {}
-        self._heard: dict[ParentKey, dict[str, Heard]] = {}
-        self._looked: dict[ParentKey, float] = {}
-        self._quiet: dict[ParentKey, dict[str, Quiet]] = {}
-        self._parts: dict[ParentKey, dict[str, str]] = {}
-        self._parts_read: dict[ParentKey, dict[str, str]] = {}
-        self._unread: dict[ParentKey, frozenset[str]] = {}
+        self._listed: dict[ServiceKey, set[str]] = {}
+        self._last_seen: dict[ServiceKey, dict[str, LastSeen]] = {}
+        self._looked: dict[ServiceKey, float] = {}
+        self._staleness: dict[ServiceKey, dict[str, Staleness]] = {}
+        self._parts: dict[ServiceKey, dict[str, str]] = {}
+        self._parts_read: dict[ServiceKey, dict[str, str]] = {}
+        self._unread: dict[ServiceKey, frozenset[str]] = {}
 
     def offer(self, document: Document) -> bool:
         """Keep what a watch event brought; return whether it is news, and not a heartbeat alone."""
@@ -80,8 +86,8 @@ class ReportCache:
         """Drop a report that was deleted."""
         self._cached.pop(uid, None)
 
-    async def read(self, client: KubeClient, key: ParentKey) -> list[ModelReport]:
-        """Return a parent's reports as they are now; `of_their_pods` says whose they are.
+    async def read(self, client: KubeClient, key: ServiceKey) -> list[ModelReport]:
+        """Return a service's reports as they are now; `of_their_pods` says whose they are.
 
         One that cannot be read is returned as it was last read; `unread` names it.
 
@@ -96,25 +102,25 @@ class ReportCache:
             self._unread[key] = frozenset(unread)
         return self._known(key, listed)
 
-    def unread(self, key: ParentKey) -> frozenset[str]:
+    def unread(self, key: ServiceKey) -> frozenset[str]:
         """Return the uids of the pods whose reports could not be read by the last `read`."""
         return self._unread.get(key, frozenset())
 
-    def recall(self, key: ParentKey, listed: Sequence[Document]) -> list[ModelReport] | None:
-        """Return a parent's reports out of what was offered; None if one of them was not.
+    def recall(self, key: ServiceKey, listed: Sequence[Document]) -> list[ModelReport] | None:
+        """Return a service's reports out of what was offered; None if one of them was not.
 
         `listed` is the metadata of all of them, as a list has just shown it.
         """
         self._note(key, listed)
         return None if self._changed(listed) else self._known(key, listed)
 
-    def _note(self, key: ParentKey, listed: Sequence[Document]) -> None:
+    def _note(self, key: ServiceKey, listed: Sequence[Document]) -> None:
         self.listen(key, listed)
         self._parts_read.pop(key, None)
         if key in self._parts:
             self._parts_read[key] = self._parts[key]
 
-    def _known(self, key: ParentKey, listed: Sequence[Document]) -> list[ModelReport]:
+    def _known(self, key: ServiceKey, listed: Sequence[Document]) -> list[ModelReport]:
         uids = {metadata["uid"] for metadata in listed}
         for gone in self._listed.pop(key, set()) - uids:
             self.forget(gone)
@@ -123,9 +129,9 @@ class ReportCache:
         found = (self._cached.get(uid) for uid in sorted(uids))
         return [one.report for one in found if one is not None and one.report is not None]
 
-    def quiet(self, key: ParentKey) -> dict[str, Quiet]:
-        """Return how quiet a parent's reports were when last read, by the uid of their pod."""
-        return self._quiet.get(key, {})
+    def staleness(self, key: ServiceKey) -> dict[str, Staleness]:
+        """Return how quiet a service's reports were when last read, by the uid of their pod."""
+        return self._staleness.get(key, {})
 
     def _read(self, document: Document) -> ModelReport | None:
         """Read at once, so that no document is kept: as plain JSON it is ten times as large."""
@@ -136,38 +142,38 @@ class ReportCache:
             log.warning("report unusable", report=name, faults=error.error_count())
             return None
 
-    def parts(self, key: ParentKey, pod_uid: str, *, as_read: bool = False) -> list[str]:
-        """Return what stands for a pod's report in its parent's fingerprint.
+    def parts(self, key: ServiceKey, pod_uid: str, *, as_read: bool = False) -> list[str]:
+        """Return what stands for a pod's report in its service's fingerprint.
 
         That is as last listed, by whomever; or `as_read` by the last `read`: a survey in the midst
         of a pass must not make the pass look as if it had seen more than it has.
         """
         part = (self._parts_read if as_read else self._parts).get(key, {}).get(pod_uid)
-        silence = self._quiet.get(key, {}).get(pod_uid)
+        silence = self._staleness.get(key, {}).get(pod_uid)
         found = [] if part is None else [part]
         if silence is not None and silence.is_stale:
             found.append(stale_part(pod_uid))
         return found
 
-    def listen(self, key: ParentKey, listed: Sequence[Document]) -> None:
-        """Note which of a parent's reports have changed since the last look, on our own clock."""
+    def listen(self, key: ServiceKey, listed: Sequence[Document]) -> None:
+        """Note which of a service's reports have changed since the last look, on our own clock."""
         now = asyncio.get_running_loop().time()
-        blind = was_blind(self._looked.pop(key, None), now)
-        before = self._heard.pop(key, {})
-        self._quiet.pop(key, None)
+        blind = missed_observations(self._looked.pop(key, None), now)
+        before = self._last_seen.pop(key, {})
+        self._staleness.pop(key, None)
         self._parts.pop(key, None)
         if not listed:
             return
-        heard: dict[str, Heard] = {}
-        found: dict[str, Quiet] = {}
+        seen: dict[str, LastSeen] = {}
+        found: dict[str, Staleness] = {}
         for metadata in listed:
             uid, version = metadata["uid"], metadata["resourceVersion"]
-            heard[uid] = hear(before.get(uid), version, now, was_blind=blind)
-            silence = quiet(heard[uid], metadata.get("annotations") or {}, now)
+            seen[uid] = observe(before.get(uid), version, now, missed_observations=blind)
+            silence = staleness(seen[uid], metadata.get("annotations") or {}, now)
             if silence is not None:
                 owners = metadata.get("ownerReferences") or ()
                 found.update((owner.get("uid", ""), silence) for owner in owners)
-        self._heard[key], self._looked[key], self._quiet[key] = heard, now, found
+        self._last_seen[key], self._looked[key], self._staleness[key] = seen, now, found
         self._parts[key] = {
             owner.get("uid", ""): report_part(metadata)
             for metadata in listed
@@ -210,14 +216,14 @@ class ReportCache:
         return unread
 
 
-def reports_at_once(most_models: int) -> int:
+def report_page_size(most_models: int) -> int:
     """Return how many reports a list shall bring at once, with so many models in one of them."""
     return max(1, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
 
 
-def piece_of_list(most_models: int) -> int:
+def page_size(most_models: int) -> int:
     """Return how many objects of any kind: small pieces of many small objects take too long."""
-    return max(SMALLEST_PIECE, reports_at_once(most_models))
+    return max(SMALLEST_PIECE, report_page_size(most_models))
 
 
 def of_their_pods(

@@ -1,18 +1,19 @@
 """The way to the API server: one request, when it may be sent, and what its answer means.
 
-`Gate` is the shell around `core.throttle`: it lets requests through in the order of their lanes,
-and within a lane in the order in which they came. Whoever waits there holds nothing but its own
-turn; as no lane ever opens before a more urgent one, a flood of statuses cannot delay a shard.
+`RequestGate` is the shell around `core.limiter`: it lets requests through in the order of their
+priority levels, and within a priority level in the order in which they came. Whoever waits there
+holds nothing but its own turn; as no priority level ever opens before a more urgent one, a flood of
+statuses cannot delay a shard.
 
 `Transport` sends. Every request has a time limit. A request that the server refused *because of
-load* (429, or 503 with `Retry-After`) was not carried out: its lane falls silent for as long as the
-server asks, and it is sent again from here, a few times, so that a pass is not read anew for each
-of them. Any other failure is told to the caller at once, as one of `errors`: a write whose answer
-was lost may have been carried out, and only a fresh look can tell. The fence is asked before each
-sending, after all waiting: what it protects from is a write that waited too long.
+load* (429, or 503 with `Retry-After`) was not carried out: its priority level falls silent for as
+long as the server asks, and it is sent again from here, a few times, so that a pass is not read
+anew for each of them. Any other failure is told to the caller at once, as one of `errors`: a write
+whose answer was lost may have been carried out, and only a fresh look can tell. The fence is asked
+before each sending, after all waiting: what it protects from is a write that waited too long.
 
-Nothing waits or fails silently: seconds of waiting by lane and failed requests by cause are
-metrics, and a silence begins with a line in the log.
+Nothing waits or fails silently: seconds of waiting by priority level and failed requests by cause
+are metrics, and a silence begins with a line in the log.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from trainedmodel_contract import names
 
 from trainedmodel_operator.core.pacing.rate_limiter import (
     DEFAULT_PAUSE_S,
-    Lane,
-    Throttle,
+    PriorityLevel,
+    RateLimiter,
     pause_asked,
 )
 from trainedmodel_operator.core.words import api_words
@@ -69,53 +70,55 @@ _NAMESPACE_ENDS: Final = "NamespaceTerminating"
 log = structlog.get_logger()
 
 
-class Gate:
+class RequestGate:
     """Lets requests through, the most urgent first, as the throttle allows."""
 
     def __init__(
         self,
         metrics: Metrics,
-        throttle: Throttle | None = None,
+        limiter: RateLimiter | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._metrics = metrics
-        self._throttle = throttle or Throttle()
+        self._limiter = limiter or RateLimiter()
         self._jitter = jitter
         self._numbers = itertools.count()
-        self._queue: list[tuple[Lane, int, asyncio.Future[None]]] = []
+        self._queue: list[tuple[PriorityLevel, int, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, lane: Lane) -> None:
+    async def enter(self, level: PriorityLevel) -> None:
         """Wait for the turn of a request; returns at once where nothing is in its way."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         turn = loop.create_future()
-        heapq.heappush(self._queue, (lane, next(self._numbers), turn))
+        heapq.heappush(self._queue, (level, next(self._numbers), turn))
         self._admit()
         if turn.done():
             return
         try:
             await turn
         finally:
-            self._metrics.count_throttled(lane.name.lower(), loop.time() - began)
+            self._metrics.count_throttled(level.name.lower(), loop.time() - began)
 
-    def silence(self, lane: Lane, pause_s: float) -> None:
-        """Keep a lane and all less urgent ones silent for so long, or a little longer."""
+    def silence(self, level: PriorityLevel, pause_s: float) -> None:
+        """Keep a priority level and all less urgent ones silent for so long, or a little longer."""
         now = asyncio.get_running_loop().time()
-        if self._throttle.due(lane, now) <= now:
-            log.warning("api asks to come back later", lane=lane.name.lower(), seconds=pause_s)
+        if self._limiter.due(level, now) <= now:
+            log.warning(
+                "api asks to come back later", priority_level=level.name.lower(), seconds=pause_s
+            )
         until = now + max(pause_s, SHORTEST_PAUSE_S) * (1 + self._jitter() / 10)
-        self._throttle = self._throttle.silenced(lane, until)
+        self._limiter = self._limiter.paused(level, until)
 
     def unanswered(self) -> None:
-        """Note that a request met nobody: all lanes pause a little."""
+        """Note that a request met nobody: all priority levels pause a little."""
         now = asyncio.get_running_loop().time()
-        self._throttle = self._throttle.unanswered(now, self._jitter())
+        self._limiter = self._limiter.unanswered(now, self._jitter())
 
     def answered(self) -> None:
         """Note that somebody answered."""
-        before, self._throttle = self._throttle, self._throttle.answered()
-        if self._throttle is not before:
+        before, self._limiter = self._limiter, self._limiter.answered()
+        if self._limiter is not before:
             self._admit()
 
     def _admit(self) -> None:
@@ -125,14 +128,14 @@ class Gate:
             self._timer.cancel()
             self._timer = None
         while self._queue:
-            lane, _, turn = self._queue[0]
+            level, _, turn = self._queue[0]
             if not turn.done():
                 now = loop.time()
-                due = self._throttle.due(lane, now)
+                due = self._limiter.due(level, now)
                 if due > now + _SLACK_S:
                     self._timer = loop.call_at(due, self._admit)
                     return
-                self._throttle = self._throttle.sent(lane, now)
+                self._limiter = self._limiter.sent(level, now)
                 turn.set_result(None)
             heapq.heappop(self._queue)
 
@@ -150,11 +153,11 @@ class Transport:
         self._api = api
         self._metrics = metrics
         self._fence = fence
-        self._gate = Gate(metrics)
+        self._gate = RequestGate(metrics)
 
     async def request(
         self,
-        lane: Lane,
+        level: PriorityLevel,
         method: str,
         path: str,
         *,
@@ -175,16 +178,16 @@ class Transport:
         attempt = 0
         while True:
             attempt += 1
-            await self._gate.enter(lane)
+            await self._gate.enter(level)
             if method != "GET":
                 self._fence()
             try:
                 return await self._send(method, path, sending, timeout_s)
             except ApiError as error:
-                self._metrics.count_api_error(lane.name.lower(), error.cause)
+                self._metrics.count_api_error(level.name.lower(), error.cause)
                 if not isinstance(error, Throttled):
                     raise
-                self._gate.silence(lane, error.retry_after_s)
+                self._gate.silence(level, error.retry_after_s)
                 if attempt == ATTEMPTS:
                     raise
 
@@ -198,7 +201,7 @@ class Transport:
         content_type: str = JSON,
         timeout_s: float,
     ) -> Document:
-        """Send a request at once, past lanes and fence: for the Lease, which has its own pace.
+        """Send a request at once, past priority levels and fence: for the Lease, which has its own pace.
 
         Raises:
             ApiError: it did not succeed.

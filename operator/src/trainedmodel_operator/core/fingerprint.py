@@ -1,4 +1,4 @@
-"""Fingerprints: whether anything that a pass over a parent would read has changed.
+"""Fingerprints: whether anything that a pass over a service would read has changed.
 
 A pass that came to nothing comes to nothing again while its two sides are the same. What tells is
 each object's uid and resourceVersion, which lists of metadata give for thousands of objects in a

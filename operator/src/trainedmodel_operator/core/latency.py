@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 
 MOST_MODELS: Final = 20_000
 
@@ -30,7 +30,7 @@ class _Change:
     is_seen: bool = False
 
 
-class Changes:
+class LatencyTracker:
     """The changes of models that were heard of and are not served yet, by uid."""
 
     def __init__(self) -> None:
@@ -71,17 +71,17 @@ class Changes:
         return now - change.heard_at
 
 
-class Behind:
-    """The pods that have not seen their shards yet, by parent, and since when."""
+class PropagationTracker:
+    """The pods that have not seen their shards yet, by service, and since when."""
 
     def __init__(self) -> None:
-        self._since: dict[ParentKey, dict[str, float]] = {}
+        self._since: dict[ServiceKey, dict[str, float]] = {}
         self.count = 0
 
     def update(
-        self, key: ParentKey, behind: Collection[str], pods: Collection[str], now: float
+        self, key: ServiceKey, behind: Collection[str], pods: Collection[str], now: float
     ) -> list[float]:
-        """Note which of a parent's pods are behind; return the lags of those that caught up.
+        """Note which of a service's pods are behind; return the lags of those that caught up.
 
         A pod that ended while it was behind has no lag.
         """
@@ -96,24 +96,24 @@ class Behind:
         return caught_up
 
 
-class Tally:
-    """How many models of each namespace are in each state, kept up parent by parent."""
+class StateCounts:
+    """How many models of each namespace are in each state, kept up service by service."""
 
     def __init__(self) -> None:
-        self._parents: dict[ParentKey, Mapping[str, int]] = {}
+        self._services: dict[ServiceKey, Mapping[str, int]] = {}
         self._totals: Counter[tuple[str, str]] = Counter()
 
-    def parents(self, namespace: str) -> list[ParentKey]:
-        """Return the parents of a namespace that have models."""
-        return [key for key in self._parents if key.namespace == namespace]
+    def services(self, namespace: str) -> list[ServiceKey]:
+        """Return the services of a namespace that have models."""
+        return [key for key in self._services if key.namespace == namespace]
 
     def update(
-        self, key: ParentKey, states: Iterable[str]
+        self, key: ServiceKey, states: Iterable[str]
     ) -> Iterator[tuple[tuple[str, str], int]]:
-        """Count a parent's models anew; yield the totals that changed, zero if none is left."""
-        before, after = self._parents.pop(key, {}), Counter(states)
+        """Count a service's models anew; yield the totals that changed, zero if none is left."""
+        before, after = self._services.pop(key, {}), Counter(states)
         if after:
-            self._parents[key] = after
+            self._services[key] = after
         for state in sorted({*before, *after}):
             change = after[state] - before.get(state, 0)
             if change:

@@ -1,11 +1,11 @@
-"""The plan of one pass: everything that is decided about one parent, in order.
+"""The plan of one pass: everything that is decided about one service, in order.
 
 `plan` is total and deterministic: the same two sides and the same instant give the same plan, and a
 plan that has been carried out gives an empty one. The rules, in the order in which they run:
 
 1. `place` (`placement`): which shard holds which entry, and which model is refused, and why.
 2. `_shard_writes`: the ConfigMaps that differ, as the smallest writes; none while the shard window
-   is closed. A shard that lost its last model becomes empty, and is deleted only when its parent
+   is closed. A shard that lost its last model becomes empty, and is deleted only when its service
    has neither models nor pods (O8). What is not ours is never touched (O5). A write that has failed
    is held until it is due again (`putoff`), and that is all that it changes: the others are what
    they would be without it (O11).
@@ -33,7 +33,7 @@ from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind
 from trainedmodel_operator.core.shards.placement import MOVE_GRACE, Placement, Verdict
 from trainedmodel_operator.core.state import DesiredModel, Gathered, PodView
 from trainedmodel_operator.core.status import status, urls
-from trainedmodel_operator.core.status.pod_verdicts import Witnesses
+from trainedmodel_operator.core.status.pod_verdicts import PodViews
 
 #: A nudge that shows no effect is repeated after this long, then after twice, and so on.
 NUDGE_AGAIN = timedelta(seconds=3)
@@ -143,7 +143,7 @@ def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWri
     for index, entries in sorted(placed.entries.items()):
         view = ours.get(index)
         wanted = documents.render_shard(index, entries)
-        name = names.shard_name(key.parent, index)
+        name = names.shard_name(key.service, index)
         if view is None:
             if entries:
                 body = documents.new_shard(key, index, wanted)
@@ -271,14 +271,14 @@ def _statuses(
         return ()
     writes = []
     told = _told_refusals(gathered, held, now)
-    parent = gathered.key.parent
+    service = gathered.key.service
     reports = {
         uid: report
         for uid, report in gathered.reports.items()
-        if report.inference_service == parent
+        if report.inference_service == service
     }
-    stale = {uid for uid, one in gathered.quiet.items() if one.is_stale}
-    witnesses = Witnesses(gathered.pods, reports, stale)
+    stale = {uid for uid, one in gathered.staleness.items() if one.is_stale}
+    pod_views = PodViews(gathered.pods, reports, stale)
     path = urls.server_path(reports.values())
     for model in sorted(gathered.models, key=lambda model: model.name):
         verdict = placed.verdicts[model.name]
@@ -288,7 +288,7 @@ def _statuses(
                 continue
             verdict = refused
         url = _url(gathered, model, path) if verdict.accepted else None
-        wanted = status.status_by(witnesses, model, verdict, now, url=url)
+        wanted = status.status_by(pod_views, model, verdict, now, url=url)
         if not status.is_same(model.status, wanted):
             writes.append(StatusWrite(model.name, model.uid, model.status, wanted))
     return tuple(writes)

@@ -31,7 +31,7 @@ BLIND_AFTER: Final = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LastSeen:
     """When a report was first seen as it is now, in seconds of the operator's own clock."""
 
     version: str
@@ -39,7 +39,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
+class Staleness:
     """How long a report that promises heartbeats has not changed, and how long it may."""
 
     lasted: timedelta
@@ -51,21 +51,23 @@ class Quiet:
         return self.lasted >= self.limit
 
 
-def hear(before: Heard | None, version: str, now: float, *, was_blind: bool) -> Heard:
+def observe(
+    before: LastSeen | None, version: str, now: float, *, missed_observations: bool
+) -> LastSeen:
     """Note a report as it is now; `version` is its resourceVersion."""
-    if before is None or before.version != version or was_blind:
-        return Heard(version, now)
+    if before is None or before.version != version or missed_observations:
+        return LastSeen(version, now)
     return before
 
 
-def was_blind(looked_at: float | None, now: float) -> bool:
+def missed_observations(looked_at: float | None, now: float) -> bool:
     """Tell whether the operator has not looked for so long that it can judge nobody."""
     return looked_at is None or now - looked_at > BLIND_AFTER.total_seconds()
 
 
-def quiet(heard: Heard, annotations: Mapping[str, str], now: float) -> Quiet | None:
+def staleness(seen: LastSeen, annotations: Mapping[str, str], now: float) -> Staleness | None:
     """Return how quiet a report is; None if it promises no heartbeats."""
     period = heartbeat_period(annotations)
     if period is None:
         return None
-    return Quiet(timedelta(seconds=now - heard.at), max(MISSED * period, STALE_AFTER))
+    return Staleness(timedelta(seconds=now - seen.at), max(MISSED * period, STALE_AFTER))

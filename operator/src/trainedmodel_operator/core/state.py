@@ -1,4 +1,4 @@
-"""What one pass looks at: both sides of one parent, read once and frozen.
+"""What one pass looks at: both sides of one service, read once and frozen.
 
 The shell reads documents from the API and turns them into these values; decisions see nothing
 else. A TrainedModel that breaks a rule is still a value here (`fault` says what is wrong), because
@@ -18,7 +18,7 @@ from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_tr
 
 from trainedmodel_operator.core.pacing.put_off import PutOff
 from trainedmodel_operator.core.pods import Readiness, readiness, server_memory
-from trainedmodel_operator.core.staleness import Quiet
+from trainedmodel_operator.core.staleness import Staleness
 
 Document = Mapping[str, Any]
 
@@ -26,15 +26,15 @@ Document = Mapping[str, Any]
 FINISHED_PHASES = frozenset({"Succeeded", "Failed"})
 
 
-class ParentKey(NamedTuple):
+class ServiceKey(NamedTuple):
     """The unit of work: a running service, by name; it need not exist."""
 
     namespace: str
-    parent: str
+    service: str
 
     def __str__(self) -> str:
         """Show the key as people write it."""
-        return f"{self.namespace}/{self.parent}"
+        return f"{self.namespace}/{self.service}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class ShardView:
     """A ConfigMap with a shard's name, as it lies there.
 
     Attributes:
-        is_ours: It carries our managed-by label and its parent's name. If not, it is somebody
+        is_ours: It carries our managed-by label and its service's name. If not, it is somebody
             else's that happens to have the name, and is never written.
         labels: All its labels: a lost one is put back.
     """
@@ -82,7 +82,7 @@ class ShardView:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod of the parent.
+    """A pod of the service.
 
     Attributes:
         server_memory: Memory limit of its model server in bytes, None if there is none.
@@ -109,7 +109,7 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """The InferenceService that has the parent's name, if there is one.
+    """The InferenceService that has the service's name, if there is one.
 
     Attributes:
         is_known: False if it could not be read: then what was told of it stays.
@@ -144,24 +144,24 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """One parent, whole: nothing in it comes from a list that failed in part (O1).
+    """One service, whole: nothing in it comes from a list that failed in part (O1).
 
     Attributes:
         shards: The ConfigMaps that exist with a shard's name, ours or not.
         reports: By the uid of the pod that each report is owned by.
-        quiet: How long those that promise heartbeats have said nothing, by the same uid.
+        staleness: How long those that promise heartbeats have said nothing, by the same uid.
         unread: Uids of the pods whose report is there and could not be read now: what is in
             `reports` is what it said before.
         may_write_shards: False while the shard window is closed: the pass then tells statuses
             only.
     """
 
-    key: ParentKey
+    key: ServiceKey
     models: tuple[DesiredModel, ...] = ()
     shards: tuple[ShardView, ...] = ()
     pods: tuple[PodView, ...] = ()
     reports: Mapping[str, ModelReport] = field(default_factory=dict)
-    quiet: Mapping[str, Quiet] = field(default_factory=dict)
+    staleness: Mapping[str, Staleness] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
     service: ServiceView = ServiceView()
     memory: Memory = field(default_factory=Memory)
@@ -203,10 +203,10 @@ def _read_model(document: Document, newer: Mapping[str, Document]) -> DesiredMod
     )
 
 
-def read_shard(key: ParentKey, document: Document) -> ShardView | None:
+def read_shard(key: ServiceKey, document: Document) -> ShardView | None:
     """Read a ConfigMap as a shard of `key`; None if its name is not a shard's."""
     metadata = document["metadata"]
-    shards = names.shard_names(key.parent)
+    shards = names.shard_names(key.service)
     if metadata["name"] not in shards:
         return None
     labels = metadata.get("labels") or {}
@@ -216,7 +216,7 @@ def read_shard(key: ParentKey, document: Document) -> ShardView | None:
         data=document.get("data") or {},
         resource_version=metadata.get("resourceVersion", ""),
         is_ours=labels.get(names.MANAGED_BY_LABEL) == names.MANAGED_BY
-        and labels.get(names.PARENT_LABEL) == key.parent,
+        and labels.get(names.PARENT_LABEL) == key.service,
         labels=labels,
     )
 

@@ -22,7 +22,7 @@ from kubernetes.aio import client as kubernetes_client
 
 from trainedmodel_operator.api.pod import NAMESPACE_FILE, SHIPPED_NAMESPACE, account_namespace
 from trainedmodel_operator.api.transport import Transport
-from trainedmodel_operator.leadership.leader import Alone, Leader, Leadership
+from trainedmodel_operator.leadership.leader import Leader, Leadership, NoElection
 from trainedmodel_operator.leadership.lease_store import ApiLease
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.settings import LeaseSettings
@@ -68,7 +68,7 @@ async def make_leadership(
 ) -> Leadership:
     """Make this replica's part in the election, over a client of its own."""
     if not is_elected(settings):
-        return Alone(metrics)
+        return NoElection(metrics)
     namespace = await asyncio.to_thread(lease_namespace, settings, served)
     terms = settings.terms
     store = ApiLease(Transport(api, metrics), namespace, settings.name, terms.attempt_s)

@@ -103,7 +103,7 @@ class Leadership(Protocol):
         ...
 
 
-class Alone:
+class NoElection:
     """No election: this replica leads for as long as it runs."""
 
     is_leading = True

@@ -5,11 +5,11 @@ was *written*, with what the status said before; `core.transitions` says whether
 `core.eventbook` when it is written, as what, and what is left out. So an Event never runs ahead of
 the status, and an operator that starts anew and changes no status writes no Event.
 
-Promises: telling the recorder takes no time and cannot fail. Writes are in the least urgent lane,
-one at a time, in a queue of their own: whatever is wrong with them, no shard and no status waits.
-An Event that cannot be written is counted and forgotten: it is not worth a second try. Nor are any
-in a namespace where one had no answer, for `SLOW_S`: each would keep those of all others waiting.
-What was not written when the process ends is lost.
+Promises: telling the recorder takes no time and cannot fail. Writes are in the least urgent
+priority level, one at a time, in a queue of their own: whatever is wrong with them, no shard and no
+status waits. An Event that cannot be written is counted and forgotten: it is not worth a second
+try. Nor are any in a namespace where one had no answer, for `SLOW_S`: each would keep those of all
+others waiting. What was not written when the process ends is lost.
 
 `reportingInstance` names the pod that wrote it: of two replicas, one can tell who led.
 """
@@ -30,11 +30,11 @@ from trainedmodel_contract import names, trainedmodel
 from trainedmodel_operator.core.pacing.event_correlator import (
     MOST_SERIES,
     SERIES_S,
-    EventBook,
+    EventCorrelator,
     EventWrite,
     Subject,
 )
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.status.transitions import MOST_NOTE, transition
 from trainedmodel_operator.errors import ApiError, NotFound, Unavailable, Unreachable
 from trainedmodel_operator.observability.metrics import Metrics
@@ -79,7 +79,7 @@ class EventRecorder:
         self._metrics = metrics
         self._instance = (instance or names.MANAGED_BY)[:MOST_INSTANCE]
         self._now = now
-        self._book = EventBook()
+        self._book = EventCorrelator()
         self._written: OrderedDict[int, str] = OrderedDict()
         self._dropped = 0
         self._complain_at = float("-inf")
@@ -87,7 +87,7 @@ class EventRecorder:
         self._bell = asyncio.Event()
 
     def status_written(
-        self, key: ParentKey, name: str, uid: str, told: Document, status: Document
+        self, key: ServiceKey, name: str, uid: str, told: Document, status: Document
     ) -> None:
         """Take note of a status that was written in the place of `told`."""
         news = transition(told, status)
@@ -192,7 +192,7 @@ def _note(write: EventWrite) -> str:
         return write.news.note
     one = write.others == 1
     models = "model" if one else "models"
-    told = f"({write.others} more {models} of service {write.subject.key.parent}: the same)"
+    told = f"({write.others} more {models} of service {write.subject.key.service}: the same)"
     room = MOST_NOTE - len(told) - 1
     note = write.news.note.encode()[:room].decode(errors="ignore")
     return f"{note} {told}"

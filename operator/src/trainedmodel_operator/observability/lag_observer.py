@@ -11,7 +11,7 @@ import asyncio
 from trainedmodel_contract.conditions import is_true
 from trainedmodel_contract.trainedmodel import READY
 
-from trainedmodel_operator.core.latency import Behind, Changes, Tally
+from trainedmodel_operator.core.latency import LatencyTracker, PropagationTracker, StateCounts
 from trainedmodel_operator.core.plan import Plan
 from trainedmodel_operator.core.state import Document, Gathered
 from trainedmodel_operator.observability.metrics import Metrics
@@ -22,9 +22,9 @@ class Observer:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._changes = Changes()
-        self._behind = Behind()
-        self._tally = Tally()
+        self._changes = LatencyTracker()
+        self._behind = PropagationTracker()
+        self._tally = StateCounts()
 
     def model_event(self, kind: str, uid: str, generation: int) -> None:
         """Note a watch event that shows a model made, changed or deleted (not a listed one)."""
@@ -54,7 +54,7 @@ class Observer:
 
     def forget_namespace(self, namespace: str) -> None:
         """Count the models and pods of a namespace no more: what became of them is not known."""
-        for key in self._tally.parents(namespace):
+        for key in self._tally.services(namespace):
             for (_, state), count in self._tally.update(key, ()):
                 self._metrics.set_models(namespace, state, count)
             self._behind.update(key, (), (), _now())

@@ -43,7 +43,7 @@ class Metrics:
         )
         self._depth = Gauge(
             "trainedmodel_operator_queue_depth",
-            "What waits to be done: parents to reconcile, statuses and Events to write.",
+            "What waits to be done: services to reconcile, statuses and Events to write.",
             ["queue"],
             registry=self.registry,
         )
@@ -55,14 +55,14 @@ class Metrics:
         )
         self._api_errors = Counter(
             "trainedmodel_operator_api_errors",
-            "Requests to the Kubernetes API that did not succeed, by lane and cause.",
-            ["lane", "cause"],
+            "Requests to the Kubernetes API that did not succeed, by priority level and cause.",
+            ["priority_level", "cause"],
             registry=self.registry,
         )
         self._throttled = Counter(
             "trainedmodel_operator_throttled_seconds",
-            "Seconds that requests waited for their turn, by lane.",
-            ["lane"],
+            "Seconds that requests waited for their turn, by priority level.",
+            ["priority_level"],
             registry=self.registry,
         )
         self._watch_restarts = Counter(
@@ -175,13 +175,13 @@ class Metrics:
         """Count Kubernetes Events that were written, failed or dropped."""
         self._events.labels(outcome).inc(count)
 
-    def count_api_error(self, lane: str, cause: str) -> None:
+    def count_api_error(self, level: str, cause: str) -> None:
         """Count a request that did not succeed."""
-        self._api_errors.labels(lane, cause).inc()
+        self._api_errors.labels(level, cause).inc()
 
-    def count_throttled(self, lane: str, seconds: float) -> None:
+    def count_throttled(self, level: str, seconds: float) -> None:
         """Add to the time that requests waited before they were sent."""
-        self._throttled.labels(lane).inc(seconds)
+        self._throttled.labels(level).inc(seconds)
 
     def count_watch_restart(self, cause: str) -> None:
         """Count a new beginning of the watches."""

@@ -1,16 +1,17 @@
-"""The first look: after a start, which parents are already as they shall be.
+"""The first look: after a start, which services are already as they shall be.
 
 An operator that starts has to look at everything once, and nearly always finds everything as the
-last one left it. Pass by pass that is five requests for each parent, a thousand for two hundred. So
-here everything is read once, in lists, and each parent is planned from them: one whose plan comes
-to nothing is settled, exactly as if a pass had come to nothing. Nothing is ever written because of
-that: a parent that has something to do, or to wait for, gets a pass, which reads it afresh.
+last one left it. Pass by pass that is five requests for each service, a thousand for two hundred.
+So here everything is read once, in lists, and each service is planned from them: one whose plan
+comes to nothing is settled, exactly as if a pass had come to nothing. Nothing is ever written
+because of that: a service that has something to do, or to wait for, gets a pass, which reads it
+afresh.
 
 The lists are not of one moment, and need not be. What changed since is told by the watches, which
 begin later, and list; or it changes the fingerprint that the next resync compares.
 
 Memory: what is kept of ten thousand models are some 60 MB, for the seconds that this takes. Beyond
-`MOST_MODELS`, or `MOST_BYTES` of shards, no more is kept, and the parents concerned get passes.
+`MOST_MODELS`, or `MOST_BYTES` of shards, no more is kept, and the services concerned get passes.
 """
 
 from __future__ import annotations
@@ -25,86 +26,88 @@ import structlog
 
 from trainedmodel_operator.api.client import model_version
 from trainedmodel_operator.api.protocol import KubeClient, ModelVersion
-from trainedmodel_operator.api.report_cache import ReportCache, reports_at_once
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.api.report_cache import ReportCache, report_page_size
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.reconcile.inventory import (
-    Lists,
-    Survey,
+    Inventory,
+    Listing,
     merged,
     pod_parents,
     shard_parent,
 )
-from trainedmodel_operator.reconcile.listed import Sides
+from trainedmodel_operator.reconcile.listed import ListedObjects
 
 MOST_MODELS: Final = 20_000
 MOST_BYTES: Final = 64_000_000
 
 Document = Mapping[str, Any]
-Judge = Callable[[ParentKey, Sides], Awaitable[bool]]
+Judge = Callable[[ServiceKey, ListedObjects], Awaitable[bool]]
 
 log = structlog.get_logger()
 
 
-class FirstLook:
-    """Looks at everything as `Survey` does, and judges it."""
+class InitialSync:
+    """Looks at everything as `Inventory` does, and judges it."""
 
     def __init__(
-        self, client: KubeClient, survey: Survey, reports: ReportCache, judge: Judge
+        self, client: KubeClient, inventory: Inventory, reports: ReportCache, judge: Judge
     ) -> None:
-        """Judge each parent by `judge`, which settles those that need no pass."""
+        """Judge each service by `judge`, which settles those that need no pass."""
         self._client = client
-        self._survey = survey
+        self._inventory = inventory
         self._reports = reports
         self._judge = judge
 
-    async def look(self) -> dict[ParentKey, str]:
-        """Return the fingerprint of every parent that a model or a shard names, in order.
+    async def look(self) -> dict[ServiceKey, str]:
+        """Return the fingerprint of every service that a model or a shard names, in order.
 
-        Parents in namespaces that cannot be read are left out.
+        Services in namespaces that cannot be read are left out.
 
         Raises:
             ApiError: no namespace could be read.
         """
         room = _Room()
-        looks = await self._survey.namespaces.each(
+        looks = await self._inventory.namespaces.each(
             lambda namespace: self._list(namespace, _Kept(room)), lambda look: look[0].is_empty()
         )
-        found = self._survey.take(merged(lists for lists, _ in looks))
+        found = self._inventory.take(merged(lists for lists, _ in looks))
         settled = 0
         for lists, kept in looks:
             settled += await self._settle(lists, kept)
-        log.info("looked at everything", parents=len(found), settled=settled)
+        log.info("looked at everything", services=len(found), settled=settled)
         return found
 
-    async def _list(self, namespace: str | None, kept: _Kept) -> tuple[Lists, _Kept]:
+    async def _list(self, namespace: str | None, kept: _Kept) -> tuple[Listing, _Kept]:
         versions = await self._client.list_models(namespace, None, keep=kept.model)
-        return Lists(
+        return Listing(
             models=[version for version in versions if version is not None],
             shards=await self._client.list_shards(namespace, None, keep=kept.shard),
             pods=await self._client.list_pods(namespace, None),
             reports=await self._client.list_reports(
-                namespace, page_size=reports_at_once(kept.most_models), keep=self._take_report
+                namespace, page_size=report_page_size(kept.most_models), keep=self._take_report
             ),
         ), kept
 
-    async def _settle(self, lists: Lists, kept: _Kept) -> int:
-        """Judge what was kept of some lists; return how many parents need no pass."""
-        reports: dict[ParentKey, list[Document]] = defaultdict(list)
+    async def _settle(self, lists: Listing, kept: _Kept) -> int:
+        """Judge what was kept of some lists; return how many services need no pass."""
+        reports: dict[ServiceKey, list[Document]] = defaultdict(list)
         for report in lists.reports:
             metadata = report["metadata"]
-            reports[ParentKey(metadata["namespace"], report["parent"])].append(metadata)
+            reports[ServiceKey(metadata["namespace"], report["parent"])].append(metadata)
         settled = 0
-        for key, sides in kept.sides(lists.pods):
-            settled += await self._is_settled(key, sides, reports[key])
+        for key, listed in kept.listed(lists.pods):
+            settled += await self._is_settled(key, listed, reports[key])
             await asyncio.sleep(0)  # the Lease is renewed meanwhile
         return settled
 
-    async def _is_settled(self, key: ParentKey, sides: Sides, reports: list[Document]) -> bool:
+    async def _is_settled(
+        self, key: ServiceKey, listed: ListedObjects, reports: list[Document]
+    ) -> bool:
         known = self._reports.recall(key, reports)
         if known is None:
             return False
-        sides.reports = known
-        return await self._judge(key, sides)
+        listed.reports = known
+        return await self._judge(key, listed)
 
     def _take_report(self, document: Document) -> Document:
         """Offer a report to the cache, which reads it at once; keep whose it is."""
@@ -124,17 +127,17 @@ class _Room:
 
 
 class _Kept:
-    """What is kept of the lists of one look, by parent."""
+    """What is kept of the lists of one look, by service."""
 
     def __init__(self, room: _Room) -> None:
-        self._sides: dict[ParentKey, Sides] = defaultdict(Sides)
-        self._beyond: set[ParentKey] = set()
-        self._models: Counter[ParentKey] = Counter()
+        self._listed: dict[ServiceKey, ListedObjects] = defaultdict(ListedObjects)
+        self._beyond: set[ServiceKey] = set()
+        self._models: Counter[ServiceKey] = Counter()
         self._room = room
 
     @property
     def most_models(self) -> int:
-        """Most models of one parent."""
+        """Most models of one service."""
         return max(self._models.values(), default=0)
 
     def model(self, document: Document) -> ModelVersion | None:
@@ -145,7 +148,7 @@ class _Kept:
         self._models[version.key] += 1
         self._room.models += 1
         if self._room.models <= MOST_MODELS:
-            self._sides[version.key].models.append(document)
+            self._listed[version.key].models.append(document)
         else:
             self._beyond.add(version.key)
         return version
@@ -156,18 +159,18 @@ class _Kept:
         if key is not None:
             self._room.bytes += sum(map(len, (document.get("data") or {}).values()))
             if self._room.bytes <= MOST_BYTES:
-                self._sides[key].shards.append(document)
+                self._listed[key].shards.append(document)
             else:
                 self._beyond.add(key)
         return {"metadata": document["metadata"]}
 
-    def sides(self, pods: Iterable[Document]) -> Iterator[tuple[ParentKey, Sides]]:
-        """Hand over each parent that was kept whole, in order."""
+    def listed(self, pods: Iterable[Document]) -> Iterator[tuple[ServiceKey, ListedObjects]]:
+        """Hand over each service that was kept whole, in order."""
         for pod in pods:
             for key in pod_parents(pod):
-                if key in self._sides:
-                    self._sides[key].pods.append(pod)
-        for key in sorted(self._sides):
-            sides = self._sides.pop(key)
+                if key in self._listed:
+                    self._listed[key].pods.append(pod)
+        for key in sorted(self._listed):
+            listed = self._listed.pop(key)
             if key not in self._beyond:
-                yield key, sides
+                yield key, listed

@@ -1,9 +1,9 @@
-"""The survey: which parents there are, and whether a pass over each would see anything new.
+"""The survey: which services there are, and whether a pass over each would see anything new.
 
-Level-triggered means to look again and again, and nearly always to find nothing. Looking parent by
-parent costs some seven requests for each of them; so the survey reads everything once, in lists of
-metadata where nothing else is needed, and makes each parent's fingerprint. Ten thousand models of
-two hundred parents are some 25 requests a minute instead of 1,400.
+Level-triggered means to look again and again, and nearly always to find nothing. Looking service by
+service costs some seven requests for each of them; so the survey reads everything once, in lists of
+metadata where nothing else is needed, and makes each service's fingerprint. Ten thousand models of
+two hundred services are some 25 requests a minute instead of 1,400.
 
 On the way it hears the heartbeats of all reports, so that no pass is needed to know who is alive.
 
@@ -23,7 +23,7 @@ from trainedmodel_contract import names
 from trainedmodel_operator.api.protocol import KubeClient, ModelVersion
 from trainedmodel_operator.api.report_cache import ReportCache
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.namespaces import Namespaces
 
@@ -31,7 +31,7 @@ Document = Mapping[str, Any]
 
 
 @dataclass
-class Lists:
+class Listing:
     """All that there is, as it was listed; of shards, pods and reports the metadata counts."""
 
     models: list[ModelVersion] = field(default_factory=list)
@@ -44,9 +44,9 @@ class Lists:
         return not (self.models or self.shards or self.pods or self.reports)
 
 
-def merged(parts: Iterable[Lists]) -> Lists:
+def merged(parts: Iterable[Listing]) -> Listing:
     """Return the lists of several namespaces as one."""
-    whole = Lists()
+    whole = Listing()
     for part in parts:
         whole.models += part.models
         whole.shards += part.shards
@@ -55,7 +55,7 @@ def merged(parts: Iterable[Lists]) -> Lists:
     return whole
 
 
-class Survey:
+class Inventory:
     """Looks at everything."""
 
     def __init__(
@@ -66,31 +66,31 @@ class Survey:
         self._reports = reports
         self.namespaces = namespaces or Namespaces(client, Metrics())
         self._models: set[str] = set()
-        #: Most models of one parent, at the last look: what the longest report tells of.
+        #: Most models of one service, at the last look: what the longest report tells of.
         self.most_models = 0
 
-    async def look(self) -> dict[ParentKey, str]:
-        """Return the fingerprint of every parent that a model or a shard names, in order.
+    async def look(self) -> dict[ServiceKey, str]:
+        """Return the fingerprint of every service that a model or a shard names, in order.
 
-        Parents in namespaces that cannot be read are left out.
+        Services in namespaces that cannot be read are left out.
 
         Raises:
             ApiError: no namespace could be read.
         """
-        return self.take(merged(await self.namespaces.each(self._list, Lists.is_empty)))
+        return self.take(merged(await self.namespaces.each(self._list, Listing.is_empty)))
 
-    async def _list(self, namespace: str | None) -> Lists:
-        return Lists(
+    async def _list(self, namespace: str | None) -> Listing:
+        return Listing(
             models=await self._client.list_model_versions(namespace),
             shards=await self._client.list_shard_metadata(namespace),
             pods=await self._client.list_pod_metadata(namespace),
             reports=await self._client.list_report_metadata(namespace, None),
         )
 
-    def take(self, lists: Lists) -> dict[ParentKey, str]:
+    def take(self, lists: Listing) -> dict[ServiceKey, str]:
         """Make the fingerprints of what was listed."""
-        parts: dict[ParentKey, list[str]] = defaultdict(list)
-        of_parent: Counter[ParentKey] = Counter()
+        parts: dict[ServiceKey, list[str]] = defaultdict(list)
+        of_parent: Counter[ServiceKey] = Counter()
         for version in lists.models:
             parts[version.key].append(version.part)
             of_parent[version.key] += 1
@@ -98,7 +98,7 @@ class Survey:
             key = shard_parent(shard)
             if key is not None:
                 parts[key].append(part_of(shard["metadata"]))
-        pods: dict[str, list[ParentKey]] = {}
+        pods: dict[str, list[ServiceKey]] = {}
         for pod in lists.pods:
             pods[pod["metadata"]["uid"]] = list(pod_parents(pod))
             for key in pods[pod["metadata"]["uid"]]:
@@ -116,11 +116,11 @@ class Survey:
     def _hear(
         self,
         reports: Sequence[Document],
-        pods: Mapping[str, Sequence[ParentKey]],
-        parts: Mapping[ParentKey, list[str]],
+        pods: Mapping[str, Sequence[ServiceKey]],
+        parts: Mapping[ServiceKey, list[str]],
     ) -> None:
-        """Let reports count for the parents of the pods that own them."""
-        of_parent: dict[ParentKey, list[Document]] = defaultdict(list)
+        """Let reports count for the services of the pods that own them."""
+        of_parent: dict[ServiceKey, list[Document]] = defaultdict(list)
         for report in reports:
             for owner in report["metadata"].get("ownerReferences") or ():
                 for key in pods.get(owner.get("uid", ""), ()):
@@ -133,17 +133,17 @@ class Survey:
                     parts[key].extend(self._reports.parts(key, pod))
 
 
-def shard_parent(shard: Document) -> ParentKey | None:
+def shard_parent(shard: Document) -> ServiceKey | None:
     """Return whose shard a ConfigMap with our labels is; None if it has no shard's name."""
     metadata = shard["metadata"]
-    parent = metadata["labels"][names.PARENT_LABEL]
-    known = metadata["name"] in names.shard_names(parent)
-    return ParentKey(metadata["namespace"], parent) if known else None
+    service = metadata["labels"][names.PARENT_LABEL]
+    known = metadata["name"] in names.shard_names(service)
+    return ServiceKey(metadata["namespace"], service) if known else None
 
 
-def pod_parents(pod: Document) -> Iterator[ParentKey]:
-    """Return the parents that a pod serves: each label may name one."""
+def pod_parents(pod: Document) -> Iterator[ServiceKey]:
+    """Return the services that a pod serves: each label may name one."""
     metadata = pod["metadata"]
     labels = metadata.get("labels") or {}
-    for parent in sorted({labels[one] for one in names.PARENT_POD_LABELS if labels.get(one)}):
-        yield ParentKey(metadata["namespace"], parent)
+    for service in sorted({labels[one] for one in names.PARENT_POD_LABELS if labels.get(one)}):
+        yield ServiceKey(metadata["namespace"], service)

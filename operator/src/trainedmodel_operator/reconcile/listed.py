@@ -10,8 +10,8 @@ from trainedmodel_operator.core.state import Document
 
 
 @dataclass
-class Sides:
-    """One parent, as it was listed."""
+class ListedObjects:
+    """One service, as it was listed."""
 
     models: list[Document] = field(default_factory=list)
     shards: list[Document] = field(default_factory=list)

@@ -25,7 +25,7 @@ import structlog
 from trainedmodel_operator.api.protocol import KubeClient
 from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
 from trainedmodel_operator.core.plan import Nudge
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errors import ApiError, NotFound, NotLeading, TerminalError, Throttled
 from trainedmodel_operator.observability.metrics import Metrics
@@ -76,15 +76,15 @@ class Nudger:
         self._clock = clock
         self._metrics = metrics
         self._jitter = jitter
-        self._pods: dict[ParentKey, dict[str, _Pod]] = {}
-        self._limits: dict[ParentKey, asyncio.Semaphore] = {}
+        self._pods: dict[ServiceKey, dict[str, _Pod]] = {}
+        self._limits: dict[ServiceKey, asyncio.Semaphore] = {}
 
-    def put_off(self, key: ParentKey) -> dict[str, PutOff]:
+    def put_off(self, key: ServiceKey) -> dict[str, PutOff]:
         """Return the pods of a service whose last nudge failed, by uid."""
         pods = self._pods.get(key, {})
         return {uid: pod.put_off for uid, pod in pods.items() if pod.put_off is not None}
 
-    def sent_since(self, key: ParentKey, began: float) -> dict[str, str]:
+    def sent_since(self, key: ServiceKey, began: float) -> dict[str, str]:
         """Return the values that a list begun at `began` may not show, by the pod's uid."""
         pods = self._pods.get(key, {})
         return {
@@ -93,7 +93,7 @@ class Nudger:
             if pod.sent is not None and pod.answered_at >= began
         }
 
-    def submit(self, key: ParentKey, uids: Collection[str], nudges: Iterable[Nudge]) -> None:
+    def submit(self, key: ServiceKey, uids: Collection[str], nudges: Iterable[Nudge]) -> None:
         """Take over the nudges of a pass that found the pods `uids`."""
         pods = self._pods.setdefault(key, {})
         for uid in [uid for uid, pod in pods.items() if uid not in uids and not pod.is_busy]:
@@ -114,7 +114,7 @@ class Nudger:
             for pod in pods.values() if key.namespace == namespace else ():
                 self._note(key, pod, None)
 
-    async def _nudge(self, key: ParentKey, pod: _Pod) -> None:
+    async def _nudge(self, key: ServiceKey, pod: _Pod) -> None:
         """Send what is wished for this pod, until nothing is."""
         limit = self._limits.setdefault(key, asyncio.Semaphore(NUDGES_AT_ONCE))
         try:
@@ -126,7 +126,7 @@ class Nudger:
         finally:
             pod.answered_at = asyncio.get_running_loop().time()
 
-    async def _send(self, key: ParentKey, pod: _Pod, nudge: Nudge) -> None:
+    async def _send(self, key: ServiceKey, pod: _Pod, nudge: Nudge) -> None:
         try:
             await self._client.annotate_pod(key.namespace, nudge.pod, nudge.value)
         except (NotFound, NotLeading):
@@ -138,7 +138,7 @@ class Nudger:
             self._note(key, pod, None)
             log.info("pod nudged", key=str(key), pod=nudge.pod, reason=nudge.reason)
 
-    def _failed(self, key: ParentKey, pod: _Pod, nudge: Nudge, error: Exception) -> None:
+    def _failed(self, key: ServiceKey, pod: _Pod, nudge: Nudge, error: Exception) -> None:
         is_known = isinstance(error, ApiError)
         kind = Kind.REFUSED if isinstance(error, TerminalError) else Kind.TROUBLE
         pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0
@@ -157,7 +157,7 @@ class Nudger:
             exc_info=None if is_known else error,
         )
 
-    def _note(self, key: ParentKey, pod: _Pod, failure: PutOff | None) -> None:
+    def _note(self, key: ServiceKey, pod: _Pod, failure: PutOff | None) -> None:
         change = (failure is not None) - (pod.put_off is not None)
         pod.put_off = failure
         if change:

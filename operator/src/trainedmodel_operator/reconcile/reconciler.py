@@ -1,4 +1,4 @@
-"""One pass over one parent: gather, plan, act.
+"""One pass over one service: gather, plan, act.
 
 The order of the acts is the design: shards first, because pods wait for them; then annotations,
 which make the pods look, and statuses. Both are only *handed over*: there may be thousands, and
@@ -8,8 +8,8 @@ is stopped between any two acts is simply made again, from what is there then.
 Each write is carried out by itself (O11). After one has failed the pass plans again, now knowing
 that, and goes on: what is told and what pods are nudged for is then what the other writes made.
 
-Besides the API this module knows only a little memory for each parent (when a pod was nudged, since
-when an entry lies in two shards). Losing it costs a delay.
+Besides the API this module knows only a little memory for each service (when a pod was nudged,
+since when an entry lies in two shards). Losing it costs a delay.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from trainedmodel_operator.core.state import (
     Document,
     Gathered,
     Memory,
-    ParentKey,
     PodView,
+    ServiceKey,
     ServiceView,
     ShardView,
     read_models,
@@ -47,7 +47,7 @@ from trainedmodel_operator.core.state import (
 from trainedmodel_operator.errors import ApiError
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.errands import Errands
-from trainedmodel_operator.reconcile.listed import Sides
+from trainedmodel_operator.reconcile.listed import ListedObjects
 from trainedmodel_operator.reconcile.nudger import Nudger
 from trainedmodel_operator.reconcile.shard_writer import ShardWriter
 from trainedmodel_operator.reconcile.status_writer import StatusWriter
@@ -77,7 +77,7 @@ class Reconciler:
     ) -> None:
         """Make passes over `client`, but for namespaces that are not readable (`is_readable`).
 
-        `services`, where given, knows the parents' URLs; `observed` is told of each pass after its
+        `services`, where given, knows the services' URLs; `observed` is told of each pass after its
         shards were written, and neither waits nor fails.
         """
         metrics = metrics or Metrics()
@@ -91,8 +91,8 @@ class Reconciler:
         self._reports = reports
         self._statuses = statuses
         self._clock = clock
-        self._memories: dict[ParentKey, Memory] = {}
-        self._settled: dict[ParentKey, str] = {}
+        self._memories: dict[ServiceKey, Memory] = {}
+        self._settled: dict[ServiceKey, str] = {}
 
     async def run(self) -> None:
         """Run what outlives a pass, until cancelled."""
@@ -105,7 +105,7 @@ class Reconciler:
         for key in [key for key in self._settled if key.namespace == namespace]:
             del self._settled[key]
 
-    async def reconcile(self, key: ParentKey, may_write_shards: bool) -> PassResult:
+    async def reconcile(self, key: ServiceKey, may_write_shards: bool) -> PassResult:
         """Make one pass.
 
         Raises:
@@ -134,25 +134,25 @@ class Reconciler:
             self._settled[key] = found
         return self._result(decided, has_written)
 
-    def rings(self, ring: Callable[[ParentKey], None]) -> None:
+    def rings(self, enqueue: Callable[[ServiceKey], None]) -> None:
         """Say whom to tell of a service that is to be looked at: a late write has ended."""
-        self._shards.rings = ring
+        self._shards.rings = enqueue
 
-    def is_settled(self, key: ParentKey, found: str) -> bool:
-        """Tell whether the last pass over a parent saw what has this fingerprint, and did nothing.
+    def is_settled(self, key: ServiceKey, found: str) -> bool:
+        """Tell whether the last pass over a service saw what has this fingerprint, and did nothing.
 
         What such a pass waits for (a nudge, a closed window) is in its `PassResult`.
         """
         return self._settled.get(key) == found
 
-    async def judge(self, key: ParentKey, sides: Sides) -> bool:
-        """Tell whether a pass over a parent would do nothing and wait for nothing; then it settles.
+    async def judge(self, key: ServiceKey, listed: ListedObjects) -> bool:
+        """Tell whether a pass over a service would do nothing and wait for nothing; then it settles.
 
         Decides from what was listed already, whereas a pass reads afresh. Reports must have been
         offered to the cache.
         """
         service = await self._read_service(key)
-        gathered, found = await self._compose(key, sides, service, began=inf, may_write=True)
+        gathered, found = await self._compose(key, listed, service, began=inf, may_write=True)
         decided = await self._plan(gathered)
         if not decided.is_empty or decided.deferred:
             return False
@@ -161,7 +161,7 @@ class Reconciler:
         self._settled[key] = found
         return True
 
-    async def _gather(self, key: ParentKey, may_write_shards: bool) -> tuple[Gathered, str]:
+    async def _gather(self, key: ServiceKey, may_write_shards: bool) -> tuple[Gathered, str]:
         """Read both sides whole, or raise (O1); return them with their fingerprint."""
         began = asyncio.get_running_loop().time()
         models, shards, pods, reports, service = await _all(
@@ -171,35 +171,41 @@ class Reconciler:
             self._reports.read(self._client, key),
             self._read_service(key),
         )
-        sides = Sides(models, shards, pods, reports)
-        return await self._compose(key, sides, service, began=began, may_write=may_write_shards)
+        listed = ListedObjects(models, shards, pods, reports)
+        return await self._compose(key, listed, service, began=began, may_write=may_write_shards)
 
     async def _compose(
-        self, key: ParentKey, sides: Sides, service: ServiceView, *, began: float, may_write: bool
+        self,
+        key: ServiceKey,
+        listed: ListedObjects,
+        service: ServiceView,
+        *,
+        began: float,
+        may_write: bool,
     ) -> tuple[Gathered, str]:
         """Read what was listed since `began`; return it with its fingerprint."""
-        uids = [model["metadata"]["uid"] for model in sides.models]
-        views = [read_shard(key, shard) for shard in sides.shards]
+        uids = [model["metadata"]["uid"] for model in listed.models]
+        views = [read_shard(key, shard) for shard in listed.shards]
         newer = self._statuses.newer_than(began, uids)
         gathered = Gathered(
             key=key,
-            models=await self._read_models(sides.models, newer),
+            models=await self._read_models(listed.models, newer),
             shards=tuple(view for view in views if view is not None),
-            pods=self._read_pods(key, sides.pods, began),
-            reports=of_their_pods(sides.reports, sides.pods),
-            quiet=self._reports.quiet(key),
+            pods=self._read_pods(key, listed.pods, began),
+            reports=of_their_pods(listed.reports, listed.pods),
+            staleness=self._reports.staleness(key),
             unread=self._reports.unread(key),
             service=service,
             memory=self._memory(key),
             may_write_shards=may_write,
         )
-        named = [one for one, view in zip(sides.shards, views, strict=True) if view is not None]
-        parts = [part_of(one["metadata"]) for one in (*sides.models, *named, *sides.pods)]
+        named = [one for one, view in zip(listed.shards, views, strict=True) if view is not None]
+        parts = [part_of(one["metadata"]) for one in (*listed.models, *named, *listed.pods)]
         for pod in gathered.pods:
             parts.extend(self._reports.parts(key, pod.uid, as_read=True))
         return gathered, fingerprint(parts)
 
-    def _memory(self, key: ParentKey) -> Memory:
+    def _memory(self, key: ServiceKey) -> Memory:
         return replace(
             self._memories.get(key, Memory()),
             put_off=self._shards.put_off(key),
@@ -207,7 +213,9 @@ class Reconciler:
             unnudged=self._nudger.put_off(key),
         )
 
-    def _read_pods(self, key: ParentKey, pods: list[Document], began: float) -> tuple[PodView, ...]:
+    def _read_pods(
+        self, key: ServiceKey, pods: list[Document], began: float
+    ) -> tuple[PodView, ...]:
         """Read the pods that were listed since `began`, with the nudges sent since."""
         sent = self._nudger.sent_since(key, began)
         views = (read_pod(pod) for pod in pods)
@@ -218,7 +226,7 @@ class Reconciler:
             for view in views
         )
 
-    async def _read_service(self, key: ParentKey) -> ServiceView:
+    async def _read_service(self, key: ServiceKey) -> ServiceView:
         return ServiceView() if self._services is None else await self._services.read(key)
 
     async def _read_models(
@@ -276,7 +284,7 @@ class Reconciler:
         )
         return replace(gathered, memory=memory)
 
-    def _remember(self, key: ParentKey, decided: Plan) -> None:
+    def _remember(self, key: ServiceKey, decided: Plan) -> None:
         now = self._clock()
         before = self._memories.pop(key, Memory())
         nudged_now = {nudge.uid for nudge in decided.nudges}

@@ -2,7 +2,7 @@
 
 Watches lose things. A deletion that falls into a gap of the watch is never reported, a hand that
 edits a ConfigMap rings no bell, and at start nothing has rung at all. So now and then (60 s,
-jittered) a survey finds every parent that a TrainedModel or a shard names (a shard tells of one
+jittered) a survey finds every service that a TrainedModel or a shard names (a shard tells of one
 whose last model is gone), and each is looked at unless it is *settled*: its last pass did nothing,
 and nothing that the pass read has changed since. Even so, each is looked at every `WHOLE_ROUNDS`
 resyncs, in turn: whatever a fingerprint may miss lasts no longer than that.
@@ -10,13 +10,13 @@ resyncs, in turn: whatever a fingerprint may miss lasts no longer than that.
 Who knows that something was lost (a watch that listed anew, or ended) asks for an early one, which
 comes within `SOON_S`, for many who ask together once. A resync that failed is tried again within
 `LONGEST_RETRY_S`: it is also how the operator learns that the API server is back, and its bells end
-the back-off of parents that failed because it was not.
+the back-off of services that failed because it was not.
 
 A namespace that cannot be read is left out (`namespaces`): a resync succeeds if one could be.
 
-The first resync is the start of the operator, and looks closer (`firstlook`), so that few parents
-need a pass. Until it has succeeded once, the API or the CRDs are not there, and the watches are not
-begun.
+The first resync is the start of the operator, and looks closer (`initial_sync`), so that few
+services need a pass. Until it has succeeded once, the API or the CRDs are not there, and the
+watches are not begun.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from zlib import crc32
 
 import structlog
 
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ApiError, NothingReadable
-from trainedmodel_operator.reconcile.initial_sync import FirstLook
-from trainedmodel_operator.reconcile.inventory import Survey
+from trainedmodel_operator.reconcile.initial_sync import InitialSync
+from trainedmodel_operator.reconcile.inventory import Inventory
 
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 5.0
@@ -46,21 +46,23 @@ log = structlog.get_logger()
 
 
 class Resync:
-    """Rings for every parent that there is."""
+    """Rings for every service that there is."""
 
     def __init__(
         self,
-        survey: Survey,
-        ring: Callable[[ParentKey, Bell], None],
+        inventory: Inventory,
+        enqueue: Callable[[ServiceKey, Trigger], None],
         *,
         period_s: float,
-        is_settled: Callable[[ParentKey, str], bool] = lambda key, found: False,
-        first_look: FirstLook | None = None,
+        is_settled: Callable[[ServiceKey, str], bool] = lambda key, found: False,
+        initial_sync: InitialSync | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._survey: Survey | FirstLook = survey if first_look is None else first_look
-        self._later = survey
-        self._ring = ring
+        self._inventory: Inventory | InitialSync = (
+            inventory if initial_sync is None else initial_sync
+        )
+        self._later = inventory
+        self._enqueue = enqueue
         self._is_settled = is_settled
         self._rounds = 0
         self._period_s = period_s
@@ -89,7 +91,7 @@ class Resync:
         while True:
             self._asked.clear()
             try:
-                parents = await self._find_due()
+                services = await self._find_due()
             except ApiError as error:
                 if isinstance(error, NothingReadable):
                     self.answered_at = asyncio.get_running_loop().time()
@@ -99,8 +101,8 @@ class Resync:
                 await asyncio.sleep(self._jittered(pause))
                 continue
             failures = 0
-            for key in parents:
-                self._ring(key, Bell.RESYNC)
+            for key in services:
+                self._enqueue(key, Trigger.RESYNC)
             self.ended_at = asyncio.get_running_loop().time()
             self.has_begun.set()
             self._has_succeeded.set()
@@ -114,10 +116,10 @@ class Resync:
     def _jittered(self, pause_s: float) -> float:
         return pause_s * (0.8 + 0.4 * self._jitter())
 
-    async def _find_due(self) -> list[ParentKey]:
-        """Return the parents that are to be looked at, in order."""
-        surveyed = await self._survey.look()
-        is_first, self._survey = self._survey is not self._later, self._later
+    async def _find_due(self) -> list[ServiceKey]:
+        """Return the services that are to be looked at, in order."""
+        surveyed = await self._inventory.look()
+        is_first, self._inventory = self._inventory is not self._later, self._later
         self._rounds += 1
         return [
             key

@@ -27,7 +27,7 @@ import structlog
 from trainedmodel_operator.api.protocol import KubeClient
 from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
 from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind, attempt, rebase
-from trainedmodel_operator.core.state import ParentKey, read_shard
+from trainedmodel_operator.core.state import ServiceKey, read_shard
 from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errors import (
     ApiError,
@@ -81,22 +81,22 @@ class ShardWriter:
         self._clock = clock
         self._metrics = metrics
         self._jitter = jitter
-        self.rings: Callable[[ParentKey], None] = lambda key: None
-        self._put_off: dict[ParentKey, dict[int, PutOff]] = {}
-        self._under_way: dict[ParentKey, set[int]] = defaultdict(set)
-        self._late: set[tuple[ParentKey, int]] = set()
+        self.rings: Callable[[ServiceKey], None] = lambda key: None
+        self._put_off: dict[ServiceKey, dict[int, PutOff]] = {}
+        self._under_way: dict[ServiceKey, set[int]] = defaultdict(set)
+        self._late: set[tuple[ServiceKey, int]] = set()
         self._slow_until: dict[str, float] = {}
-        self._fenced: set[ParentKey] = set()
+        self._fenced: set[ServiceKey] = set()
 
-    def put_off(self, key: ParentKey) -> Mapping[int, PutOff]:
+    def put_off(self, key: ServiceKey) -> Mapping[int, PutOff]:
         """Return the shards of a service whose last write failed."""
         return dict(self._put_off.get(key, {}))
 
-    def under_way(self, key: ParentKey) -> frozenset[int]:
+    def under_way(self, key: ServiceKey) -> frozenset[int]:
         """Return the shards of a service that are being written."""
         return frozenset(self._under_way.get(key, ()))
 
-    async def write(self, key: ParentKey, writes: Collection[ShardWrite]) -> Outcome:
+    async def write(self, key: ServiceKey, writes: Collection[ShardWrite]) -> Outcome:
         """Carry out the writes, and wait a while for them.
 
         Raises:
@@ -127,11 +127,11 @@ class ShardWriter:
             and len(failed) == len(tasks),
         )
 
-    def note_unread(self, key: ParentKey, write: ShardWrite, error: ApiError) -> None:
+    def note_unread(self, key: ServiceKey, write: ShardWrite, error: ApiError) -> None:
         """Put off a write because what it would meet could not be read."""
         self._failed(key, write, _failure(write, error), error)
 
-    def settle(self, key: ParentKey, due: Iterable[ShardWrite]) -> None:
+    def settle(self, key: ServiceKey, due: Iterable[ShardWrite]) -> None:
         """Forget the failures of a service but for the writes that are still due."""
         indices = {write.index for write in due}
         known = self._put_off.get(key, {})
@@ -145,7 +145,7 @@ class ShardWriter:
             for index in list(self._put_off[key]):
                 self._forget(key, index)
 
-    async def _carry_out(self, key: ParentKey, write: ShardWrite) -> None:
+    async def _carry_out(self, key: ServiceKey, write: ShardWrite) -> None:
         try:
             await self._try(key, write)
         finally:
@@ -156,7 +156,7 @@ class ShardWriter:
             self._late.discard((key, write.index))
             self.rings(key)
 
-    async def _try(self, key: ParentKey, write: ShardWrite) -> None:
+    async def _try(self, key: ServiceKey, write: ShardWrite) -> None:
         try:
             await self._past_others(key, write)
         except NotLeading:
@@ -170,7 +170,7 @@ class ShardWriter:
         else:
             self._forget(key, write.index)
 
-    async def _past_others(self, key: ParentKey, write: ShardWrite) -> None:
+    async def _past_others(self, key: ServiceKey, write: ShardWrite) -> None:
         """Write, past others who write what is nothing to us, and ever so often."""
         for tries in range(1, REBASES + 1):
             try:
@@ -193,7 +193,7 @@ class ShardWriter:
         )
 
     def _failed(
-        self, key: ParentKey, write: ShardWrite, failure: Failure, error: Exception
+        self, key: ServiceKey, write: ShardWrite, failure: Failure, error: Exception
     ) -> None:
         known = self._put_off.setdefault(key, {})
         if write.index not in known:
@@ -211,7 +211,7 @@ class ShardWriter:
             again_in_s=round(pause, 2),
         )
 
-    def _forget(self, key: ParentKey, index: int) -> None:
+    def _forget(self, key: ServiceKey, index: int) -> None:
         known = self._put_off.get(key, {})
         if known.pop(index, None) is None:
             return

@@ -47,7 +47,7 @@ from trainedmodel_operator.core.pacing.windows import (
     weigh,
 )
 from trainedmodel_operator.core.plan import StatusWrite
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.status.status import Status
 from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
 from trainedmodel_operator.observability.metrics import Metrics
@@ -61,8 +61,8 @@ FORGET_AFTER_S: Final = 2 * AFTER_IDLE_S
 
 log = structlog.get_logger()
 
-#: Told of each status that was written: parent, name, uid, what was told before, and the status.
-Written = Callable[[ParentKey, str, str, Mapping[str, Any], Mapping[str, Any]], None]
+#: Told of each status that was written: service, name, uid, what was told before, and the status.
+Written = Callable[[ServiceKey, str, str, Mapping[str, Any], Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class _Pending:
     namespace: str
     status: Status
     weight: Weight
-    parent: str
+    service: str
     told: Mapping[str, Any]
 
 
@@ -138,7 +138,7 @@ class StatusWriter:
         return newer
 
     def submit(
-        self, key: ParentKey, uids: Sequence[str], writes: Iterable[StatusWrite], began: float
+        self, key: ServiceKey, uids: Sequence[str], writes: Iterable[StatusWrite], began: float
     ) -> None:
         """Take over what a pass begun at `began` decided about `uids`; those without are right.
 
@@ -158,7 +158,7 @@ class StatusWriter:
                 slot = self._slots[uid] = _Slot()
             weight = weigh(write.told, write.status)
             slot.pending = _Pending(
-                write.name, key.namespace, write.status, weight, key.parent, write.told
+                write.name, key.namespace, write.status, weight, key.service, write.told
             )
             self._waiting.add(uid)
             self._schedule(uid, slot, now)
@@ -255,7 +255,7 @@ class StatusWriter:
             slot.failures, slot.retry_at = 0, -inf
             slot.last = LastWrite(clock(), write.weight)
             _tell(write)
-            key = ParentKey(write.namespace, write.parent)
+            key = ServiceKey(write.namespace, write.service)
             self.written(key, write.name, uid, write.told, write.status)
         slot.answered_at = clock()
         self._schedule(uid, slot, clock())
@@ -328,7 +328,7 @@ def _tell(write: _Pending) -> None:
     if write.weight is Weight.URGENT:
         log.info(
             "status written",
-            key=f"{write.namespace}/{write.parent}",
+            key=f"{write.namespace}/{write.service}",
             model=f"{write.namespace}/{write.name}",
             state=write.status.get("state"),
             reason=write.status.get("reason"),

@@ -1,18 +1,19 @@
-"""The work queue: one worker for each parent that has something to do.
+"""The work queue: one worker for each service that has something to do.
 
-Events carry no data here. They ring a bell: "look at this parent". The worker of that parent makes
-a pass, which reads everything afresh, so a hundred bells between two passes are one pass, and a
-bell during a pass is another pass after it. As one worker serves one parent, no two passes over a
-parent ever overlap; as parents have workers of their own, a slow or failing one delays no other.
+Events carry no data here. They ring a bell: "look at this service". The worker of that service
+makes a pass, which reads everything afresh, so a hundred bells between two passes are one pass, and
+a bell during a pass is another pass after it. As one worker serves one service, no two passes over
+a service ever overlap; as services have workers of their own, a slow or failing one delays no
+other.
 
 *When* a pass may begin is decided by `core.pacing`, on this loop's monotonic clock. A failed pass
 is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it was for stays
 due. Two failures are no reason to wait so long. A conflict says that somebody wrote while the pass
 was made: it is made again at once, a few times, for each try is another chance against a writer who
-never rests. And a parent that failed because the API server did not work is forgiven as soon as a
+never rests. And a service that failed because the API server did not work is forgiven as soon as a
 resync has found that it does.
 
-A worker ends when nothing is due and its pace has become that of a parent never seen: an idle
+A worker ends when nothing is due and its pace has become that of a service never seen: an idle
 operator has no tasks here. Between the test for that and the removal there is no await, so no bell
 can fall in between.
 
@@ -33,8 +34,8 @@ from typing import Final
 
 import structlog
 
-from trainedmodel_operator.core.pacing.windows import SLACK_S, Bell, Pace
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.pacing.windows import SLACK_S, Pace, Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ApiError, Conflict, Throttled, Unavailable
 from trainedmodel_operator.observability.metrics import Metrics
 
@@ -60,15 +61,15 @@ class PassResult:
     again_in_s: float = inf
 
 
-#: Makes one pass over a parent; told whether the shard window is open.
-Reconcile = Callable[[ParentKey, bool], Awaitable[PassResult]]
+#: Makes one pass over a service; told whether the shard window is open.
+Reconcile = Callable[[ServiceKey, bool], Awaitable[PassResult]]
 
 
 @dataclass(slots=True)
 class _Slot:
-    key: ParentKey
+    key: ServiceKey
     pace: Pace = field(default_factory=Pace)
-    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    trigger: asyncio.Event = field(default_factory=asyncio.Event)
     was_unavailable: bool = False
 
 
@@ -85,24 +86,24 @@ class WorkQueue:
         self._reconcile = reconcile
         self._metrics = metrics
         self._jitter = jitter
-        self._slots: dict[ParentKey, _Slot] = {}
-        self._waiting: set[ParentKey] = set()
+        self._slots: dict[ServiceKey, _Slot] = {}
+        self._waiting: set[ServiceKey] = set()
         self._active = asyncio.Semaphore(ACTIVE_PASSES)
         self._group: asyncio.TaskGroup | None = None
 
-    def ring(self, key: ParentKey, bell: Bell) -> None:
-        """Ask for a pass over a parent; costs nothing, may be called at any time."""
+    def enqueue(self, key: ServiceKey, trigger: Trigger) -> None:
+        """Ask for a pass over a service; costs nothing, may be called at any time."""
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = _Slot(key)
             if self._group is not None:
                 self._group.create_task(self._work(slot), name=f"worker {key}")
-        if bell is Bell.RESYNC and slot.was_unavailable:
+        if trigger is Trigger.RESYNC and slot.was_unavailable:
             slot.pace = slot.pace.forgiven()
-        slot.pace = slot.pace.rung(bell, asyncio.get_running_loop().time())
-        slot.bell.set()
+        slot.pace = slot.pace.triggered(trigger, asyncio.get_running_loop().time())
+        slot.trigger.set()
         self._waiting.add(key)
-        self._metrics.set_depth("parents", len(self._waiting))
+        self._metrics.set_depth("services", len(self._waiting))
 
     @property
     def is_full(self) -> bool:
@@ -131,10 +132,10 @@ class WorkQueue:
                 until = due if due < inf else slot.pace.forgettable_at()
                 if due == inf and until <= clock() + SLACK_S:
                     return
-                slot.bell.clear()
+                slot.trigger.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
-                        await slot.bell.wait()
+                        await slot.trigger.wait()
         finally:
             del self._slots[slot.key]
 
@@ -145,7 +146,7 @@ class WorkQueue:
             is_open = slot.pace.may_write_shards(began)
             slot.pace = slot.pace.begun()
             self._waiting.discard(slot.key)
-            self._metrics.set_depth("parents", len(self._waiting))
+            self._metrics.set_depth("services", len(self._waiting))
             try:
                 with self._metrics.timed_pass():
                     result = await self._reconcile_past_conflicts(slot.key, is_open)
@@ -166,7 +167,7 @@ class WorkQueue:
                     again_at=now + result.again_in_s,
                 )
 
-    async def _reconcile_past_conflicts(self, key: ParentKey, is_open: bool) -> PassResult:
+    async def _reconcile_past_conflicts(self, key: ServiceKey, is_open: bool) -> PassResult:
         for tries in range(1, CONFLICT_TRIES):
             try:
                 return await self._reconcile(key, is_open)

@@ -7,10 +7,10 @@ never reports a deletion that happened while its watch was broken, so nothing el
 When a watch lists anew, which shows in a listed object that was seen before, `listed_anew` is
 called: what was deleted meanwhile rings no bell, so somebody had better look at everything.
 
-What `Bells` does remember, by uid, is which parent a model last named, so that a model that moves
-rings at its old service too; and which generation was rung for, so that our own status writes ring
-nothing. Neither does an object in the first list of a watch that the survey saw as it is: a start
-would else make its passes twice.
+What `EventHandlers` does remember, by uid, is which service a model last named, so that a model
+that moves rings at its old service too; and which generation was rung for, so that our own status
+writes ring nothing. Neither does an object in the first list of a watch that the survey saw as it
+is: a start would else make its passes twice.
 
 The registry is private: kopf's global one would be shared with whatever else is imported.
 """
@@ -24,29 +24,29 @@ import kopf
 from trainedmodel_contract import modelreport, names, trainedmodel
 
 from trainedmodel_operator.api.report_cache import ReportCache
-from trainedmodel_operator.core.pacing.windows import Bell
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.pacing.windows import Trigger
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.observability.lag_observer import Observer
 
 Event = Mapping[str, Any]
 Metadata = Mapping[str, Any]
-#: Parent, generation, whether it is being deleted.
+#: Service, generation, whether it is being deleted.
 Aspects = tuple[str | None, int, bool]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 
-class Bells:
+class EventHandlers:
     """Turns watch events into bells."""
 
     def __init__(
         self,
-        ring: Callable[[ParentKey, Bell], None],
+        enqueue: Callable[[ServiceKey, Trigger], None],
         reports: ReportCache,
         listed_anew: Callable[[], None] = lambda: None,
         is_surveyed: Callable[[Metadata], bool] = lambda metadata: False,
         observer: Observer | None = None,
     ) -> None:
-        self._ring = ring
+        self._enqueue = enqueue
         self._reports = reports
         self._listed_anew = listed_anew
         self._is_surveyed = is_surveyed
@@ -69,7 +69,7 @@ class Bells:
     def model_event(self, event: Event) -> None:
         """Ring at the model's service, and at the one that it left."""
         metadata, uid = event["object"]["metadata"], event["object"]["metadata"]["uid"]
-        parent, _, _ = now = _aspects(event["object"])
+        service, _, _ = now = _aspects(event["object"])
         before = self._seen.get(uid)
         if event["type"] is None and before is not None:
             self._listed_anew()
@@ -81,9 +81,9 @@ class Bells:
             self._seen[uid] = now
         if self._observer is not None and event["type"] is not None:
             self._observer.model_event(event["type"], uid, now[1])
-        parents = {parent, before[0] if before else None}
-        for one in sorted(one for one in parents if one is not None):
-            self._ring(ParentKey(metadata["namespace"], one), Bell.MODEL)
+        services = {service, before[0] if before else None}
+        for one in sorted(one for one in services if one is not None):
+            self._enqueue(ServiceKey(metadata["namespace"], one), Trigger.MODEL)
 
     def report_event(self, event: Event) -> None:
         """Keep the report for the next pass, and ring at its service."""
@@ -92,31 +92,31 @@ class Bells:
             self._reports.forget(document["metadata"]["uid"])
         elif not self._reports.offer(document):
             return  # a heartbeat, or what a pass has read already
-        parent = document.get("inferenceService")
-        if parent:
-            self._ring(ParentKey(document["metadata"]["namespace"], parent), Bell.REPORT)
+        service = document.get("inferenceService")
+        if service:
+            self._enqueue(ServiceKey(document["metadata"]["namespace"], service), Trigger.REPORT)
 
 
 def _aspects(model: Mapping[str, Any]) -> Aspects:
     """Return what makes a model's bell ring when it changes."""
     metadata = model["metadata"]
-    parent = model.get("spec", {}).get("inferenceService")
-    return parent, metadata.get("generation", 0), "deletionTimestamp" in metadata
+    service = model.get("spec", {}).get("inferenceService")
+    return service, metadata.get("generation", 0), "deletionTimestamp" in metadata
 
 
-def make_registry(bells: Bells, login: Login) -> kopf.OperatorRegistry:
+def make_registry(handlers: EventHandlers, login: Login) -> kopf.OperatorRegistry:
     """Make the registry: two bells, and the login."""
     registry = kopf.OperatorRegistry()
 
     async def ring_for_model(event: Event, **_: Any) -> None:
-        bells.model_event(event)
+        handlers.model_event(event)
 
     def is_news(event: Event, **_: Any) -> bool:
         # A filter costs kopf less than a handler, and a start lists all models.
-        return not bells.is_known(event)
+        return not handlers.is_known(event)
 
     async def ring_for_report(event: Event, **_: Any) -> None:
-        bells.report_event(event)
+        handlers.report_event(event)
 
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
         return await login()

@@ -17,7 +17,7 @@ What is set differently from kopf's defaults, and why:
   word (default: 70 s). The API server sends a bookmark two seconds before it closes a stream, so
   each stream begins where the last one ended, and a silent one (half open: the other side is gone
   and nobody said so) is found after 30 s. A quiet operator sends five requests a minute for that.
-- Lists come in pieces (`piece_of_list`), small ones where reports are long: a hundred reports of
+- Lists come in pieces (`page_size`), small ones where reports are long: a hundred reports of
   5,000 models are 30 MB, and five times that while they are parsed. Pieces are asked for one after
   the other, so small ones of many small objects make a start late.
 - kopf's worker of an object ends after `IDLE_S` (default: 5 s): it holds the object's last document
@@ -44,7 +44,7 @@ import structlog
 from kopf._core.engines.peering import Identity
 from trainedmodel_contract import names
 
-from trainedmodel_operator.api.report_cache import SMALLEST_PIECE, piece_of_list
+from trainedmodel_operator.api.report_cache import SMALLEST_PIECE, page_size
 from trainedmodel_operator.observability.metrics import Metrics
 
 STREAM_S: Final = 25
@@ -82,7 +82,7 @@ class Backoffs:
             longest = min(longest * 2, LONGEST_PAUSE_S)
 
 
-class Watches:
+class KopfRunner:
     """Keeps kopf watching, until cancelled."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Watches:
         """Run kopf until it ends; return the word for why it did."""
         tasks = await kopf.spawn_tasks(
             registry=self._make_registry(),
-            settings=kopf_settings(piece_of_list(self._most_models())),
+            settings=kopf_settings(page_size(self._most_models())),
             identity=IDENTITY,
             standalone=True,
             clusterwide=not self._namespaces,

@@ -2,14 +2,16 @@
 
 Two ways to have them, both a `Certificates` that runs beside the server:
 
-`SelfMade`: all replicas read one Secret, every few seconds, and serve the leaf that it holds. The
-one that may write (the leader) carries out what `core.certificates` decides, one step a look: a
-write of the Secret, under the resourceVersion that was read, or a patch of the one `caBundle`. It
-takes back what somebody changed by hand there. A replica that may not write never makes a
-certificate of its own, so at any moment one leaf is served, or two of which both are trusted.
+`SelfSignedCertificates`: all replicas read one Secret, every few seconds, and serve the leaf that
+it holds. The one that may write (the leader) carries out what `core.certificates` decides, one step
+a look: a write of the Secret, under the resourceVersion that was read, or a patch of the one
+`caBundle`. It takes back what somebody changed by hand there. A replica that may not write never
+makes a certificate of its own, so at any moment one leaf is served, or two of which both are
+trusted.
 
-`FromFolder`: cert-manager (or anybody) keeps `tls.crt` and `tls.key` in a mounted folder, and puts
-the authority into the configuration itself. Here the files are only read again when they change.
+`FileCertificates`: cert-manager (or anybody) keeps `tls.crt` and `tls.key` in a mounted folder, and
+puts the authority into the configuration itself. Here the files are only read again when they
+change.
 
 Neither ever ends because of a failure: a certificate lives for months, so a Secret that cannot be
 read for an hour is a warning in the log, and the next look may succeed. What is not ours is not
@@ -32,7 +34,7 @@ from trainedmodel_contract import names
 
 from trainedmodel_operator.api.transport import Transport
 from trainedmodel_operator.core.certificates import Decision, Lifetimes, Situation, Step, decide
-from trainedmodel_operator.core.pacing.rate_limiter import Lane
+from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.errors import CertificateError, Conflict, NotFound, OperatorError
 from trainedmodel_operator.webhook import pki
 
@@ -90,7 +92,7 @@ class Certificates(Protocol):
         ...
 
 
-class SelfMade:
+class SelfSignedCertificates:
     """Certificates out of a Secret, made by whoever may write."""
 
     def __init__(
@@ -241,14 +243,14 @@ class SelfMade:
 
     async def _get(self, path: str) -> Document | None:
         try:
-            return await self._transport.request(Lane.READ, "GET", path)
+            return await self._transport.request(PriorityLevel.READ, "GET", path)
         except NotFound:
             return None
 
     async def _write(self, path: str, body: Document, content_type: str) -> None:
         query = {"fieldManager": FIELD_MANAGER}
         await self._transport.request(
-            Lane.SHARD, "PATCH", path, query=query, body=body, content_type=content_type
+            PriorityLevel.SHARD, "PATCH", path, query=query, body=body, content_type=content_type
         )
 
     def _secret_path(self) -> str:
@@ -268,7 +270,7 @@ class SelfMade:
         self._fault = fault
 
 
-class FromFolder:
+class FileCertificates:
     """Certificates that somebody else keeps in a folder."""
 
     def __init__(self, folder: Path, period_s: float = 5.0) -> None:

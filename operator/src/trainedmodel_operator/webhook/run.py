@@ -21,8 +21,8 @@ from trainedmodel_operator.settings import WebhookSettings
 from trainedmodel_operator.webhook.certificates import (
     CertificatePlace,
     Certificates,
-    FromFolder,
-    SelfMade,
+    FileCertificates,
+    SelfSignedCertificates,
     service_hosts,
 )
 from trainedmodel_operator.webhook.server import serve_webhook
@@ -58,7 +58,7 @@ async def run_webhook(
         log.warning("a puller's resource follows another", what=note)
     certificates: Certificates
     if settings.certificates is not None:
-        certificates = FromFolder(settings.certificates)
+        certificates = FileCertificates(settings.certificates)
     else:
         namespace = await asyncio.to_thread(own_namespace)
         place = CertificatePlace(
@@ -67,7 +67,7 @@ async def run_webhook(
             configuration=settings.configuration,
             hosts=service_hosts(settings.service, namespace) | frozenset(settings.hosts),
         )
-        certificates = SelfMade(Transport(api, metrics), place, is_leader)
+        certificates = SelfSignedCertificates(Transport(api, metrics), place, is_leader)
     await serve_webhook(
         settings.port,
         settings.injection,

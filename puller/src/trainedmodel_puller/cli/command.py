@@ -78,10 +78,10 @@ def _end_now() -> None:
     os._exit(0)
 
 
-def _end_with_words(work: Coroutine[Any, Any, None]) -> None:
+def _end_with_words(job: Coroutine[Any, Any, None]) -> None:
     try:
         with asyncio.Runner(loop_factory=OutsideLoop) as runner:
-            runner.run(work)
+            runner.run(job)
     except BaseExceptionGroup as group:
         causes = group.subgroup(SettingsError)
         if causes is None:

@@ -18,7 +18,7 @@ from trainedmodel_puller.app import find_server, make_limits, make_state, make_v
 from trainedmodel_puller.control.config_reader import read_folder
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import report_models
-from trainedmodel_puller.core.snapshot import Held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import LastGoodConfig, resolve_snapshot
 from trainedmodel_puller.core.state import ServerView
 from trainedmodel_puller.core.status import status_document
 from trainedmodel_puller.drivers.auto import identify
@@ -78,7 +78,7 @@ def _read(settings: Settings, volume: Volume, state: LiveState) -> None:
     files, why = read_folder(settings.config_dir)
     if files is None:
         raise SettingsError(f"--config-dir: {why}")
-    held = Held()
+    held = LastGoodConfig()
     try:
         if volume.exists():
             state.disk = volume.scan(mend=False)
@@ -92,10 +92,10 @@ def _read(settings: Settings, volume: Volume, state: LiveState) -> None:
 
 async def _look(server: ModelServer, state: LiveState) -> ServerView:
     try:
-        sight = await server.observe(list(state.disk))
+        observation = await server.observe(list(state.disk))
     except (ServerGone, ServerInDoubt) as error:
         return ServerView(False, {}, {}, str(error))
-    return ServerView(True, sight.states, sight.revisions)
+    return ServerView(True, observation.states, observation.revisions)
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

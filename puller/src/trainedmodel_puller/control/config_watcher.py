@@ -31,24 +31,24 @@ _CHANGED: Final = (
 _WATCHED: Final = _CHANGED | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 
 
-async def watch_folder(folder: Path, bell: asyncio.Event) -> None:
-    """Set `bell` whenever something in `folder` changes, until cancelled."""
+async def watch_folder(folder: Path, wake: asyncio.Event) -> None:
+    """Set `wake` whenever something in `folder` changes, until cancelled."""
     while True:
         try:
-            await _watch(folder, bell)
+            await _watch(folder, wake)
         except OSError as error:
             log.debug("watch_lost", folder=str(folder), why=str(error))
-        bell.set()
+        wake.set()
         await asyncio.sleep(_RETRY_S)
 
 
-async def _watch(folder: Path, bell: asyncio.Event) -> None:
+async def _watch(folder: Path, wake: asyncio.Event) -> None:
     """Watch until the folder is not what stands under its name any more."""
     running = asyncio.get_running_loop()
     has_news = asyncio.Event()
     with await asyncio.to_thread(INotify, nonblocking=True) as inotify:
         await asyncio.to_thread(inotify.add_watch, folder, _WATCHED)
-        bell.set()  # what changed before the watch began has rung for nobody
+        wake.set()  # what changed before the watch began has rung for nobody
         running.add_reader(inotify.fileno(), has_news.set)
         try:
             while True:
@@ -57,7 +57,7 @@ async def _watch(folder: Path, bell: asyncio.Event) -> None:
                 await asyncio.sleep(_SETTLE_S)
                 events += inotify.read(timeout=0)
                 has_news.clear()
-                bell.set()
+                wake.set()
                 if any(event.mask & _GONE for event in events):
                     return
         finally:

@@ -39,7 +39,7 @@ from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDo
 from trainedmodel_puller.errors import ModelFault, PullerError, VolumeFault
 from trainedmodel_puller.fetch.fetcher import Fetcher
 from trainedmodel_puller.live_state import LiveState
-from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.identity import read_identity
 
 log: Final = structlog.get_logger()
@@ -51,13 +51,13 @@ class Executor:
     def __init__(
         self,
         state: LiveState,
-        disk: Disk,
+        disk: AsyncVolume,
         fetcher: Fetcher,
         server: ModelServer,
         tasks: asyncio.TaskGroup,
         *,
         served_dir: Path,
-        go_on: Callable[[str], None],
+        replan: Callable[[str], None],
     ) -> None:
         self._state = state
         self._disk = disk
@@ -65,7 +65,7 @@ class Executor:
         self._fetcher = fetcher
         self._server = server
         self._served_dir = served_dir
-        self._go_on = go_on
+        self._replan = replan
         self._tasks = tasks
         self._transfers: dict[str, asyncio.Task[None]] = {}
         self._acting: set[asyncio.Task[None]] = set()
@@ -99,13 +99,13 @@ class Executor:
                     self._state.begin_removal(action)
                     self._keep(self._tasks.create_task(self._remove(action)))
 
-    def _act(self, name: str, stage: Stage, work: Awaitable[None]) -> None:
+    def _act(self, name: str, stage: Stage, job: Awaitable[None]) -> None:
         self._state.server_actions[name] = stage
         self._state.action_began[name] = time.monotonic()
 
         async def run() -> None:
             try:
-                await work
+                await job
             finally:
                 self._release(name)
 
@@ -126,8 +126,8 @@ class Executor:
 
     def _end(self, name: str) -> None:
         """Have the end of an action noticed: now for its name, soon for all."""
-        self._state.bell.set()
-        self._go_on(name)
+        self._state.wake.set()
+        self._replan(name)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._acting.add(task)

@@ -36,11 +36,11 @@ from trainedmodel_puller.control.executor import Executor
 from trainedmodel_puller.core.draft import NOTHING
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.report import SETTLED, report_models
-from trainedmodel_puller.core.snapshot import Held, resolve_snapshot
+from trainedmodel_puller.core.snapshot import LastGoodConfig, resolve_snapshot
 from trainedmodel_puller.core.state import DiskModel, Limits, Plan
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.live_state import LiveState
-from trainedmodel_puller.volume.async_volume import Disk
+from trainedmodel_puller.volume.async_volume import AsyncVolume
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -74,7 +74,7 @@ class Loop:
         self,
         config_dir: Path,
         state: LiveState,
-        disk: Disk,
+        disk: AsyncVolume,
         limits: Limits,
         period_s: float,
     ) -> None:
@@ -84,8 +84,8 @@ class Loop:
         self._volume = disk.volume
         self._limits = limits
         self._period_s = period_s
-        self._held = Held()
-        self._kept = Held()
+        self._held = LastGoodConfig()
+        self._kept = LastGoodConfig()
         self._signature: Signature | None = None
         self._read_at = float("-inf")
         self._disk_read_at = time.monotonic()
@@ -128,11 +128,11 @@ class Loop:
         """Pass after pass, until `stop` is set."""
         self._executor = executor
         while not stop.is_set():
-            was_rung = self._state.bell.is_set()
-            self._state.bell.clear()
+            was_woken = self._state.wake.is_set()
+            self._state.wake.clear()
             began, self._cost_s = time.monotonic(), 0.0
             is_changed = await self.look()
-            if was_rung or is_changed or not self._is_at_rest():
+            if was_woken or is_changed or not self._is_at_rest():
                 with self._at_cost():
                     made = self.make_plan()
                     executor.carry_out(made)
@@ -158,7 +158,7 @@ class Loop:
 
         return await self._disk.ask_in(self._thread, counted)
 
-    def go_on(self, name: str) -> None:
+    def replan(self, name: str) -> None:
         """Plan for a name whose action has ended, and for those who wait for its slot.
 
         Soon, not at once: actions that are carried out in batches end in batches.
@@ -189,7 +189,7 @@ class Loop:
         wait_s = self._period_s
         if made.wake_at is not None:
             wait_s = min(wait_s, max(made.wake_at - time.monotonic(), 0.0))
-        waiter = asyncio.ensure_future(self._state.bell.wait())
+        waiter = asyncio.ensure_future(self._state.wake.wait())
         stopper = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait(
@@ -245,7 +245,7 @@ class Loop:
         self._read_at = now
         return True
 
-    async def _keep(self, held: Held) -> None:
+    async def _keep(self, held: LastGoodConfig) -> None:
         """Keep the last good configuration; a full disk must not keep models from leaving it."""
         if held == self._kept:
             return

@@ -24,7 +24,7 @@ import structlog
 from trainedmodel_puller import metrics
 from trainedmodel_puller.core.state import ServerState, ServerView
 from trainedmodel_puller.core.watching import RECENT, pause_s
-from trainedmodel_puller.drivers.base import ModelServer, ServerGone, ServerInDoubt, Sight
+from trainedmodel_puller.drivers.base import ModelServer, Observation, ServerGone, ServerInDoubt
 from trainedmodel_puller.live_state import LiveState
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ _DOUBTS: Final = 3
 _LOADING_PATIENCE_S: Final = 60.0
 
 
-class ServerWatch:
+class ServerMonitor:
     """Keeps `LiveState.server` true.
 
     Attributes:
@@ -102,10 +102,10 @@ class ServerWatch:
         try:
             is_same = await self._asked(self._server.ping)
         except ServerGone as error:
-            self._take_gone(error)
+            self._on_refused(error)
             return False
         except ServerInDoubt as error:
-            self._take_doubt(error, time.monotonic())
+            self._on_timeout(error, time.monotonic())
             return True
         self._doubts = 0
         self._judge(True, "")
@@ -117,24 +117,24 @@ class ServerWatch:
         began = time.monotonic()
         names = [name for name, held in self._state.disk.items() if held.loaded or held.published]
         try:
-            sight = await self._asked(lambda: self._server.observe(names))
+            observation = await self._asked(lambda: self._server.observe(names))
         except ServerGone as error:
-            self._take_gone(error)
+            self._on_refused(error)
         except ServerInDoubt as error:
-            self._take_doubt(error, began)
+            self._on_timeout(error, began)
         else:
             self._doubts = 0
-            self._take(sight, began)
+            self._take(observation, began)
             self._judge(True, "")
             self._conclude(
                 ServerView(True, self._state.server_models, self._state.server_revisions)
             )
         return time.monotonic() - began
 
-    def _take(self, sight: Sight, began: float) -> None:
+    def _take(self, observation: Observation, began: float) -> None:
         """Believe what was seen, but for names that our own actions have changed since."""
         state = self._state
-        models, revisions = dict(sight.states), dict(sight.revisions)
+        models, revisions = dict(observation.states), dict(observation.revisions)
         for name, marked in list(state.server_marks.items()):
             if marked < began:
                 del state.server_marks[name]
@@ -143,7 +143,7 @@ class ServerWatch:
             _put_back(name, revisions, state.server_revisions)
         state.server_models, state.server_revisions = models, revisions
 
-    def _take_gone(self, error: ServerGone) -> None:
+    def _on_refused(self, error: ServerGone) -> None:
         self._doubts = 0
         if self._was_reached:
             metrics.SERVER_RESTARTS.inc()
@@ -152,7 +152,7 @@ class ServerWatch:
         self._judge(False, str(error))
         self._conclude(ServerView(False, {}, {}, str(error)))
 
-    def _take_doubt(self, error: ServerInDoubt, began: float) -> None:
+    def _on_timeout(self, error: ServerInDoubt, began: float) -> None:
         self._doubts += 1
         if self._doubts == 1:
             self._silent_since = began
@@ -186,7 +186,7 @@ class ServerWatch:
 
     def _conclude(self, view: ServerView) -> None:
         if view != self._state.server:
-            self._state.bell.set()
+            self._state.wake.set()
         self._state.server = view
 
 

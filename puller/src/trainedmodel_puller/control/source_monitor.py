@@ -31,7 +31,7 @@ _MOST: Final = 8
 _LIMIT_S: Final = 10.0
 
 
-class SourceLooks:
+class SourceMonitor:
     """Lists the sources of failed models now and then, and ends the waits of those that changed."""
 
     def __init__(self, state: LiveState, downloader: Downloader) -> None:

@@ -24,14 +24,14 @@ _FIRST_CUT_S: Final = 0.1
 _IDLE_CUTS: Final = 3
 
 
-def backoff_s(count: int, chance: float) -> float:
+def backoff_s(count: int, jitter: float) -> float:
     """Return the seconds to wait after the `count`-th failure in a row (from 1).
 
-    `chance` is in [0, 1); the result is between half the nominal delay and the whole of it.
+    `jitter` is in [0, 1); the result is between half the nominal delay and the whole of it.
     """
     exponent = min(max(count, 1) - 1, 16)
     nominal = min(LONGEST_S, FIRST_S * 2.0**exponent)
-    return nominal * (1.0 - 0.5 * chance)
+    return nominal * (1.0 - 0.5 * jitter)
 
 
 def failures_in_a_row(before: int, reason: Reason, gained: int) -> int:
@@ -47,7 +47,7 @@ def failures_in_a_row(before: int, reason: Reason, gained: int) -> int:
 
 
 def begin_again_s(
-    reason: Reason, idle_cuts: int, chance: float, *, has_moved: bool
+    reason: Reason, idle_cuts: int, jitter: float, *, has_moved: bool
 ) -> float | None:
     """Return the seconds after which a stream that was cut begins again; None if the fetch ends.
 
@@ -55,7 +55,7 @@ def begin_again_s(
         reason: What ended the stream.
         idle_cuts: Cuts of this stream in a row without progress, this one included; 0 if it had
             made progress.
-        chance: In [0, 1).
+        jitter: In [0, 1).
         has_moved: Whether the fetch as a whole has made progress. If not, the store is at fault,
             not one connection.
     """
@@ -63,4 +63,4 @@ def begin_again_s(
         return None
     if idle_cuts and (not has_moved or idle_cuts >= _IDLE_CUTS or reason is Reason.SOURCE_STALLED):
         return None  # a stall has been waited for long enough
-    return _FIRST_CUT_S * 4.0**idle_cuts * (1.0 - 0.5 * chance)
+    return _FIRST_CUT_S * 4.0**idle_cuts * (1.0 - 0.5 * jitter)

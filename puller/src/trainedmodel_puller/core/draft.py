@@ -77,7 +77,7 @@ class Draft:
         self.defer(name, Reason.QUEUED, "waits for a load slot", self.load_slot_at)
         return False
 
-    def rival(self, wanted: WantedModel) -> str | None:
+    def same_source_in_flight(self, wanted: WantedModel) -> str | None:
         """Return which name fetches the same source just now; claim the source if there is none.
 
         What is on disk already can be linked, so nobody waits for it.
@@ -92,8 +92,8 @@ class Draft:
             transfer = self.observed.transfers.get(name)
             if transfer is not None and transfer.source == wanted.source:
                 return name
-        rival = self._claimed.setdefault(wanted.source, wanted.entry.name)
-        return None if rival == wanted.entry.name else rival
+        same_source_in_flight = self._claimed.setdefault(wanted.source, wanted.entry.name)
+        return None if same_source_in_flight == wanted.entry.name else same_source_in_flight
 
 
 def _slots(

@@ -256,9 +256,11 @@ def _fetch(draft: Draft, wanted: WantedModel, failure: Failure | None, *, is_wai
         draft.queued_downloads.append(name)
         draft.defer(name, Reason.QUEUED, "waits for a download slot", draft.download_slot_at)
         return
-    rival = draft.rival(wanted)
-    if rival is not None:
-        draft.defer(name, Reason.QUEUED, f"the same source is being fetched for {rival!r}")
+    same_source_in_flight = draft.same_source_in_flight(wanted)
+    if same_source_in_flight is not None:
+        draft.defer(
+            name, Reason.QUEUED, f"the same source is being fetched for {same_source_in_flight!r}"
+        )
         return
     draft.download_slots -= 1
     draft.actions.append(Download(name, wanted.id, wanted.entry))

@@ -54,7 +54,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LastGoodConfig:
     """What each group said when it was last whole."""
 
     groups: Groups = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Held:
         return canonical_json({"groups": self.groups})
 
 
-def parse_held(text: str | bytes | None) -> Held:
+def parse_held(text: str | bytes | None) -> LastGoodConfig:
     """Read what `Held.to_json` wrote; anything else is an empty memory."""
     try:
         groups = parse_json(text or "")["groups"]
@@ -74,8 +74,8 @@ def parse_held(text: str | bytes | None) -> Held:
             for entry in group.values():
                 parse_entry(entry)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Held()
-    return Held(read, is_known=True)
+        return LastGoodConfig()
+    return LastGoodConfig(read, is_known=True)
 
 
 class _Reading:
@@ -224,10 +224,10 @@ def _kserve_entry(item: Any) -> Entry:
 
 def resolve_snapshot(
     files: Mapping[str, bytes | Unreadable] | None,
-    held: Held,
+    held: LastGoodConfig,
     owners: Mapping[str, str | None],
     unreadable: str = "the configuration folder cannot be read",
-) -> tuple[DesiredState, Held]:
+) -> tuple[DesiredState, LastGoodConfig]:
     """Turn files (key to bytes; None when the folder could not be read) into desired state.
 
     `held` is what was last whole; the new one is returned, to be kept. `owners` tells which
@@ -241,7 +241,7 @@ def resolve_snapshot(
         _settle_shard(reading, index, held, groups)
     _settle_list(reading, held, groups)
     _settle_loose(reading, held, groups)
-    kept = Held({name: group for name, group in groups.items() if group}, is_known=True)
+    kept = LastGoodConfig({name: group for name, group in groups.items() if group}, is_known=True)
     digest = (
         config_digest({index: manifest.digest for index, manifest in reading.manifests.items()})
         if reading.manifests
@@ -251,7 +251,7 @@ def resolve_snapshot(
     return desired, kept
 
 
-def _settle_shard(reading: _Reading, index: int, held: Held, groups: Groups) -> None:
+def _settle_shard(reading: _Reading, index: int, held: LastGoodConfig, groups: Groups) -> None:
     name = str(index)
     read, old = reading.groups.get(name, {}), held.groups.get(name, {})
     if reading.is_whole(index, {}) or reading.is_whole(index, old):
@@ -272,7 +272,7 @@ def _newer(old: str | None, new: str) -> str:
     return old
 
 
-def _settle_list(reading: _Reading, held: Held, groups: Groups) -> None:
+def _settle_list(reading: _Reading, held: LastGoodConfig, groups: Groups) -> None:
     old = held.groups.get(LIST, {})
     if LIST in reading.groups:
         faulty = {k: text for k, text in old.items() if k in reading.faults}
@@ -283,14 +283,14 @@ def _settle_list(reading: _Reading, held: Held, groups: Groups) -> None:
             reading.problems.append(f"{LIST_KEY} is missing: nothing is dropped until it is back")
 
 
-def _settle_loose(reading: _Reading, held: Held, groups: Groups) -> None:
+def _settle_loose(reading: _Reading, held: LastGoodConfig, groups: Groups) -> None:
     old = held.groups.get(LOOSE, {})
     faulty = {k: text for k, text in old.items() if k in reading.faults}
     groups[LOOSE] = {**faulty, **reading.groups.get(LOOSE, {})}
 
 
 def _desire(
-    held: Held,
+    held: LastGoodConfig,
     owners: Mapping[str, str | None],
     *,
     faults: Mapping[str, EntryFault],

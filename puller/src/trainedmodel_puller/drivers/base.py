@@ -70,7 +70,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """What one look at the server has shown.
 
     Attributes:
@@ -128,7 +128,7 @@ class ModelServer(Protocol):
         """
         ...
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Return the state of each model the server knows; of `names` at least, if it has them.
 
         Raises:

@@ -14,7 +14,7 @@ from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
-from trainedmodel_puller.drivers.base import ServerInDoubt, ServerSettings, Sight, Target
+from trainedmodel_puller.drivers.base import Observation, ServerInDoubt, ServerSettings, Target
 from trainedmodel_puller.volume.durable import words_of
 
 
@@ -33,10 +33,10 @@ class FilesOnly:
         """Be alive, and the same for ever."""
         return True
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Call ready what has a folder."""
         try:
-            return Sight(await asyncio.to_thread(self._look, tuple(names)))
+            return Observation(await asyncio.to_thread(self._look, tuple(names)))
         except OSError as error:
             raise ServerInDoubt(words_of(error)) from error
 

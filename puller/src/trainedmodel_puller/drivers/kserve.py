@@ -20,9 +20,9 @@ from trainedmodel_contract.names import is_model_name
 from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerInDoubt,
     ServerSettings,
-    Sight,
 )
 from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
 from trainedmodel_puller.drivers.v2 import RepositoryServer
@@ -37,7 +37,7 @@ class KServe(RepositoryServer):
         super().__init__(settings)
         self._has_index = True
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the index; where there is none, for the models in memory and each one's state."""
         await self.ping()
         if self._has_index:
@@ -53,7 +53,7 @@ class KServe(RepositoryServer):
             self._has_index = True
             raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models: {words(body)}")
         listed = self._read_models(body)
-        return Sight(dict.fromkeys(await self._ready_ones(listed), ServerState.READY))
+        return Observation(dict.fromkeys(await self._ready_ones(listed), ServerState.READY))
 
     def _read_models(self, body: bytes) -> list[str]:
         try:

@@ -44,9 +44,9 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerInDoubt,
     ServerSettings,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
@@ -135,10 +135,10 @@ class Llama:
             raise ServerInDoubt(f"{self.kind} answers {status} on /health")
         return is_same
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list; it says what is loaded, whatever lies in the folder."""
         rows = await self._models()
-        return Sight(
+        return Observation(
             {
                 name: row.state
                 for name, row in rows.items()

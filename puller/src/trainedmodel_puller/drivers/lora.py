@@ -39,11 +39,11 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerGone,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
@@ -131,13 +131,13 @@ class AdapterServer:
             raise ServerInDoubt(f"{self.kind} answers {status} on {self.ping_path}")
         return is_same
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list; probes that nobody waits for any more are taken away first."""
         await self.ping()
         registered = await self._registered()
         await self._sweep(registered)
         ours = {name: root for name, root in registered.adapters.items() if is_model_name(name)}
-        return Sight(
+        return Observation(
             dict.fromkeys(ours, ServerState.READY),
             {name: self._revision_of(name, root) for name, root in ours.items()},
         )
@@ -328,9 +328,9 @@ class AdapterServer:
         """Return when no request that was let in before still needs the files of a name."""
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def _to_its_end(job: Coroutine[Any, Any, None]) -> None:
     """Await what must not be left half done; a cancel waits for its end, if that comes soon."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(job)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

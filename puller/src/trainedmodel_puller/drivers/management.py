@@ -43,10 +43,10 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
@@ -134,7 +134,7 @@ class ManagementServer:
             raise ServerInDoubt(f"{self.kind} answers {status} on /models")
         return is_same
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list, then for the workers of those not known to be ready."""
         registered, is_paged = await self._list()
         if is_paged:
@@ -152,7 +152,7 @@ class ManagementServer:
             if name in details:
                 states[name] = self._judge(name, url, details[name])
         revisions = {name: self._revision_of(name, url) for name, url in registered.items()}
-        return Sight(
+        return Observation(
             {name: state for name, state in states.items() if state is not ServerState.ABSENT},
             revisions,
         )

@@ -30,11 +30,11 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerGone,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import ServerClient, parsed, telling, words
@@ -205,7 +205,7 @@ class ConfigServer:
     def _is_alive(self, status: int) -> bool:
         return status == 200
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the versions of each name in the file and of `names`."""
         try:
             await self.ping()
@@ -220,7 +220,7 @@ class ConfigServer:
             for name, statuses in looked.items()
             if (state := state_of(statuses)) is not ServerState.ABSENT
         }
-        return Sight(states, await asyncio.to_thread(self._revisions, states, rows, looked))
+        return Observation(states, await asyncio.to_thread(self._revisions, states, rows, looked))
 
     def _is_ours(self, name: str, rows: Mapping[str, Row]) -> bool:
         return name in rows and rows[name].base_path == str(self._served_dir / name)

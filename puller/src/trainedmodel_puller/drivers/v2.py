@@ -29,10 +29,10 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
+    Observation,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,
-    Sight,
     Target,
 )
 from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
@@ -89,7 +89,7 @@ class RepositoryServer:
             raise ServerInDoubt(f"{self.kind} answers {status} on /v2/health/live")
         return is_same
 
-    async def observe(self, names: Collection[str]) -> Sight:
+    async def observe(self, names: Collection[str]) -> Observation:
         """Ask for liveness and the index, then for each name that the index lacks."""
         await self.ping()
         status, body = await self._client.call(
@@ -97,7 +97,7 @@ class RepositoryServer:
         )
         return await self._sight(status, body, names)
 
-    async def _sight(self, status: int, body: bytes, names: Collection[str]) -> Sight:
+    async def _sight(self, status: int, body: bytes, names: Collection[str]) -> Observation:
         if status != 200:
             raise ServerInDoubt(
                 f"{self.kind} answers {status} on /v2/repository/index: {words(body)}"
@@ -106,7 +106,7 @@ class RepositoryServer:
         # in the index without a state, or not there at all: the files say nothing of the memory
         unsure = [name for name in names if states.get(name) is None]
         states.update(dict.fromkeys(await self._ready_ones(unsure), ServerState.READY))
-        return Sight({name: state for name, state in states.items() if state is not None})
+        return Observation({name: state for name, state in states.items() if state is not None})
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
         if body != self._index_body:  # of thousands of models it is long, and mostly the same

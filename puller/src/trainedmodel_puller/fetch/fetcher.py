@@ -35,10 +35,10 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.errors import ModelFault, ServerFault, SourceFault, VolumeFault
-from trainedmodel_puller.fetch.job import Work
+from trainedmodel_puller.fetch.job import FetchJob
 from trainedmodel_puller.fetch.progress import Progress
 from trainedmodel_puller.fetch.refusals import Refusals, question_of
-from trainedmodel_puller.fetch.reuse import Twins
+from trainedmodel_puller.fetch.reuse import Reuse
 from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.archives import (
     ArchiveKind,
@@ -53,8 +53,8 @@ from trainedmodel_puller.storage.checksum import verify_checksums
 from trainedmodel_puller.storage.digest import verify
 from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
 from trainedmodel_puller.storage.files import write_tree
-from trainedmodel_puller.volume.async_volume import Disk
-from trainedmodel_puller.volume.durable import sync_path, told_as_fault
+from trainedmodel_puller.volume.async_volume import AsyncVolume
+from trainedmodel_puller.volume.durable import sync_path, translate_os_errors
 from trainedmodel_puller.volume.staging import Begun
 from trainedmodel_puller.volume.tree_links import FileStats, note_changes, stat_files
 
@@ -83,12 +83,12 @@ class Fetcher:
     def __init__(
         self,
         state: LiveState,
-        disk: Disk,
+        disk: AsyncVolume,
         downloader: Downloader,
         server: ModelServer,
         limits: Limits,
     ) -> None:
-        self._twins = Twins(state, disk, downloader)
+        self._reuse = Reuse(state, disk, downloader)
         self._refusals = Refusals(disk.volume)
         self._state = state
         self._disk = disk
@@ -124,14 +124,14 @@ class Fetcher:
         beside = bytes_beside([item.size for item in listing.objects], self._limits)
         self._progress.admit(name, max(listing.total_bytes - begun.staged_bytes, 0) + beside)
         self._progress.begin(name, entry.revision, listing.total_bytes, beside)
-        work = Work(action, uri, listing, fingerprint, begun.folder)
+        job = FetchJob(action, uri, listing, fingerprint, begun.folder)
         try:
-            await self._bring(work, begun)
+            await self._bring(job, begun)
         except ServerFault as fault:  # of the driver, about what was fetched
             keep = partial(self._refusals.keep, name, entry.revision, question, fault.message)
             await self._disk.run(name, keep)
             raise
-        return Fetched(listing.total_bytes, work.how)
+        return Fetched(listing.total_bytes, job.how)
 
     async def _check_layout(self, listing: Listing, entry: Entry) -> None:
         """Refuse by names alone what the server cannot load; what one file is, its name hides."""
@@ -148,18 +148,18 @@ class Fetcher:
         if why is not None:
             raise ServerFault(Reason.INVALID_LAYOUT, why)
 
-    async def _bring(self, work: Work, begun: Begun) -> None:
+    async def _bring(self, job: FetchJob, begun: Begun) -> None:
         """Fill, unpack, fit and seal, from where an earlier try has left off."""
         if begun.is_whole:
             # it may have been fitted before a kill: what was changed then is not known any more
-            work.how, work.may_share = "resumed", False
-        elif begun.staged_bytes == 0 and self._is_light(work):
-            if await self._fetch_light(work):
+            job.how, job.may_share = "resumed", False
+        elif begun.staged_bytes == 0 and self._is_light(job):
+            if await self._fetch_light(job):
                 return
-            await self._unpack(work)
+            await self._unpack(job)
         else:
-            await self._fill_or_give_back(work)
-        await self._disk.run(work.name, self._finish, work)
+            await self._fill_or_give_back(job)
+        await self._disk.run(job.name, self._finish, job)
 
     async def _begin(self, name: str, revision: str, fingerprint: str) -> Begun:
         disk, free = self._state.disk.get(name, NOTHING), self._state.free_bytes
@@ -172,89 +172,89 @@ class Fetcher:
 
     # -- the short way, for small models ------------------------------------------------
 
-    def _is_light(self, work: Work) -> bool:
+    def _is_light(self, job: FetchJob) -> bool:
         """Tell whether a model takes the short way: in memory, then in one go to the volume."""
         return (
-            is_light(work.listing)
-            and len(self._state.desired.names_of.get(work.source, ())) <= 1
-            and not self._state.disk.get(work.name, NOTHING).is_adoptable
-            and work.entry.digest is None
-            and not any(item.checksum is not None for item in work.listing.objects)
+            is_light(job.listing)
+            and len(self._state.desired.names_of.get(job.source, ())) <= 1
+            and not self._state.disk.get(job.name, NOTHING).is_adoptable
+            and job.entry.digest is None
+            and not any(item.checksum is not None for item in job.listing.objects)
         )
 
-    async def _fetch_light(self, work: Work) -> bool:
+    async def _fetch_light(self, job: FetchJob) -> bool:
         """Fetch, fit and seal; False if it is an archive, which then is staged."""
-        meter = self._progress.meter(work, is_in_memory=True)
+        meter = self._progress.meter(job, is_in_memory=True)
         content = await self._downloader.read(
-            work.uri, work.listing, meter, credentials=work.entry.credentials
+            job.uri, job.listing, meter, credentials=job.entry.credentials
         )
-        name, revision = work.name, work.entry.revision
+        name, revision = job.name, job.entry.revision
         is_new = name not in self._state.disk
         is_published = await self._disk.seal_small(
             name,
-            partial(self._write_light, work, content),
+            partial(self._write_light, job, content),
             partial(self._volume.make_seal, name, revision),
         )
         if is_new and is_published:
-            trees, published = {revision: Tree(work.size, time.time())}, frozenset({revision})
-            self._state.set_disk(name, DiskModel(work.action.id, trees, published))
+            trees, published = {revision: Tree(job.size, time.time())}, frozenset({revision})
+            self._state.set_disk(name, DiskModel(job.action.id, trees, published))
         else:
             await self._disk.look(name)
         return is_published is not None
 
-    def _write_light(self, work: Work, content: Mapping[str, Chunks]) -> Path | None:
+    def _write_light(self, job: FetchJob, content: Mapping[str, Chunks]) -> Path | None:
         """Write and fit a tree, and return it; None if it is an archive, which then is staged."""
-        name, revision = work.name, work.entry.revision
-        tree = self._volume.begin_light(name, revision)
-        before = write_tree(tree, content, work.listing.folders)
-        if work.listing.is_single and recognise(tree / work.listing.objects[0].path) is not None:
+        name, revision = job.name, job.entry.revision
+        tree = self._volume.stage_small(name, revision)
+        before = write_tree(tree, content, job.listing.folders)
+        if job.listing.is_single and recognise(tree / job.listing.objects[0].path) is not None:
             self._volume.stage_light(name, revision)
             return None
-        after = self._fit(work, tree, before)
-        work.size = _size(after)
-        self._volume.draft_seal(tree, revision, self._identity(work, before, after))
+        after = self._fit(job, tree, before)
+        job.size = _size(after)
+        self._volume.draft_seal(tree, revision, self._identity(job, before, after))
         return tree
 
     # -- filling the staging folder -----------------------------------------------------
 
-    async def _fill_or_give_back(self, work: Work) -> None:
+    async def _fill_or_give_back(self, job: FetchJob) -> None:
         """Fill the staging folder; what fills the volume and can never be resumed goes again."""
         try:
-            await self._fill(work)
+            await self._fill(job)
         except VolumeFault as fault:
-            is_resumable = all(item.size >= 0 for item in work.listing.objects)
+            is_resumable = all(item.size >= 0 for item in job.listing.objects)
             if fault.reason is Reason.INSUFFICIENT_DISK and not is_resumable:
-                await self._disk.run(work.name, self._volume.remove_staging, work.name)
+                await self._disk.run(job.name, self._volume.remove_staging, job.name)
             raise
 
-    async def _fill(self, work: Work) -> None:
-        if await self._twins.link_unpacked(work):
+    async def _fill(self, job: FetchJob) -> None:
+        if await self._reuse.link_unpacked(job):
             return
-        await self._twins.seed(work)
+        await self._reuse.seed(job)
         fetch = self._downloader.fetch(
-            work.uri,
-            work.listing,
-            work.folder,
-            self._progress.meter(work),
-            durable=work.is_dear,
-            credentials=work.entry.credentials,
+            job.uri,
+            job.listing,
+            job.folder,
+            self._progress.meter(job),
+            durable=job.is_large,
+            credentials=job.entry.credentials,
         )
-        await self._progress.while_there_is_room(work, fetch)
-        transfer = self._state.transfers[work.name]
-        self._state.transfers[work.name] = replace(transfer, stage=Stage.VERIFY)
-        if any(item.checksum is not None for item in work.listing.objects):
-            await verify_checksums(work.folder, work.listing)
-        if work.entry.digest is not None:
-            await verify(work.folder, work.listing, work.entry.digest)
-        await self._unpack(work)
+        await self._progress.while_there_is_room(job, fetch)
+        transfer = self._state.transfers[job.name]
+        self._state.transfers[job.name] = replace(transfer, stage=Stage.VERIFY)
+        if any(item.checksum is not None for item in job.listing.objects):
+            await verify_checksums(job.folder, job.listing)
+        if job.entry.digest is not None:
+            await verify(job.folder, job.listing, job.entry.digest)
+        await self._unpack(job)
 
     # -- archives -----------------------------------------------------------------------
 
-    async def _unpack(self, work: Work) -> None:
-        if not work.listing.is_single:
+    async def _unpack(self, job: FetchJob) -> None:
+        if not job.listing.is_single:
             return
-        name, revision = work.name, work.entry.revision
-        archive = work.folder / work.listing.objects[0].path
+        name, revision = job.name, job.entry.revision
+        archive = job.folder / job.listing.objects[0].path
         kind = await asyncio.to_thread(recognise, archive)
         if kind is None:
             return
@@ -264,17 +264,17 @@ class Fetcher:
         self._progress.admit(name, declared or 0)
         self._progress.begin(name, revision, declared or 0, stage=Stage.VERIFY)
         target = await self._disk.run(name, self._volume.begin_unpacking, name, revision)
-        await self._extract(work, archive, kind, target)
+        await self._extract(job, archive, kind, target)
         await self._disk.run(name, self._volume.end_unpacking, name, revision)
-        work.is_unpacked = True
+        job.is_unpacked = True
 
-    async def _extract(self, work: Work, archive: Path, kind: ArchiveKind, target: Path) -> None:
-        room = available_bytes(self._state.observed(), self._limits, but=work.name)
+    async def _extract(self, job: FetchJob, archive: Path, kind: ArchiveKind, target: Path) -> None:
+        room = available_bytes(self._state.observed(), self._limits, but=job.name)
         most = self._limits.max_unpacked_bytes
         is_room_the_limit = room is not None and room < most
         limits = UnpackLimits(max_bytes=min(most, room) if room is not None else most)
 
-        advance, spend = self._progress.unpacking_meter(work)
+        advance, spend = self._progress.unpacking_meter(job)
         try:
             tree = await unpack(archive, kind, target, limits, advance, spend=spend)
         except ModelFault as fault:
@@ -288,47 +288,47 @@ class Fetcher:
                     f"unpacks to more than the {readable(max(room or 0, 0))} that are free",
                 ) from fault
             raise
-        log.info("unpacked", model=work.name, kind=str(kind), files=tree.files, bytes=tree.bytes)
+        log.info("unpacked", model=job.name, kind=str(kind), files=tree.files, bytes=tree.bytes)
 
     # -- the end ------------------------------------------------------------------------
 
-    def _finish(self, work: Work) -> None:
-        revision, fingerprint = work.entry.revision, work.fingerprint
-        tree = self._volume.begin_fitting(work.name, revision, fingerprint, is_dear=work.is_dear)
+    def _finish(self, job: FetchJob) -> None:
+        revision, fingerprint = job.entry.revision, job.fingerprint
+        tree = self._volume.begin_fitting(job.name, revision, fingerprint, is_large=job.is_large)
         before = stat_files(tree)
-        after = self._fit(work, tree, before)
-        is_synced = work.is_dear and not work.is_unpacked
+        after = self._fit(job, tree, before)
+        is_synced = job.is_large and not job.is_unpacked
         if is_synced:
             for path, told in after.items():
                 if before.get(path) != told:
                     sync_path(tree / path)
-        identity = self._identity(work, before, after)
-        self._volume.seal(work.name, revision, identity, is_synced=is_synced)
+        identity = self._identity(job, before, after)
+        self._volume.seal(job.name, revision, identity, is_synced=is_synced)
 
-    def _fit(self, work: Work, tree: Path, before: FileStats) -> FileStats:
-        with told_as_fault():  # users' files are the driver's to judge: this is the volume
-            is_changed = self._server.prepare(tree, work.entry)
+    def _fit(self, job: FetchJob, tree: Path, before: FileStats) -> FileStats:
+        with translate_os_errors():  # users' files are the driver's to judge: this is the volume
+            is_changed = self._server.prepare(tree, job.entry)
         return stat_files(tree) if is_changed else before
 
-    def _identity(self, work: Work, before: FileStats, after: FileStats) -> dict[str, Any]:
+    def _identity(self, job: FetchJob, before: FileStats, after: FileStats) -> dict[str, Any]:
         """Say what a tree is, where it came from and what fitting it has done."""
-        changes = note_changes(before, after) if work.may_share else None
+        changes = note_changes(before, after) if job.may_share else None
         return {
-            "id": work.action.id,
-            "name": work.name,
-            "storageUri": str(work.uri),
-            "fingerprint": work.fingerprint,
+            "id": job.action.id,
+            "name": job.name,
+            "storageUri": str(job.uri),
+            "fingerprint": job.fingerprint,
             "bytes": _size(after),
-            "entry": _without_query(work.entry.model_dump(by_alias=True, exclude_none=True), work),
-            "isUnpacked": work.is_unpacked,
+            "entry": _without_query(job.entry.model_dump(by_alias=True, exclude_none=True), job),
+            "isUnpacked": job.is_unpacked,
             "files": _sizes(after) if len(after) <= _LISTED_FILES else None,
             **(changes.to_dict() if changes is not None else {}),
         }
 
 
-def _without_query(entry: dict[str, Any], work: Work) -> dict[str, Any]:
+def _without_query(entry: dict[str, Any], job: FetchJob) -> dict[str, Any]:
     """Return an entry as others may read it: the query of a URI may be a signature."""
-    return {**entry, "storageUri": str(work.uri)}
+    return {**entry, "storageUri": str(job.uri)}
 
 
 def _sizes(files: FileStats) -> dict[str, int]:

@@ -18,7 +18,7 @@ _DEAR_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Work:
+class FetchJob:
     """One fetch under way.
 
     Attributes:
@@ -52,7 +52,7 @@ class Work:
         return (self.entry.storage_uri, self.entry.credentials)
 
     @property
-    def is_dear(self) -> bool:
+    def is_large(self) -> bool:
         """Whether it is so large that it is synced as it comes and not fetched twice."""
         return self.listing.total_bytes >= _DEAR_BYTES
 

@@ -19,7 +19,7 @@ from trainedmodel_puller import metrics
 from trainedmodel_puller.core.room import ahead_bytes, available_bytes, readable, shortage
 from trainedmodel_puller.core.state import Limits, Stage, Transfer
 from trainedmodel_puller.errors import VolumeFault
-from trainedmodel_puller.fetch.job import Work
+from trainedmodel_puller.fetch.job import FetchJob
 from trainedmodel_puller.live_state import LiveState
 from trainedmodel_puller.storage.files import settled
 
@@ -68,15 +68,15 @@ class Progress:
                 transfer, stage=stage, received_bytes=0, total_bytes=total
             )
 
-    def meter(self, work: Work, *, is_in_memory: bool = False) -> Callable[[int], None]:
+    def meter(self, job: FetchJob, *, is_in_memory: bool = False) -> Callable[[int], None]:
         """Return what is to be told of the bytes that come.
 
         Args:
-            work: Whose bytes they are.
+            job: Whose bytes they are.
             is_in_memory: They are to be written later. Otherwise they are on the volume when it
                 is told of them, and the first were there before the transfer.
         """
-        name, revision = work.name, work.entry.revision
+        name, revision = job.name, job.entry.revision
         rung = time.monotonic()
         gathered = 0
         is_there = not is_in_memory
@@ -91,22 +91,22 @@ class Progress:
             transfer = self._state.transfers.get(name)
             if transfer is None or transfer.revision != revision:
                 return
-            metrics.count_bytes(work.uri.scheme, received)
+            metrics.count_bytes(job.uri.scheme, received)
             now = time.monotonic()
             gathered += received
             is_progress = gathered >= _TRICKLE_BYTES  # less than that keeps no slot from others
-            self._take(work, transfer, received, now if is_progress else transfer.progressed_at)
-            self._check(work, self._state.transfers[name])
+            self._take(job, transfer, received, now if is_progress else transfer.progressed_at)
+            self._check(job, self._state.transfers[name])
             if is_progress:
                 gathered = 0
             if now - rung > _PROGRESS_PERIOD_S:
                 rung = now
-                self._state.bell.set()
+                self._state.wake.set()
 
         return advance
 
     def unpacking_meter(
-        self, work: Work
+        self, job: FetchJob
     ) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
         """Return what is to be told of the bytes that come out of an archive, and who is asked.
 
@@ -115,11 +115,11 @@ class Progress:
         """
 
         def advance(count: int) -> None:
-            transfer = self._state.transfers.get(work.name)
+            transfer = self._state.transfers.get(job.name)
             if transfer is not None:
-                self._take(work, transfer, count, time.monotonic())
+                self._take(job, transfer, count, time.monotonic())
 
-        return advance, Allowance(self, work.name).spend if self._limits.volume_limit else None
+        return advance, Allowance(self, job.name).spend if self._limits.volume_limit else None
 
     def take_room(self, name: str, count: int, left: int) -> None:
         """Take room for bytes that nobody was told of before.
@@ -138,21 +138,21 @@ class Progress:
         self._state.usage.settle(name, but=left)
         self._state.usage.hold(name, count)
 
-    def _take(self, work: Work, transfer: Transfer, count: int, progressed_at: float) -> None:
+    def _take(self, job: FetchJob, transfer: Transfer, count: int, progressed_at: float) -> None:
         received = transfer.received_bytes + count
-        self._state.transfers[work.name] = replace(
+        self._state.transfers[job.name] = replace(
             transfer, received_bytes=received, progressed_at=progressed_at
         )
 
-    def _check(self, work: Work, transfer: Transfer) -> None:
+    def _check(self, job: FetchJob, transfer: Transfer) -> None:
         """Notice that a download writes more than it promised, and that there is no room for it."""
         if not self._limits.volume_limit or transfer.received_bytes <= (transfer.total_bytes or 0):
             return
-        room = available_bytes(self._state.observed(), self._limits, but=work.name)
+        room = available_bytes(self._state.observed(), self._limits, but=job.name)
         if room is not None and room < ahead_bytes(self._limits):
-            work.is_over.set()
+            job.is_over.set()
 
-    async def while_there_is_room(self, work: Work, transfer: Coroutine[Any, Any, T]) -> T:
+    async def while_there_is_room(self, job: FetchJob, transfer: Coroutine[Any, Any, T]) -> T:
         """Run a transfer to its end, unless it is over what the volume may hold.
 
         Raises:
@@ -160,16 +160,16 @@ class Progress:
         """
         if not self._limits.volume_limit:
             return await transfer
-        job = asyncio.ensure_future(transfer)
-        watch = asyncio.ensure_future(work.is_over.wait())
+        task = asyncio.ensure_future(transfer)
+        watch = asyncio.ensure_future(job.is_over.wait())
         try:
-            await asyncio.wait({job, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if job.done():
-                return job.result()
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
         finally:
             watch.cancel()
-            job.cancel()
-            await settled(job)
+            task.cancel()
+            await settled(task)
         raise self._too_large()
 
     def _too_large(self) -> VolumeFault:

@@ -26,7 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from trainedmodel_contract.modelreport import ReportedModel
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.core.state import ObservedState, Plan
 from trainedmodel_puller.core.status import status_head, status_models
 from trainedmodel_puller.drivers.base import ModelServer
@@ -69,7 +69,7 @@ class Endpoints:
         self,
         state: LiveState,
         loop: LoopView,
-        watch: ServerWatch,
+        watch: ServerMonitor,
         server: ModelServer,
         ready_when: str = "settled",
     ) -> None:
@@ -142,7 +142,7 @@ class Endpoints:
     async def metrics(self, _: web.Request) -> web.Response:
         """Return Prometheus metrics."""
         silent_s = time.monotonic() - self._loop.last_pass
-        moment = metrics.Moment(
+        snapshot = metrics.MetricsSnapshot(
             models=self._loop.models,
             observed=self._copied(),
             plan=self._loop.plan,
@@ -151,7 +151,7 @@ class Endpoints:
         )
 
         def make() -> bytes:
-            metrics.observe(moment)
+            metrics.observe(snapshot)
             return metrics.render()
 
         body = await self._in_thread(make)

@@ -9,14 +9,14 @@ from typing import Any
 from trainedmodel_contract import modelreport, names
 from trainedmodel_contract.modelreport import MAX_MESSAGE, ReportedModel, ReportedServer
 
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.drivers.base import ModelServer
 from trainedmodel_puller.settings import PodIdentity
 
 Document = dict[str, Any]
 
 
-def server_part(server: ModelServer, watch: ServerWatch) -> ReportedServer:
+def server_part(server: ModelServer, watch: ServerMonitor) -> ReportedServer:
     """Say which server there is and whether it answers."""
     return ReportedServer(
         kind=server.kind,

@@ -38,7 +38,7 @@ from trainedmodel_contract.modelreport import (
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.control.server_monitor import ServerWatch
+from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models, spacing_s
 from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
@@ -118,11 +118,11 @@ class KubernetesReporter:
         self,
         identity: PodIdentity,
         client: ReportClient,
-        parts: tuple[LiveState, Passes, ServerWatch, ModelServer],
-        chance: Callable[[], float] = random.random,
+        parts: tuple[LiveState, Passes, ServerMonitor, ModelServer],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._identity = identity
-        self._chance = chance
+        self._jitter = jitter
         self._client = client
         self._state, self._loop, self._watch, self._server = parts
         self._news = asyncio.Event()
@@ -196,20 +196,20 @@ class KubernetesReporter:
         """Bring the report up to date; return how long to wait before the next look, seconds."""
         if not self._is_sure:
             await self._find_out()
-        models, moment = self._loop.models, self._moment()
+        models, snapshot = self._loop.models, self._moment()
         self._held_until = None
-        if self._is_told(models, moment) and self._is_sure:
+        if self._is_told(models, snapshot) and self._is_sure:
             return await self._beat()
         draft = await asyncio.to_thread(self._draft, models)
         self._note(draft.bounded)
         self._held_until = self._hold_back(draft)
         if not draft.changes:
-            self._sent, self._told = draft.bounded.models, (models, moment)
+            self._sent, self._told = draft.bounded.models, (models, snapshot)
             return await self._beat()
         if self._held_until is not None:
             return 0.0
         await self._write(draft)
-        self._told = (models, moment)
+        self._told = (models, snapshot)
         return spacing_s(draft.bounded.size, draft.size)
 
     def _hold_back(self, draft: _Draft) -> float | None:
@@ -245,11 +245,11 @@ class KubernetesReporter:
         """Put off the next heartbeat: each write is one, as long as the promise still holds."""
         self._written = time.monotonic()
         if self._promised == heartbeat_s(self._bounded.size):
-            early = 1 - _HEARTBEAT_JITTER * self._chance()
+            early = 1 - _HEARTBEAT_JITTER * self._jitter()
             self._beat_at = self._written + self._promised * early
 
-    def _is_told(self, models: Models, moment: tuple[object, ...]) -> bool:
-        return bool(self._told) and self._told[0] is models and self._told[1] == moment
+    def _is_told(self, models: Models, snapshot: tuple[object, ...]) -> bool:
+        return bool(self._told) and self._told[0] is models and self._told[1] == snapshot
 
     def _moment(self) -> tuple[object, ...]:
         """Return all that the head is made of."""

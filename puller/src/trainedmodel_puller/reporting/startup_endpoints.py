@@ -24,7 +24,7 @@ _STARTING: Final = "the puller is starting"
 _NO_SERVER: Final = "no model server has said yet which kind it is (--server auto)"
 
 
-class Answers(Protocol):
+class EndpointHandlers(Protocol):
     """Whoever answers requests."""
 
     async def healthz(self, request: web.Request, /) -> web.Response:
@@ -83,18 +83,18 @@ class WaitingForServer(Waiting):
         return web.json_response({"server": server, "models": {}})
 
 
-class Front:
+class EndpointRouter:
     """Hands each request to whoever answers at that moment."""
 
     def __init__(self) -> None:
-        self.answers: Answers = Waiting(_STARTING)
+        self.answers: EndpointHandlers = Waiting(_STARTING)
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
         return application_of(lambda: self.answers)
 
 
-def application_of(who: Callable[[], Answers]) -> web.Application:
+def application_of(who: Callable[[], EndpointHandlers]) -> web.Application:
     """Return the application that asks `who` for each request."""
     application = web.Application()
     for path, method in _PATHS.items():
@@ -103,7 +103,7 @@ def application_of(who: Callable[[], Answers]) -> web.Application:
 
 
 def _handler(
-    who: Callable[[], Answers], method: str
+    who: Callable[[], EndpointHandlers], method: str
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         answer: Callable[[web.Request], Awaitable[web.Response]] = getattr(who(), method)

@@ -219,13 +219,13 @@ async def _each(check: Callable[[SourceObject], None], items: Sequence[SourceObj
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="checksum")
 
-    async def work() -> None:
+    async def job() -> None:
         for item in queue:
             await finished(loop.run_in_executor(threads, check, item))
 
     try:
         async with asyncio.TaskGroup() as group:
-            await asyncio.wait([group.create_task(work()) for _ in range(THREADS)])
+            await asyncio.wait([group.create_task(job()) for _ in range(THREADS)])
     except ExceptionGroup as errors:
         raise first_fault(errors) from None
     finally:

@@ -42,14 +42,14 @@ async def tree_digest(folder: Path, listing: Listing) -> str:
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="digest")
 
-    async def work() -> None:
+    async def job() -> None:
         for path in queue:
             job = loop.run_in_executor(threads, _file_digest, folder / path)
             found[path] = await finished(job)
 
     try:
         async with asyncio.TaskGroup() as group:
-            await asyncio.wait([group.create_task(work()) for _ in range(THREADS)])
+            await asyncio.wait([group.create_task(job()) for _ in range(THREADS)])
     except ExceptionGroup as errors:
         raise first_fault(errors) from None
     finally:

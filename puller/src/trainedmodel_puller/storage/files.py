@@ -20,7 +20,7 @@ from typing import Final, ParamSpec, TypeVar
 from typing_extensions import Buffer
 
 from trainedmodel_puller.errors import ModelFault
-from trainedmodel_puller.volume.durable import FILE_MODE, told_as_fault, volume_fault
+from trainedmodel_puller.volume.durable import FILE_MODE, translate_os_errors, volume_fault
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -238,7 +238,7 @@ def write_tree(
     """
     found = {}
     made = {""}
-    with told_as_fault():
+    with translate_os_errors():
         for path, chunks in content.items():
             target = os.path.join(folder, path)
             parent = path.rpartition("/")[0]

@@ -118,12 +118,12 @@ class VolumeUsage:
             log.warning("volume_not_measured_whole", unreadable=sorted(unread)[:5])
         self._unread = unread
 
-    async def run(self, is_wanted: Callable[[], bool], bell: asyncio.Event) -> None:
+    async def run(self, is_wanted: Callable[[], bool], wake: asyncio.Event) -> None:
         """Measure whenever that is due, until cancelled.
 
         Args:
             is_wanted: Tells whether a model waits for room.
-            bell: Rung after a measurement that somebody waited for.
+            wake: Rung after a measurement that somebody waited for.
         """
         while True:
             await asyncio.sleep(_PERIOD_S)
@@ -131,4 +131,4 @@ class VolumeUsage:
             if is_measurement_due(age_s, self._cost_s, is_stale=self._is_stale, is_wanted=wanted):
                 await self.measure()
                 if wanted:
-                    bell.set()
+                    wake.set()

@@ -24,8 +24,8 @@ import structlog
 
 from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.live_state import LiveState
-from trainedmodel_puller.volume.durable import told_as_fault, words_of
-from trainedmodel_puller.volume.group_commit import SealLane
+from trainedmodel_puller.volume.durable import translate_os_errors, words_of
+from trainedmodel_puller.volume.group_commit import GroupCommit
 from trainedmodel_puller.volume.volume import Volume
 
 #: Each mostly waits, for the disk or for the interpreter; more of them wait for each other.
@@ -46,14 +46,14 @@ class _Outcome:
     doubt: str | None = None
 
 
-class Disk:
+class AsyncVolume:
     """Runs operations of the volume, and keeps `LiveState.disk` true."""
 
     def __init__(self, volume: Volume, state: LiveState) -> None:
         self.volume = volume
         self._state = state
         self._locks: dict[str, asyncio.Lock] = {}
-        self._lane = SealLane(volume.state_dir)
+        self._lane = GroupCommit(volume.state_dir)
         self._sweep: Future[None] | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
 
@@ -91,7 +91,7 @@ class Disk:
         Raises:
             VolumeFault: the volume refused.
         """
-        with told_as_fault():
+        with translate_os_errors():
             return await asyncio.get_running_loop().run_in_executor(thread, call)
 
     async def seal_small(
@@ -103,7 +103,7 @@ class Disk:
             ModelFault: what either raises, or the sync between them.
         """
         async with self._lock(name):
-            with told_as_fault():
+            with translate_os_errors():
                 return await self._lane.run(write, seal)
 
     async def write_small(self, name: str, write: Callable[[], None]) -> None:
@@ -113,22 +113,22 @@ class Disk:
             ModelFault: what `write` raises.
         """
         async with self._lock(name):
-            with told_as_fault():
+            with translate_os_errors():
                 await self._lane.run(write, _never)
 
     async def _run(
         self, name: str, call: Callable[[], T], look: Callable[[str], DiskModel] | None
     ) -> T:
         async with self._lock(name):
-            work = asyncio.get_running_loop().run_in_executor(self._threads, _do, name, call, look)
+            job = asyncio.get_running_loop().run_in_executor(self._threads, _do, name, call, look)
             try:
-                outcome = await asyncio.shield(work)
+                outcome = await asyncio.shield(job)
             except asyncio.CancelledError:
                 # a thread cannot be cancelled: its end is waited for
-                self._note(name, await _finished(work))
+                self._note(name, await _finished(job))
                 raise
             self._note(name, outcome)
-            with told_as_fault():
+            with translate_os_errors():
                 if outcome.error is not None:
                     raise outcome.error
             return cast("T", outcome.result)
@@ -186,10 +186,10 @@ def _nothing() -> None:
     """Do nothing: the look that follows is what is wanted."""
 
 
-async def _finished(work: asyncio.Future[T]) -> T:
-    while not work.done():
+async def _finished(job: asyncio.Future[T]) -> T:
+    while not job.done():
         try:
-            await asyncio.wait({work})
+            await asyncio.wait({job})
         except asyncio.CancelledError:
             continue
-    return work.result()
+    return job.result()

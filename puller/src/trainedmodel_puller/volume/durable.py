@@ -48,7 +48,7 @@ def words_of(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def told_as_fault() -> Iterator[None]:
+def translate_os_errors() -> Iterator[None]:
     """Turn errors of our own file work into the fault that users see."""
     try:
         yield

@@ -40,10 +40,10 @@ class _Stage:
     def __init__(
         self,
         name: str,
-        work: Callable[[list[_Job]], None],
+        job: Callable[[list[_Job]], None],
         pass_on: Callable[[list[_Job]], None],
     ) -> None:
-        self._work = work
+        self._work = job
         self._pass_on = pass_on
         self._waiting: list[_Job] = []
         self._is_busy = False
@@ -66,7 +66,7 @@ class _Stage:
         self._thread.shutdown(wait=False)
 
 
-class SealLane:
+class GroupCommit:
     """Two threads: while one has a batch forced to the disk, the other writes the next."""
 
     def __init__(self, folder: Path) -> None:

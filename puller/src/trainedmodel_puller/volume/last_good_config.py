@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainedmodel_puller.core.snapshot import Held, parse_held
+from trainedmodel_puller.core.snapshot import LastGoodConfig, parse_held
 from trainedmodel_puller.volume.durable import read_file, write_durably
 
 
-class HeldFile:
+class LastGoodConfigFile:
     """One file; both methods block, and raise OSError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> Held:
+    def read(self) -> LastGoodConfig:
         """Return what was kept; an empty memory if nothing was, or it is garbled."""
         try:
             return parse_held(read_file(self._path))
         except PermissionError:  # another user's, of an earlier life: none of our memory
-            return Held()
+            return LastGoodConfig()
 
-    def write(self, held: Held) -> None:
+    def write(self, held: LastGoodConfig) -> None:
         """Keep it."""
         write_durably(self._path, held.to_json(), mode=0o600)

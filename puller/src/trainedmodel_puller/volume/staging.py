@@ -103,19 +103,19 @@ class StagingArea:
         exchange(unpacked, tree, self._trash.folder)
         self._trash.discard(unpacked)
 
-    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_large: bool) -> Path:
         """Return the tree, whole and right, to be fitted to its server.
 
         From here on it is not what the source has, so a kill must not let it be resumed as such:
         what was dear to fetch is marked to be whole, what was cheap is taken aside.
         """
         tree = self.tree(name, revision)
-        if is_dear:
+        if is_large:
             write_durably(Path(f"{tree}{_VERIFIED}"), canonical_json({"fingerprint": fingerprint}))
             return tree
         return tree.rename(f"{tree}{_FITTING}")
 
-    def begin_light(self, name: str, revision: str) -> Path:
+    def stage_small(self, name: str, revision: str) -> Path:
         """Return an empty folder to be filled and fitted in one go."""
         folder = self.light_tree(name, revision)
         try:
@@ -126,11 +126,11 @@ class StagingArea:
         return folder
 
     def light_tree(self, name: str, revision: str) -> Path:
-        """Return the folder that `begin_light` gave."""
+        """Return the folder that `stage_small` gave."""
         return self.folder / f"{name}@{revision}{_FITTING}"
 
     def stage_light(self, name: str, revision: str) -> None:
-        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        """Take what `stage_small` gave for what is downloaded, but not to be sealed yet."""
         self.light_tree(name, revision).rename(self.tree(name, revision))
 
     def fitted(self, name: str, revision: str) -> Path:

@@ -48,7 +48,7 @@ from trainedmodel_puller.volume.identity import (
     read_identity,
     revision_of,
 )
-from trainedmodel_puller.volume.last_good_config import HeldFile
+from trainedmodel_puller.volume.last_good_config import LastGoodConfigFile
 from trainedmodel_puller.volume.layouts import InPlace, PerRevision, ServedFolder, make_model_dir
 from trainedmodel_puller.volume.markers import Markers
 from trainedmodel_puller.volume.staging import Begun, StagingArea
@@ -78,7 +78,7 @@ class Volume:
         self.markers = Markers(state_dir / "markers")
         self.trash = Trash(state_dir / "trash")
         self._staging = StagingArea(state_dir / "staging", self.trash)
-        self.held = HeldFile(state_dir / "held.json")
+        self.held = LastGoodConfigFile(state_dir / "held.json")
         self.served: ServedFolder = (
             InPlace(model_dir, self.trash)
             if layout is Layout.IN_PLACE
@@ -250,12 +250,12 @@ class Volume:
         """Return where a revision is downloaded to."""
         return self._staging.tree(name, revision)
 
-    def begin_light(self, name: str, revision: str) -> Path:
+    def stage_small(self, name: str, revision: str) -> Path:
         """Return an empty folder, to be filled and fitted in one go and sealed."""
-        return self._staging.begin_light(name, revision)
+        return self._staging.stage_small(name, revision)
 
     def stage_light(self, name: str, revision: str) -> None:
-        """Take what `begin_light` gave for what is downloaded, but not to be sealed yet."""
+        """Take what `stage_small` gave for what is downloaded, but not to be sealed yet."""
         self._staging.stage_light(name, revision)
 
     def begin_unpacking(self, name: str, revision: str) -> Path:
@@ -266,9 +266,9 @@ class Volume:
         """Put what was unpacked in the place of its archive, which goes."""
         self._staging.end_unpacking(name, revision)
 
-    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_dear: bool) -> Path:
+    def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_large: bool) -> Path:
         """Return the staged tree, whole and right, to be fitted to its server and sealed."""
-        return self._staging.begin_fitting(name, revision, fingerprint, is_dear=is_dear)
+        return self._staging.begin_fitting(name, revision, fingerprint, is_large=is_large)
 
     def seal(
         self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False

@@ -78,9 +78,9 @@ class Field:
         return str(self.value)
 
 
-def part(parent: Document, key: str) -> Document:
+def part(service: Document, key: str) -> Document:
     """Return a mapping in a document; an empty one if it is absent or anything else."""
-    value = parent.get(key)
+    value = service.get(key)
     return value if isinstance(value, Mapping) else {}
 
 

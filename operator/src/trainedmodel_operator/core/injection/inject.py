@@ -10,7 +10,7 @@ The rules, in order; each of the first three can end it:
  2. `is_injected`         it has a puller already, ours or one that its owner wrote: nothing to do
  3. `serves_no_models`    KServe's transformers and explainers inherit the label: marked as skipped
  4. `check_platform`      Windows pods are refused
- 5. `read_wishes`         labels and annotations, strictly
+ 5. `parse_annotations`         labels and annotations, strictly
  6. `server_index`        the server's container, or a refusal where two could be meant
  7. `choose_volume`       the volume that both share
  8. `check_names`         names and ports of ours must be free
@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.request import Wishes, read_wishes
+from trainedmodel_operator.core.injection.request import InjectionRequest, parse_annotations
 from trainedmodel_operator.core.injection.server_container import (
     check_port_is_free,
     server_index,
@@ -83,13 +83,13 @@ def inject(pod: Document, settings: InjectionSettings) -> Injection:
         return Injection((skip,), reason="skipped")
     try:
         check_platform(pod)
-        wishes = read_wishes(pod["metadata"], settings.resources, settings.run_as_user)
-        server = server_index(pod, wishes)
-        volume = choose_volume(pod, server, wishes)
-        sidecar = render_container(pod, server, wishes, volume, settings)
-        volumes = render_volumes(wishes, volume)
+        request = parse_annotations(pod["metadata"], settings.resources, settings.run_as_user)
+        server = server_index(pod, request)
+        volume = choose_volume(pod, server, request)
+        sidecar = render_container(pod, server, request, volume, settings)
+        volumes = render_volumes(request, volume)
         check_names(pod, volumes)
-        check_port_is_free(pod, wishes)
+        check_port_is_free(pod, request)
     except InjectionImpossible as error:
         return Injection(refusal=str(error), reason="refused")
     patch = (
@@ -101,9 +101,9 @@ def inject(pod: Document, settings: InjectionSettings) -> Injection:
     )
     warnings = (
         *volume.warnings,
-        *wishes.resources.notes,
-        *side_effects(pod, wishes.resources),
-        *_unknown(wishes),
+        *request.resources.notes,
+        *side_effects(pod, request.resources),
+        *_unknown(request),
     )
     return Injection(patch, warnings=warnings)
 
@@ -204,6 +204,6 @@ def _first(spec: Document, container: Document) -> Iterator[Operation]:
         yield {"op": "add", "path": "/spec/initContainers", "value": [container]}
 
 
-def _unknown(wishes: Wishes) -> Iterator[str]:
-    for key in wishes.unknown:
+def _unknown(request: InjectionRequest) -> Iterator[str]:
+    for key in request.unknown:
         yield f"annotation {key} is not known to this operator, and has no effect"

@@ -1,4 +1,4 @@
-"""Wishes: what a pod asks for by its labels and annotations, read strictly.
+"""InjectionRequest: what a pod asks for by its labels and annotations, read strictly.
 
 A value that is not understood is refused, never replaced by a default: a pod that starts with
 something else than what was asked for is harder to notice than one that says why it does not start.
@@ -92,11 +92,11 @@ class EnvironmentSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class InjectionRequest:
     """What one pod asks for.
 
     Attributes:
-        parent: The service whose models the pod serves.
+        service: The service whose models the pod serves.
         server_port: Where the server's API for loading listens; None: as its kind does.
         model_dir: Where the server looks for its models, normalised.
         claims: PersistentVolumeClaims that `pvc://` URIs may read from.
@@ -106,7 +106,7 @@ class Wishes:
         unknown: Annotations of ours that nobody knows.
     """
 
-    parent: str
+    service: str
     server: str
     server_port: int | None
     model_dir: str
@@ -123,9 +123,9 @@ class Wishes:
     unknown: tuple[str, ...]
 
 
-def read_wishes(
+def parse_annotations(
     metadata: Document, resources: Said = NOTHING_SAID, run_as_user: str = RUN_AS_SERVER
-) -> Wishes:
+) -> InjectionRequest:
     """Read what a pod asks for; what it does not say is as the operator's flags say, or its kind.
 
     Args:
@@ -147,8 +147,8 @@ def read_wishes(
         except ValueError as error:
             raise InjectionImpossible(f"annotation {key}={text!r:.120}: {error}") from error
 
-    return Wishes(
-        parent=_parent(metadata.get("labels") or {}),
+    return InjectionRequest(
+        service=_service(metadata.get("labels") or {}),
         server=read(names.SERVER_ANNOTATION, _one_of(names.SERVER_KINDS), names.SERVER_KINDS[0]),
         server_port=read(names.SERVER_PORT_ANNOTATION, _port, None),
         model_dir=read(names.MODEL_DIR_ANNOTATION, _folder, DEFAULT_MODEL_DIR),
@@ -187,7 +187,7 @@ def _resources(read: Callable[..., str | None], flags: Said) -> Resources:
         raise InjectionImpossible(str(error)) from error
 
 
-def _parent(labels: Mapping[str, str]) -> str:
+def _service(labels: Mapping[str, str]) -> str:
     found = {key: labels[key] for key in names.PARENT_POD_LABELS if labels.get(key)}
     if not found:
         raise InjectionImpossible(
@@ -201,12 +201,12 @@ def _parent(labels: Mapping[str, str]) -> str:
             f"the pod names two services, {told}: take the label {names.PARENT_LABEL} away, "
             "or make both equal"
         )
-    key, parent = next(iter(found.items()))
-    if _PARENT.fullmatch(parent) is None:
+    key, service = next(iter(found.items()))
+    if _PARENT.fullmatch(service) is None:
         raise InjectionImpossible(
-            f"label {key}={parent!r}: a service's name has only lower case letters, digits and '-'"
+            f"label {key}={service!r}: a service's name has only lower case letters, digits and '-'"
         )
-    return parent
+    return service
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:

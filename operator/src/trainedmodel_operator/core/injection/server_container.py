@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.request import Wishes
+from trainedmodel_operator.core.injection.request import InjectionRequest
 from trainedmodel_operator.core.server import ServerUnclear, find_server, mount_path
 from trainedmodel_operator.errors import InjectionImpossible
 
@@ -27,14 +27,14 @@ def serves_no_models(metadata: Document) -> bool:
     return names.PARENT_POD_LABELS[0] in labels and labels.get(COMPONENT_LABEL) in _WITHOUT_MODELS
 
 
-def server_index(pod: Document, wishes: Wishes) -> int:
+def server_index(pod: Document, request: InjectionRequest) -> int:
     """Return the index of the server's container.
 
     Raises:
         InjectionImpossible: none, or more than one could be meant.
     """
     try:
-        return find_server(pod, wishes.model_dir)
+        return find_server(pod, request.model_dir)
     except ServerUnclear as error:
         raise InjectionImpossible(str(error)) from error
 
@@ -61,16 +61,16 @@ def check_no_mount_across(container: Document, folder: str) -> None:
             )
 
 
-def check_port_is_free(pod: Document, wishes: Wishes) -> None:
+def check_port_is_free(pod: Document, request: InjectionRequest) -> None:
     """Refuse a port of the puller that is the model server's, or that a container declares.
 
     Raises:
         InjectionImpossible: there is one.
     """
-    port = wishes.port
-    if port == (wishes.server_port or names.SERVER_PORTS.get(wishes.server)):
+    port = request.port
+    if port == (request.server_port or names.SERVER_PORTS.get(request.server)):
         raise InjectionImpossible(
-            f"the model server ({wishes.server}) and the puller would both listen on port {port}: "
+            f"the model server ({request.server}) and the puller would both listen on port {port}: "
             f"name another one for the puller in the annotation {names.PORT_ANNOTATION}, or where "
             f"the server listens in {names.SERVER_PORT_ANNOTATION}"
         )

@@ -34,7 +34,11 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.request import RUN_AS_SERVER, RUN_AS_UNSET, Wishes
+from trainedmodel_operator.core.injection.request import (
+    RUN_AS_SERVER,
+    RUN_AS_UNSET,
+    InjectionRequest,
+)
 from trainedmodel_operator.core.injection.resources import NOTHING_SAID, Resources, Said
 from trainedmodel_operator.core.injection.volume import ModelVolume
 
@@ -85,46 +89,51 @@ class InjectionSettings:
 
 
 def render_container(
-    pod: Document, server: int, wishes: Wishes, volume: ModelVolume, settings: InjectionSettings
+    pod: Document,
+    server: int,
+    request: InjectionRequest,
+    volume: ModelVolume,
+    settings: InjectionSettings,
 ) -> dict[str, Any]:
     """Render the puller's container."""
     container: dict[str, Any] = {
         "name": names.PULLER_CONTAINER,
-        "image": wishes.image or settings.image,
+        "image": request.image or settings.image,
         "imagePullPolicy": settings.pull_policy,
         "restartPolicy": "Always",
-        "args": list(_arguments(wishes, volume)),
+        "args": list(_arguments(request, volume)),
         "env": [
             _downward("POD_NAME", "metadata.name"),
             _downward("POD_NAMESPACE", "metadata.namespace"),
             _downward("POD_UID", "metadata.uid"),
             *_limit(volume),
         ],
-        "ports": [{"name": "puller", "containerPort": wishes.port, "protocol": "TCP"}],
-        "readinessProbe": _probe(_READY, wishes.port, period=1, timeout=5, failures=3),
+        "ports": [{"name": "puller", "containerPort": request.port, "protocol": "TCP"}],
+        "readinessProbe": _probe(_READY, request.port, period=1, timeout=5, failures=3),
         "livenessProbe": {
-            **_probe(_LIVE, wishes.port, period=10, timeout=5, failures=6),
+            **_probe(_LIVE, request.port, period=10, timeout=5, failures=6),
             "initialDelaySeconds": START_S,
         },
-        "resources": _resources(wishes.resources),
-        "securityContext": _security(pod, server, wishes.run_as_user),
+        "resources": _resources(request.resources),
+        "securityContext": _security(pod, server, request.run_as_user),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": list(_mounts(wishes, volume)),
+        "volumeMounts": list(_mounts(request, volume)),
     }
     if not volume.is_open:
-        container["startupProbe"] = _probe(_LIVE, wishes.port, period=1, timeout=5, failures=300)
-    if wishes.environment:
+        container["startupProbe"] = _probe(_LIVE, request.port, period=1, timeout=5, failures=300)
+    if request.environment:
         container["envFrom"] = [
             {f"{'secret' if source.kind == 'secret' else 'configMap'}Ref": {"name": source.name}}
-            for source in wishes.environment
+            for source in request.environment
         ]
     return container
 
 
-def render_volumes(wishes: Wishes, volume: ModelVolume) -> list[Document]:
+def render_volumes(request: InjectionRequest, volume: ModelVolume) -> list[Document]:
     """Render the volumes that the pod has to be given."""
     shards = [
-        {"configMap": {"name": name, "optional": True}} for name in names.shard_names(wishes.parent)
+        {"configMap": {"name": name, "optional": True}}
+        for name in names.shard_names(request.service)
     ]
     account = [
         {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_S}},
@@ -143,30 +152,30 @@ def render_volumes(wishes: Wishes, volume: ModelVolume) -> list[Document]:
     ]
     if volume.made is not None:
         volumes.append(volume.made)
-    for index, profile in enumerate(wishes.credentials):
+    for index, profile in enumerate(request.credentials):
         secret = {"secretName": profile.secret, "optional": True}
         volumes.append({"name": f"{CREDENTIALS_VOLUME}-{index}", "secret": secret})
-    for index, claim in enumerate(wishes.claims):
+    for index, claim in enumerate(request.claims):
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": f"{CLAIM_VOLUME}-{index}", "persistentVolumeClaim": source})
     return volumes
 
 
-def _arguments(wishes: Wishes, volume: ModelVolume) -> Iterator[str]:
+def _arguments(request: InjectionRequest, volume: ModelVolume) -> Iterator[str]:
     """Yield the puller's flags. Whatever is not here may come from its environment."""
-    yield f"--service={wishes.parent}"
+    yield f"--service={request.service}"
     yield f"--config-dir={CONFIG_DIR}"
     yield f"--model-dir={VOLUME_DIR}/{volume.models}"
     yield f"--state-dir={VOLUME_DIR}/{volume.state}"
-    yield f"--server-model-dir={wishes.model_dir}"
-    yield f"--server={wishes.server}"
-    if wishes.server_port is not None:
-        yield f"--server-url=http://127.0.0.1:{wishes.server_port}"
-    yield f"--port={wishes.port}"
-    yield f"--ready-when={wishes.ready_when}"
-    if wishes.credentials:
+    yield f"--server-model-dir={request.model_dir}"
+    yield f"--server={request.server}"
+    if request.server_port is not None:
+        yield f"--server-url=http://127.0.0.1:{request.server_port}"
+    yield f"--port={request.port}"
+    yield f"--ready-when={request.ready_when}"
+    if request.credentials:
         yield f"--credentials-dir={CREDENTIALS_DIR}"
-    if wishes.claims:
+    if request.claims:
         yield f"--pvc-root={CLAIMS_DIR}"
 
 
@@ -180,7 +189,7 @@ def _limit(volume: ModelVolume) -> Iterator[Document]:
         yield {"name": "TRAINEDMODEL_VOLUME_DIR", "value": VOLUME_DIR}
 
 
-def _mounts(wishes: Wishes, volume: ModelVolume) -> Iterator[Document]:
+def _mounts(request: InjectionRequest, volume: ModelVolume) -> Iterator[Document]:
     yield {"name": CONFIG_VOLUME, "mountPath": CONFIG_DIR, "readOnly": True}
     yield {"name": ACCOUNT_VOLUME, "mountPath": ACCOUNT_DIR, "readOnly": True}
     yield {"name": SCRATCH_VOLUME, "mountPath": "/tmp"}  # noqa: S108 - a volume of its own
@@ -192,13 +201,13 @@ def _mounts(wishes: Wishes, volume: ModelVolume) -> Iterator[Document]:
             "subPath": volume.models,
             "readOnly": True,
         }
-    for index, profile in enumerate(wishes.credentials):
+    for index, profile in enumerate(request.credentials):
         yield {
             "name": f"{CREDENTIALS_VOLUME}-{index}",
             "mountPath": f"{CREDENTIALS_DIR}/{profile.name}",
             "readOnly": True,
         }
-    for index, claim in enumerate(wishes.claims):
+    for index, claim in enumerate(request.claims):
         yield {
             "name": f"{CLAIM_VOLUME}-{index}",
             "mountPath": f"{CLAIMS_DIR}/{claim}",

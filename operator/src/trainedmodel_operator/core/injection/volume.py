@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-from trainedmodel_operator.core.injection.request import EXCLUSIVE, Wishes
+from trainedmodel_operator.core.injection.request import EXCLUSIVE, InjectionRequest
 from trainedmodel_operator.core.injection.server_container import check_no_mount_across
 from trainedmodel_operator.core.injection.volume_limit import (
     is_in_memory,
@@ -99,18 +99,18 @@ class ModelVolume:
     warnings: tuple[str, ...] = ()
 
 
-def choose_volume(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
+def choose_volume(pod: Document, server: int, request: InjectionRequest) -> ModelVolume:
     """Decide which volume puller and server share, and how much it may hold.
 
     Raises:
         InjectionImpossible: what the server has at its model folder cannot be shared.
     """
-    chosen = _choose(pod, server, wishes)
+    chosen = _choose(pod, server, request)
     volumes = (chosen.made, *(pod["spec"].get("volumes") or ()))
     volume = next(one for one in volumes if one is not None and one["name"] == chosen.name)
     if _source_of(volume) != _EMPTY_DIR:
         return chosen  # a file system of its own, which tells how much it may hold
-    empty_dir, memory = volume.get(_EMPTY_DIR) or {}, wishes.resources.memory_limit
+    empty_dir, memory = volume.get(_EMPTY_DIR) or {}, request.resources.memory_limit
     warnings = chosen.warnings
     if is_in_memory(empty_dir) and memory:
         warnings += (_memory_warning(chosen.name, memory),)
@@ -127,22 +127,22 @@ def _memory_warning(volume: str, memory: str) -> str:
     )
 
 
-def _choose(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
+def _choose(pod: Document, server: int, request: InjectionRequest) -> ModelVolume:
     container = pod["spec"]["containers"][server]
-    check_no_mount_across(container, wishes.model_dir)
-    index = mount_at(container, wishes.model_dir)
+    check_no_mount_across(container, request.model_dir)
+    index = mount_at(container, request.model_dir)
     if index < 0:
-        return _new_volume(wishes)
+        return _new_volume(request)
     mount = container["volumeMounts"][index]
     volume = _volume_named(pod, container, mount)
     source = _source_of(volume)
     where = (
         f"volume {volume['name']}, which container {container.get('name')} mounts at "
-        f"{wishes.model_dir},"
+        f"{request.model_dir},"
     )
     _check_writable(volume, source, where)
-    _check_one_pods(pod, volume, source, where, wishes)
-    warnings = _warnings(pod, source, where, wishes)
+    _check_one_pods(pod, volume, source, where, request)
+    warnings = _warnings(pod, source, where, request)
     if mount.get("subPathExpr"):
         raise InjectionImpossible(
             f"{where} is mounted by subPathExpr, which only that container can resolve: "
@@ -172,14 +172,14 @@ def _choose(pod: Document, server: int, wishes: Wishes) -> ModelVolume:
     )
 
 
-def _new_volume(wishes: Wishes) -> ModelVolume:
-    limit = {"sizeLimit": wishes.volume_size} if wishes.volume_size else {}
+def _new_volume(request: InjectionRequest) -> ModelVolume:
+    limit = {"sizeLimit": request.volume_size} if request.volume_size else {}
     return ModelVolume(
         OWN_VOLUME,
         made={"name": OWN_VOLUME, "emptyDir": limit},
         mount={
             "name": OWN_VOLUME,
-            "mountPath": wishes.model_dir,
+            "mountPath": request.model_dir,
             "subPath": MODELS,
             "readOnly": True,
         },
@@ -213,9 +213,9 @@ def _check_writable(volume: Document, source: str, where: str) -> None:
 
 
 def _check_one_pods(
-    pod: Document, volume: Document, source: str, where: str, wishes: Wishes
+    pod: Document, volume: Document, source: str, where: str, request: InjectionRequest
 ) -> None:
-    if source in _BEGIN_EMPTY or wishes.is_volume_exclusive:
+    if source in _BEGIN_EMPTY or request.is_volume_exclusive:
         return
     if source == _CLAIM and _is_claim_of_this_pod(pod, volume):
         return
@@ -239,9 +239,9 @@ def _is_claim_of_this_pod(pod: Document, volume: Document) -> bool:
     return bool(name) and is_stateful and claim.endswith(f"-{name}")
 
 
-def _warnings(pod: Document, source: str, where: str, wishes: Wishes) -> tuple[str, ...]:
+def _warnings(pod: Document, source: str, where: str, request: InjectionRequest) -> tuple[str, ...]:
     warnings = []
-    if wishes.volume_size:
+    if request.volume_size:
         warnings.append(f"{names.VOLUME_SIZE_ANNOTATION} has no effect: {where} is used as it is")
     if source != _EMPTY_DIR and "fsGroup" not in (pod["spec"].get("securityContext") or {}):
         warnings.append(

@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
-from trainedmodel_operator.core.state import ParentKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.status.transitions import EventKind, Transition
 
 SERIES_S: Final = 360.0
@@ -50,7 +50,7 @@ MOST_SERIES: Final = 5_000
 class Subject:
     """The model that an Event is about."""
 
-    key: ParentKey
+    key: ServiceKey
     name: str
     uid: str
 
@@ -102,14 +102,14 @@ class _Bucket:
         return replace(self, tokens=self.tokens - 1.0)
 
 
-class EventBook:
+class EventCorrelator:
     """Takes news in, gives writes out."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._series: OrderedDict[tuple[str, Transition], _Series] = OrderedDict()
-        self._summaries: dict[tuple[ParentKey, EventKind, str], _Series] = {}
-        self._buckets: dict[tuple[ParentKey, EventKind], _Bucket] = {}
+        self._summaries: dict[tuple[ServiceKey, EventKind, str], _Series] = {}
+        self._buckets: dict[tuple[ServiceKey, EventKind], _Bucket] = {}
         self._queue: list[tuple[float, int, _Series]] = []
         self._rate = _Bucket(RATE_BURST)
         self.dropped = 0
@@ -170,7 +170,7 @@ class EventBook:
             if bucket.at_time(now, 1 / REFILL_S, BURST).tokens >= BURST:
                 del self._buckets[one]
 
-    def _may_tell(self, key: ParentKey, kind: EventKind, now: float) -> bool:
+    def _may_tell(self, key: ServiceKey, kind: EventKind, now: float) -> bool:
         before = self._buckets.get((key, kind), _Bucket(BURST))
         bucket = before.at_time(now, 1 / REFILL_S, BURST)
         if bucket.tokens < 1.0:
@@ -205,5 +205,5 @@ class EventBook:
         return True
 
 
-def _summary_key(subject: Subject, news: Transition) -> tuple[ParentKey, EventKind, str]:
+def _summary_key(subject: Subject, news: Transition) -> tuple[ServiceKey, EventKind, str]:
     return (subject.key, news.kind, news.reason)

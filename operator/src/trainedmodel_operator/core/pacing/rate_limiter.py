@@ -1,7 +1,7 @@
-"""Throttle: when the next request to the API server may be sent.
+"""RateLimiter: when the next request to the API server may be sent.
 
 The operator is one of many clients of an API server, and its requests are not worth the same. Each
-belongs to a lane, the most urgent first:
+belongs to a priority level, the most urgent first:
 
     READ     what a pass must know before it can do anything
     SHARD    what pods wait for
@@ -11,13 +11,14 @@ belongs to a lane, the most urgent first:
 
 The rules, in order:
 
-1. A lane that was told to come back later (429, or 503 with `Retry-After`) is silent until then,
-   and so is *every less urgent one*: an overloaded server is not asked for statuses while it
-   refuses shards. The more urgent lanes go on: a refused status never delays a shard.
-2. While nobody answers at all (connection refused or reset), each failure makes all lanes pause,
-   0.25 s doubling to 4 s. So an outage costs a few requests a second, whatever the number of models
-   that wait, and is over for all of them at most 4 s after it ended. An answer of any kind, even a
-   500, ends that pause: what is wrong with one object must never delay another (O4).
+1. A priority level that was told to come back later (429, or 503 with `Retry-After`) is silent
+   until then, and so is *every less urgent one*: an overloaded server is not asked for statuses
+   while it refuses shards. The more urgent priority levels go on: a refused status never delays a
+   shard.
+2. While nobody answers at all (connection refused or reset), each failure makes all priority levels
+   pause, 0.25 s doubling to 4 s. So an outage costs a few requests a second, whatever the number of
+   models that wait, and is over for all of them at most 4 s after it ended. An answer of any kind,
+   even a 500, ends that pause: what is wrong with one object must never delay another (O4).
 3. Writes share one bucket of tokens. Shards never wait for a token, they only leave fewer to the
    others, at most to a debt of one second. All else waits for one. Reads take none: the number of
    passes at once bounds them.
@@ -46,7 +47,7 @@ FIRST_OUTAGE_PAUSE_S: Final = 0.25
 LONGEST_OUTAGE_PAUSE_S: Final = 4.0
 
 
-class Lane(IntEnum):
+class PriorityLevel(IntEnum):
     """What a request is for, the most urgent first."""
 
     READ = 0
@@ -57,14 +58,14 @@ class Lane(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Throttle:
-    """The state of all lanes; each method that changes something returns the next one.
+class RateLimiter:
+    """The state of all priority levels; each method that changes something returns the next one.
 
     Attributes:
         rate: Tokens that come back in a second.
         burst: Tokens that a rested bucket holds.
         tokens: Tokens at the time `at`; below zero while shards are in debt.
-        silent_until: For each lane, until when it was told to be silent.
+        silent_until: For each priority level, until when it was told to be silent.
         outage_until: Until when nothing is sent because nobody answered.
         outages: Requests in a row that nobody answered.
     """
@@ -73,36 +74,36 @@ class Throttle:
     burst: float = BURST
     tokens: float = BURST
     at: float = -inf
-    silent_until: tuple[float, ...] = (-inf,) * len(Lane)
+    silent_until: tuple[float, ...] = (-inf,) * len(PriorityLevel)
     outage_until: float = -inf
     outages: int = 0
 
-    def due(self, lane: Lane, now: float) -> float:
-        """Return when a request of this lane may be sent; not after `now` if it may be now.
+    def due(self, level: PriorityLevel, now: float) -> float:
+        """Return when a request of this priority level may be sent; not after `now` if it may be now.
 
-        Never earlier than for a more urgent lane.
+        Never earlier than for a more urgent priority level.
         """
-        until = max(self.silent_until[: lane + 1])
+        until = max(self.silent_until[: level + 1])
         until = max(until, self.outage_until)
-        if lane <= Lane.SHARD:
+        if level <= PriorityLevel.SHARD:
             return until
         missing = 1.0 - self._tokens(now)
         return max(until, now + missing / self.rate) if missing > 0 else until
 
-    def sent(self, lane: Lane, now: float) -> Throttle:
+    def sent(self, level: PriorityLevel, now: float) -> RateLimiter:
         """Note that a request is sent: a write takes its token."""
-        if lane is Lane.READ:
+        if level is PriorityLevel.READ:
             return self
         tokens = max(self._tokens(now) - 1.0, -self.rate)
         return replace(self, tokens=tokens, at=now)
 
-    def silenced(self, lane: Lane, until: float) -> Throttle:
-        """Note that the server asked this lane to come back at `until`."""
+    def paused(self, level: PriorityLevel, until: float) -> RateLimiter:
+        """Note that the server asked this priority level to come back at `until`."""
         silent = list(self.silent_until)
-        silent[lane] = max(silent[lane], until)
+        silent[level] = max(silent[level], until)
         return replace(self, silent_until=tuple(silent))
 
-    def unanswered(self, now: float, jitter: float) -> Throttle:
+    def unanswered(self, now: float, jitter: float) -> RateLimiter:
         """Note that nobody answered; `jitter` is between 0 and 1."""
         if now < self.outage_until:
             return self  # sent before the last failure was known: one outage, not many
@@ -113,7 +114,7 @@ class Throttle:
             outage_until=now + longest * (0.5 + jitter / 2),
         )
 
-    def answered(self) -> Throttle:
+    def answered(self) -> RateLimiter:
         """Note that somebody answered, whatever it was."""
         return self if self.outages == 0 else replace(self, outages=0, outage_until=-inf)
 

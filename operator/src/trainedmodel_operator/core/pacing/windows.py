@@ -1,4 +1,4 @@
-"""Pacing: when a parent may be looked at, when its shards and statuses may be written.
+"""Pacing: when a service may be looked at, when its shards and statuses may be written.
 
 A burst must not become a write for each of its objects, and a single change must not wait. Both
 come from one rule: *the first change after quiet runs at once, the next ones wait a window that
@@ -8,7 +8,7 @@ Shard window: 0.5 s after the first write, doubled by each write that follows as
 to 2 s. When it opens in the middle of a burst (the last bell less than `SETTLE_S` ago), the write
 waits for the burst to settle, at most `HOLD_S` more. So a burst of 5 s costs three writes and one
 of 13 s five, and no change waits longer than 4 s. A window is never shorter than four times what
-the last pass took: the operator spends at most a fifth of its time on one parent. It falls back to
+the last pass took: the operator spends at most a fifth of its time on one service. It falls back to
 nothing once it lay open for as long as the longest window.
 
 A change that comes alone (no other in the `SETTLE_S` before it) is no burst: it does not wait for
@@ -16,11 +16,11 @@ the window that another such one has made (only for `SETTLE_S` since the last wr
 longer. So somebody who applies models one
 by one, each when the last one is Ready, waits for no window at all.
 
-Bells: that a *model* changed may open a pass as soon as the shard window allows. That a *report*
-changed (far more frequent) waits a window of its own, 0.05 s after a pass, doubled by each pass
-that follows soon, up to 0.5 s: the first word of a pod is told at once, and a hundred pods that
-load a thousand models are looked at twice a second. Its pass writes shards only if their window is
-open; else it tells statuses only, and the shards come when their window opens.
+EventHandlers: that a *model* changed may open a pass as soon as the shard window allows. That a
+*report* changed (far more frequent) waits a window of its own, 0.05 s after a pass, doubled by each
+pass that follows soon, up to 0.5 s: the first word of a pod is told at once, and a hundred pods
+that load a thousand models are looked at twice a second. Its pass writes shards only if their
+window is open; else it tells statuses only, and the shards come when their window opens.
 
 Statuses: what a person waits for is *urgent* (the first word about a generation, Accepted or Ready
 change, a failure comes or goes) and written at once. What tells something (progress of a download,
@@ -68,8 +68,8 @@ AFTER_IDLE_S: Final = 60.0
 ON_ITS_WAY: Final = frozenset({State.PENDING, State.WAITING, State.VERIFYING, State.LOADING})
 
 
-class Bell(StrEnum):
-    """Why a parent is to be looked at."""
+class Trigger(StrEnum):
+    """Why a service is to be looked at."""
 
     MODEL = "model"
     REPORT = "report"
@@ -78,16 +78,16 @@ class Bell(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The pace of one parent; each method returns the next one.
+    """The pace of one service; each method returns the next one.
 
     Attributes:
-        model_rung: A model changed since the last pass began, or a pass was held back from
+        model_triggered: A model changed since the last pass began, or a pass was held back from
             writing shards.
         report_rung: A report changed (or a resync is due) since the last pass began.
         deferred_until: When a pass asked to be made again.
         shards_open_at: When shards may be written again.
         settled_at: When the burst that is under way will have settled.
-        rung_at: When a model last rang.
+        triggered_at: When a model last rang.
         changes: How often one has since the last pass began.
         was_alone: The last pass for any change was for one alone.
         window: The shard window that led to `shards_open_at`.
@@ -98,12 +98,12 @@ class Pace:
         retry_at: Earliest next pass after a failure.
     """
 
-    model_rung: bool = False
+    model_triggered: bool = False
     report_rung: bool = False
     deferred_until: float = inf
     shards_open_at: float = -inf
     settled_at: float = -inf
-    rung_at: float = -inf
+    triggered_at: float = -inf
     changes: int = 0
     was_alone: bool = False
     window: float = 0.0
@@ -113,32 +113,32 @@ class Pace:
     failures: int = 0
     retry_at: float = -inf
 
-    def rung(self, bell: Bell, now: float) -> Pace:
+    def triggered(self, trigger: Trigger, now: float) -> Pace:
         """Note that a bell rang."""
-        if bell is not Bell.MODEL:
+        if trigger is not Trigger.MODEL:
             return replace(self, report_rung=True)
-        rung = replace(self, model_rung=True, rung_at=now, changes=self.changes + 1)
-        if now - self.rung_at >= SETTLE_S:
+        triggered = replace(self, model_triggered=True, triggered_at=now, changes=self.changes + 1)
+        if now - self.triggered_at >= SETTLE_S:
             opens_at = self.shards_open_at
             if self.was_alone:
                 # the last write may have been late, and have only just ended
                 opens_at = min(opens_at, max(now, opens_at - self.window + SETTLE_S))
-            return replace(rung, shards_open_at=opens_at)
+            return replace(triggered, shards_open_at=opens_at)
         is_burst = now < self.shards_open_at + LONGEST_WINDOW_S
-        return replace(rung, settled_at=now + SETTLE_S) if is_burst else rung
+        return replace(triggered, settled_at=now + SETTLE_S) if is_burst else triggered
 
     def due(self) -> float:
         """Return when the next pass is to begin; infinity when nothing asks for one."""
-        wishes = [self.deferred_until]
-        if self.model_rung:
-            wishes.append(max(self._shards_due(), self.model_open_at))
+        request = [self.deferred_until]
+        if self.model_triggered:
+            request.append(max(self._shards_due(), self.model_open_at))
         if self.report_rung:
-            wishes.append(self.report_open_at)
-        return max(min(wishes), self.retry_at)
+            request.append(self.report_open_at)
+        return max(min(request), self.retry_at)
 
     def may_write_shards(self, now: float) -> bool:
         """Tell whether a pass that begins now may write shards; to be asked before `begun`."""
-        return now >= (self._shards_due() if self.model_rung else self.shards_open_at)
+        return now >= (self._shards_due() if self.model_triggered else self.shards_open_at)
 
     def _shards_due(self) -> float:
         return max(self.shards_open_at, min(self.settled_at, self.shards_open_at + HOLD_S))
@@ -147,7 +147,7 @@ class Pace:
         """Note that a pass begins: it sees everything that rang before."""
         return replace(
             self,
-            model_rung=False,
+            model_triggered=False,
             report_rung=False,
             deferred_until=inf,
             changes=0,
@@ -170,7 +170,7 @@ class Pace:
             report_window = min(self.report_window * 2, LONGEST_REPORT_WINDOW_S)
         after = replace(
             self,
-            model_rung=self.model_rung or held_back,
+            model_triggered=self.model_triggered or held_back,
             deferred_until=min(self.deferred_until, again_at),
             changes=self.changes + 2 if held_back else self.changes,
             model_open_at=now + (max(BREATH_S, cost) if wrote else BREATH_S),
@@ -202,7 +202,7 @@ class Pace:
         return replace(self, retry_at=-inf)
 
     def forgettable_at(self) -> float:
-        """Return when this pace says no more than that of a parent never seen."""
+        """Return when this pace says no more than that of a service never seen."""
         return max(
             self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at + LONGEST_REPORT_WINDOW_S
         )

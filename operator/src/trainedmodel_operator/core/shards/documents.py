@@ -25,7 +25,7 @@ from trainedmodel_contract import names
 from trainedmodel_contract.entry import EntryError
 from trainedmodel_contract.shard import config_digest, make_manifest, parse_manifest
 
-from trainedmodel_operator.core.state import ParentKey, ShardView
+from trainedmodel_operator.core.state import ServiceKey, ShardView
 
 Patch = dict[str, Any]
 
@@ -56,11 +56,11 @@ class ShardWrite:
     base: ShardView | None = None
 
 
-def shard_labels(key: ParentKey, index: int) -> dict[str, str]:
+def shard_labels(key: ServiceKey, index: int) -> dict[str, str]:
     """Return the labels that make a ConfigMap a shard of ours."""
     return {
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
-        names.PARENT_LABEL: key.parent,
+        names.PARENT_LABEL: key.service,
         names.SHARD_LABEL: str(index),
     }
 
@@ -71,13 +71,13 @@ def render_shard(index: int, entries: Mapping[str, str]) -> dict[str, str]:
     return {names.manifest_key(index): make_manifest(index, keyed).to_json(), **keyed}
 
 
-def new_shard(key: ParentKey, index: int, data: Mapping[str, str]) -> dict[str, Any]:
+def new_shard(key: ServiceKey, index: int, data: Mapping[str, str]) -> dict[str, Any]:
     """Make the ConfigMap of a shard that does not exist yet."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": names.shard_name(key.parent, index),
+            "name": names.shard_name(key.service, index),
             "namespace": key.namespace,
             "labels": shard_labels(key, index),
         },
@@ -85,7 +85,7 @@ def new_shard(key: ParentKey, index: int, data: Mapping[str, str]) -> dict[str, 
     }
 
 
-def diff_shard(key: ParentKey, view: ShardView, wanted: Mapping[str, str]) -> Patch | None:
+def diff_shard(key: ServiceKey, view: ShardView, wanted: Mapping[str, str]) -> Patch | None:
     """Return the merge patch that makes a shard what it shall be; None if it is."""
     data: dict[str, str | None] = {
         name: wanted.get(name)

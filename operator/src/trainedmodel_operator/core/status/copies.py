@@ -52,7 +52,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class CopyInput:
     """All that is known about one copy before it is judged."""
 
     pod: PodView
@@ -99,24 +99,24 @@ class Evidence:
         return self.pod.readiness is Readiness.NEVER and state not in FAILED_STATES
 
 
-Rule = Callable[[Evidence], Copy | None]
+Rule = Callable[[CopyInput], Copy | None]
 
 
-def report_is_missing(given: Evidence) -> Copy | None:
+def report_is_missing(given: CopyInput) -> Copy | None:
     """No report is owned by this very pod (an old pod of the same name proves nothing)."""
     if given.report is not None:
         return None
     return given.copy(State.WAITING, Reason.REPORT_MISSING, SENTENCES[Reason.REPORT_MISSING])
 
 
-def report_is_stale(given: Evidence) -> Copy | None:
+def report_is_stale(given: CopyInput) -> Copy | None:
     """The puller has been silent for too long: what it said last proves nothing now."""
     if not given.is_stale:
         return None
     return given.copy(State.WAITING, Reason.REPORT_STALE, SENTENCES[Reason.REPORT_STALE])
 
 
-def revision_is_unseen(given: Evidence) -> Copy | None:
+def revision_is_unseen(given: CopyInput) -> Copy | None:
     """The pod speaks of another revision, or not of this model at all."""
     said = given.reported
     if said is not None and given.revision is not None and said.revision == given.revision:
@@ -130,7 +130,7 @@ def revision_is_unseen(given: Evidence) -> Copy | None:
     return given.copy(State.WAITING, Reason.CONFIG_NOT_SEEN, SENTENCES[Reason.CONFIG_NOT_SEEN])
 
 
-def server_is_silent(given: Evidence) -> Copy | None:
+def server_is_silent(given: CopyInput) -> Copy | None:
     """The server does not answer, and what the copy waits for needs it."""
     if given.is_reachable or _state(given) in _WITHOUT_SERVER:
         return None
@@ -141,7 +141,7 @@ def server_is_silent(given: Evidence) -> Copy | None:
     return given.copy(State.WAITING, Reason.SERVER_UNREACHABLE, message)
 
 
-def server_serves_it(given: Evidence) -> Copy | None:
+def server_serves_it(given: CopyInput) -> Copy | None:
     """Loaded, in the current revision."""
     said = given.reported
     if said is None or _state(given) is not State.LOADED:
@@ -151,7 +151,7 @@ def server_serves_it(given: Evidence) -> Copy | None:
     return given.copy(State.LOADED, "", "", ready=True)
 
 
-def pod_says_so(given: Evidence) -> Copy | None:
+def pod_says_so(given: CopyInput) -> Copy | None:
     """Whatever else the pod says, in its own words."""
     said = given.reported
     if said is None:
@@ -177,10 +177,10 @@ CHAIN: Final[Sequence[Rule]] = (
 )
 
 
-def judge(given: Evidence) -> Copy:
+def judge(given: CopyInput) -> Copy:
     """Judge one copy: the first rule that has something to say."""
     return next(copy for copy in (rule(given) for rule in CHAIN) if copy is not None)
 
 
-def _state(given: Evidence) -> State | None:
+def _state(given: CopyInput) -> State | None:
     return None if given.reported is None else _STATES.get(given.reported.state)

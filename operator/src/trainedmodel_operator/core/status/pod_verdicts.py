@@ -1,4 +1,4 @@
-"""Witnesses: a parent's pods and their reports, prepared once to be asked about many models.
+"""Witnesses: a service's pods and their reports, prepared once to be asked about many models.
 
 A hundred pods with five thousand models are half a million copies to judge, and nearly all of them
 are one of two: the pod has said nothing about the model, or it is settled (loaded in the revision
@@ -18,7 +18,7 @@ from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 from trainedmodel_contract.reasons import State
 
 from trainedmodel_operator.core.state import PodView
-from trainedmodel_operator.core.status.copies import ADVANCE, Copy, Evidence, judge
+from trainedmodel_operator.core.status.copies import ADVANCE, Copy, CopyInput, judge
 
 _LOADED: Final = State.LOADED.value
 _SETTLED: Final = ReportedModel(state=_LOADED, revision="any")
@@ -39,17 +39,17 @@ class Witness:
     def __init__(self, pod: PodView, report: ModelReport | None, is_stale: bool) -> None:
         self._pod, self._report, self._is_stale = pod, report, is_stale
         self.says: Mapping[str, ReportedModel] = {} if report is None else report.models
-        self.unsaid = judge(Evidence(pod, report, None, None, is_stale))
-        settled = judge(Evidence(pod, report, _SETTLED, _SETTLED.revision, is_stale))
+        self.unsaid = judge(CopyInput(pod, report, None, None, is_stale))
+        settled = judge(CopyInput(pod, report, _SETTLED, _SETTLED.revision, is_stale))
         self.settled = replace(settled, reported=None) if settled.ready else None
 
     def judge(self, said: ReportedModel, revision: str | None) -> Copy:
         """Judge a copy by what the pod says about it."""
-        return judge(Evidence(self._pod, self._report, said, revision, self._is_stale))
+        return judge(CopyInput(self._pod, self._report, said, revision, self._is_stale))
 
 
-class Witnesses:
-    """All pods of a parent that are meant to serve."""
+class PodViews:
+    """All pods of a service that are meant to serve."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Witnesses:
             if pod.is_desired
         ]
 
-    def copies_of(self, name: str, revision: str | None) -> list[Copy]:
+    def evaluate(self, name: str, revision: str | None) -> list[Copy]:
         """Judge a model's copy in each pod, the least advanced first, equals by the pod's name."""
         copies: list[Copy] = []
         last: ReportedModel | None = None

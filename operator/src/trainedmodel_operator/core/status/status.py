@@ -36,7 +36,7 @@ from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, MAX_STATUS_P
 from trainedmodel_operator.core.shards.placement import Verdict
 from trainedmodel_operator.core.state import DesiredModel, Document, PodView
 from trainedmodel_operator.core.status.copies import FAILED_STATES, Copy
-from trainedmodel_operator.core.status.pod_verdicts import Witnesses
+from trainedmodel_operator.core.status.pod_verdicts import PodViews
 
 Status = dict[str, Any]
 
@@ -73,23 +73,23 @@ def model_status(
     silent for too long. The state is that of the least advanced copy in a pod that has come up; a
     model that is not accepted is Blocked, and one without pods Pending (O7).
     """
-    return status_by(Witnesses(pods, reports, stale), model, verdict, now)
+    return status_by(PodViews(pods, reports, stale), model, verdict, now)
 
 
 def status_by(
-    witnesses: Witnesses,
+    pod_views: PodViews,
     model: DesiredModel,
     verdict: Verdict,
     now: datetime,
     *,
     url: str | None = None,
 ) -> Status:
-    """Return the status of one model of many, by what the pods of their parent witness.
+    """Return the status of one model of many, by what the pods of their service witness.
 
     `url` is where the model answers, None if that is not known.
     """
     revision = model.model.revision() if model.model is not None else None
-    copies = witnesses.copies_of(model.name, revision)
+    copies = pod_views.evaluate(model.name, revision)
     ready = sum(copy.ready for copy in copies) if verdict.accepted else 0
     status: Status = {
         "observedGeneration": model.generation,

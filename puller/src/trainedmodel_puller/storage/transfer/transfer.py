@@ -116,7 +116,7 @@ class Transfer:
         self._files = files
         self._has_news = asyncio.Event()
         self._ramp = StreamRamp()
-        self._chance = random.random
+        self._jitter = random.random
         self._moved = 0
 
     async def run(self) -> None:
@@ -292,7 +292,7 @@ class Transfer:
                 pause_s = begin_again_s(
                     fault.reason,
                     idle_cuts,
-                    self._chance(),
+                    self._jitter(),
                     has_moved=self._moved >= PROGRESS_BYTES,
                 )
                 if pause_s is None or (at and not item.is_ranged):
