@@ -171,10 +171,11 @@ def test_a_change_of_one_model_touches_one_shard_and_no_entry_but_its_own(seed: 
 
 def test_a_pod_without_a_report_is_given_the_grace_of_a_move() -> None:
     model = one("iris")
-    stale = documents.render_shard(
-        0, {"iris": one("iris", generation=7).model.to_entry(0).to_json()}
-    )  # type: ignore[union-attr]
-    right = documents.render_shard(1, {"iris": model.model.to_entry(1).to_json()})  # type: ignore[union-attr]
+    older = one("iris", generation=7)
+    assert model.model is not None
+    assert older.model is not None
+    stale = documents.render_shard(0, {"iris": older.model.to_entry(0).to_json()})
+    right = documents.render_shard(1, {"iris": model.model.to_entry(1).to_json()})
     start = Gathered(KEY, (model,), (view(0, stale), view(1, right)), (pod("pod-a"),))
     assert plan(start, NOW).shard_writes == ()
     ended = replace(start, pods=(pod("pod-a", phase="Failed"),))

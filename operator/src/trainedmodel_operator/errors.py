@@ -21,7 +21,7 @@
 
 A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
 terminal may change (a role is granted, a CRD installed). A *write* that fails is put off by itself
-(`core.putoff`); the split says for how long, and whether it is told at once.
+(`core.pacing.put_off`); the split says for how long, and whether it is told at once.
 """
 
 from __future__ import annotations

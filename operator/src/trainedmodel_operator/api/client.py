@@ -1,6 +1,6 @@
 """Requests to the Kubernetes API: every read and write of the operator, and nothing else.
 
-`ApiKubeClient` implements `kubeclient.KubeClient` over the official client's `kubernetes.aio`, of
+`ApiKubeClient` implements `protocol.KubeClient` over the official client's `kubernetes.aio`, of
 which it uses the configuration, authentication and transport. It speaks in plain JSON documents:
 building model objects for thousands of TrainedModels costs more than all decisions about them. When
 a request may be sent, and how it is sent, is the matter of `transport`; which priority level it is

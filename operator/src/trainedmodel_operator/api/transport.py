@@ -201,7 +201,7 @@ class Transport:
         content_type: str = JSON,
         timeout_s: float,
     ) -> Document:
-        """Send a request at once, past priority levels and fence: for the Lease, which has its own pace.
+        """Send a request at once, past rate limits and fence: the Lease has a pace of its own.
 
         Raises:
             ApiError: it did not succeed.

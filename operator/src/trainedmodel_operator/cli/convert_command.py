@@ -2,7 +2,7 @@
 
 Reads files or standard input (YAML or JSON, many documents, lists), writes to standard output what
 is to be applied, and to standard error what to know about it. What comes of each document is
-decided in `core.convert`.
+decided in `core.conversion.convert`.
 
 Ends with 0 if everything was converted (notes are no failure), 1 if a document could not be, or if
 nothing at all was made, 2 if the input could not be read. With 1, what could be converted is

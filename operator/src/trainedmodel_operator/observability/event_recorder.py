@@ -1,9 +1,10 @@
 """Events: what `kubectl describe` and `kubectl get events` tell about a model's past.
 
 The recorder owns all Events of the operator (`events.k8s.io/v1`). It is told of each status that
-was *written*, with what the status said before; `core.transitions` says whether that is news, and
-`core.eventbook` when it is written, as what, and what is left out. So an Event never runs ahead of
-the status, and an operator that starts anew and changes no status writes no Event.
+was *written*, with what the status said before; `core.status.transitions` says whether that is
+news, and `core.pacing.event_correlator` when it is written, as what, and what is left out. So an
+Event never runs ahead of the status, and an operator that starts anew and changes no status writes
+no Event.
 
 Promises: telling the recorder takes no time and cannot fail. Writes are in the least urgent
 priority level, one at a time, in a queue of their own: whatever is wrong with them, no shard and no

@@ -1,7 +1,7 @@
 """The observer: what the other parts tell it becomes metrics; nothing depends on it.
 
 It is told of each event, pass and status that was written, looks at the clock, and leaves what that
-means to `core.lags`.
+means to `core.latency`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A nudge is worth the least of what a pass decides: without it a kubelet looks within its own minute.
 So a pass hands its nudges over and goes on, whatever becomes of them. One that fails is put off by
-itself (`core.putoff`): the next plans leave that pod out until it is due again. Refused nudges stay
-put off even if the shards change meanwhile, because what refuses a pod's annotation seldom looks at
-its value.
+itself (`core.pacing.put_off`): the next plans leave that pod out until it is due again. Refused
+nudges stay put off even if the shards change meanwhile, because what refuses a pod's annotation
+seldom looks at its value.
 
 Of one pod only the latest wish counts: one that comes while another is under way is sent after it,
 and what was sent is lent to passes (`sent_since`), whose lists may not show it yet.

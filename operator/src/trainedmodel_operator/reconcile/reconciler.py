@@ -146,7 +146,7 @@ class Reconciler:
         return self._settled.get(key) == found
 
     async def judge(self, key: ServiceKey, listed: ListedObjects) -> bool:
-        """Tell whether a pass over a service would do nothing and wait for nothing; then it settles.
+        """Tell whether a pass would do nothing and wait for nothing; then the service settles.
 
         Decides from what was listed already, whereas a pass reads afresh. Reports must have been
         offered to the cache.

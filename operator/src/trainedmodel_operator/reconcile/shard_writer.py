@@ -1,8 +1,9 @@
 """The shard writer: carries out each shard write of a pass by itself.
 
-The writes of one pass do not depend on each other (rules 6 and 7 of `core.placement`), so all are
-sent at once and none waits for another. One that fails is put off by itself (`core.putoff`): the
-next plans leave it out until it is due again, and tell the models concerned.
+The writes of one pass do not depend on each other (rules 6 and 7 of `core.shards.placement`), so
+all are sent at once and none waits for another. One that fails is put off by itself
+(`core.pacing.put_off`): the next plans leave it out until it is due again, and tell the models
+concerned.
 
 A pass waits for its writes, because what it tells depends on them, but no longer than `PATIENCE_S`.
 A write that takes longer goes on as an errand. Until it has ended, its shard is held, and then the

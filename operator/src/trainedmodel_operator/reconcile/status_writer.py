@@ -3,9 +3,9 @@
 A pass hands over what each model's status shall be and goes on. What waits here is merged by model:
 a newer status takes the place of an older one that was not sent yet, so whatever is sent is the
 latest; and a status that has become what lies there already is taken back. When each may be sent is
-decided by `core.pacing` (urgent at once, all else in its turn). At most `IN_FLIGHT` writes run at
-once, and `YIELDING` while passes queue up: the API server that carries out the one is the one that
-answers the other, and ten thousand statuses would take it from the shards.
+decided by `core.pacing.windows` (urgent at once, all else in its turn). At most `IN_FLIGHT` writes
+run at once, and `YIELDING` while passes queue up: the API server that carries out the one is the
+one that answers the other, and ten thousand statuses would take it from the shards.
 
 The writer knows what it sent last, and lends it to passes (`newer_than`): a list that was read
 while a write was under way shows an older status, and comparing with that would write twice and

@@ -6,12 +6,12 @@ a bell during a pass is another pass after it. As one worker serves one service,
 a service ever overlap; as services have workers of their own, a slow or failing one delays no
 other.
 
-*When* a pass may begin is decided by `core.pacing`, on this loop's monotonic clock. A failed pass
-is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it was for stays
-due. Two failures are no reason to wait so long. A conflict says that somebody wrote while the pass
-was made: it is made again at once, a few times, for each try is another chance against a writer who
-never rests. And a service that failed because the API server did not work is forgiven as soon as a
-resync has found that it does.
+*When* a pass may begin is decided by `core.pacing.windows`, on this loop's monotonic clock. A
+failed pass is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it
+was for stays due. Two failures are no reason to wait so long. A conflict says that somebody wrote
+while the pass was made: it is made again at once, a few times, for each try is another chance
+against a writer who never rests. And a service that failed because the API server did not work is
+forgiven as soon as a resync has found that it does.
 
 A worker ends when nothing is due and its pace has become that of a service never seen: an idle
 operator has no tasks here. Between the test for that and the removal there is no await, so no bell

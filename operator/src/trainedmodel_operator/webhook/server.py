@@ -9,7 +9,7 @@ that pod and no other, and its words are in the log. Only pods that ask are ever
 configuration's object selector), so when no replica is there, only those wait. A body is bounded,
 and whoever sends it slowly is cut off: it holds a connection, nothing more.
 
-Certificates change while it serves, without a connection being dropped (`certs`).
+Certificates change while it serves, without a connection being dropped (`certificates`).
 
 The end: whoever sends requests learns late that a replica goes. So a replica that was told to end
 is not ready any more, and answers for three seconds longer, closing each connection after its

@@ -2,8 +2,8 @@
 
 At first nobody can: the server must say what kind it is, the volume must be read. The puller is
 alive meanwhile, and must not be restarted for a server or a volume that takes minutes; it is not
-ready, and says what it waits for. Then `http.Endpoints` answers. The port is never let go between:
-a probe that finds nobody listening counts as a failed one.
+ready, and says what it waits for. Then `endpoints.Endpoints` answers. The port is never let go
+between: a probe that finds nobody listening counts as a failed one.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Downloader:
     async def seed(
         self, folder: Path, listing: Listing, source: Path, changed: Collection[str] = ()
     ) -> int:
-        """Take another model's files over before a fetch; see `sharing.seed`.
+        """Take another model's files over before a fetch; see `hardlinks.seed`.
 
         Returns:
             How many bytes the fetch of this listing into this folder will find there.

@@ -231,7 +231,8 @@ def write_tree(
         folders: To be made beside those that files lie in.
 
     Returns:
-        Inode, modification time in ns and size of each file, by path (as `sharing.stat_files`).
+        Inode, modification time in ns and size of each file, by path (as
+        `volume.tree_links.stat_files`).
 
     Raises:
         VolumeFault: the volume refused.

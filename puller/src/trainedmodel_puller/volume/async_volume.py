@@ -97,7 +97,7 @@ class AsyncVolume:
     async def seal_small(
         self, name: str, write: Callable[[], Path | None], seal: Callable[[], bool]
     ) -> bool | None:
-        """Write and seal a small tree, together with those of other names; see `sealing`.
+        """Write and seal a small tree, together with those of other names; see `group_commit`.
 
         Raises:
             ModelFault: what either raises, or the sync between them.

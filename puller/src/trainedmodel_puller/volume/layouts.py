@@ -2,7 +2,7 @@
 
 Which revision a tree holds is written inside it (`.trainedmodel.json`), because a name outside
 could be wrong after a kill between two renames. Where the server wants its trees is its driver's
-to say (`drivers.base.Layout`), and each layout is one class here:
+to say (`core.state.Layout`), and each layout is one class here:
 
     InPlace       <model-dir>/<name>/            replaced by exchange, the old one moves beside
     PerRevision   <model-dir>/<name>/<folder>/   added beside the old one, which stays until removed

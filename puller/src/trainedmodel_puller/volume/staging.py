@@ -1,7 +1,7 @@
 """The staging area: what is being downloaded, unpacked and fitted, before it is whole.
 
     <name>@<revision>/           the source's files; half written, may be resumed
-    <name>@<revision>.journal    which of them are there (`storage.journal`)
+    <name>@<revision>.journal    which of them are there (`storage.transfer.journal`)
     <name>@<revision>.unpacked/  what comes out of an archive; never resumed
     <name>@<revision>.verified   the tree is whole and right; it may have been fitted since
     <name>@<revision>.fitting/   the same, for a tree that is cheap to fetch again; never resumed

@@ -1,7 +1,7 @@
 """The model volume: where files are staged, sealed, served, and how they move between.
 
     <model-dir>/                       what the server sees; only whole trees, only by rename (P4)
-    <state-dir>/staging/               being downloaded, unpacked, fitted (`staged`)
+    <state-dir>/staging/               being downloaded, unpacked, fitted (`staging`)
     <state-dir>/versions/<name>/<rev>/ whole and verified: ready to be published, or replaced and
                                        kept for a rollback
     <state-dir>/markers/<name>.json    which revision the server last confirmed
@@ -9,10 +9,10 @@
     <state-dir>/held.json              the last good configuration (P1)
 
 Both folders are on one file system, so that each move is one rename; how trees lie in the served
-one is told in `trees`. Everything here blocks and runs in threads, one operation of a name at a
-time. All of it raises OSError: whoever is on the event loop comes by `disk`, which tells that as
-faults. After an error in the middle of an operation the next one of the name finds its way from
-what is there, as after a kill.
+one is told in `layouts`. Everything here blocks and runs in threads, one operation of a name at a
+time. All of it raises OSError: whoever is on the event loop comes by `async_volume`, which tells
+that as faults. After an error in the middle of an operation the next one of the name finds its way
+from what is there, as after a kill.
 
 What a kill -9 leaves, step by step (P7): a half-filled staging folder is resumed or refilled; a
 half-unpacked archive is unpacked anew; a sealed version is published by the next load; a tree under

@@ -79,7 +79,7 @@ class RateLimiter:
     outages: int = 0
 
     def due(self, level: PriorityLevel, now: float) -> float:
-        """Return when a request of this priority level may be sent; not after `now` if it may be now.
+        """Return when a request of this level may be sent; not after `now` if it may be now.
 
         Never earlier than for a more urgent priority level.
         """

@@ -91,7 +91,7 @@ def _kept(
         return fresh
     # Bits beyond the end would make the record look unfinished for ever.
     record = FileRecord(item, part_bytes, known.bits & ((1 << fresh.part_count) - 1))
-    # What is still to be written into must be this folder's alone (`sharing`).
+    # What is still to be written into must be this folder's alone (`hardlinks`).
     return record if record.is_done or found.st_nlink == 1 else fresh
 
 

@@ -6,7 +6,7 @@ ones are written, and go to a thread together: the busier the volume, the larger
 first goes at once, so a slow source is never waited for.
 
 Each file is a new one: what stands under its name is unlinked, never written into, for it may be
-a name of another model's file as well (`sharing`). The disk starts on each file at once; it is
+a name of another model's file as well (`hardlinks`). The disk starts on each file at once; it is
 waited for by the caller, at the end, for all of them (`staging.sync_files`).
 """
 
