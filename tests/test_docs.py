@@ -1,8 +1,9 @@
-"""The pages tell the truth: what they name exists. And they can be read: words, links."""
+"""The pages tell the truth: what they name exists. And they can be read: width, words, links."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,25 @@ from trainedmodel_devkit import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
-#: Pages of the project, without the records of measurements and the manifests' own.
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")]
+#: Pages of the project, without the dated records of measurements.
+PAGES = [
+    *(ROOT / "benchmarks").glob("*.md"),
+    *(page for folder in ("docs", "deploy", ".github") for page in ROOT.glob(f"{folder}/**/*.md")),
+    *ROOT.glob("*.md"),
+]
+WIDTH = 100
+#: Markdown cannot wrap a row, so a row may be wider; a cell that needs more is a paragraph.
+CELL = 100
 #: Words that make a sentence hard to read for people whose language is not English.
 HARD_WORDS = ("shall", "anew", "whoever", "whatsoever", "thereof", "told of", "of ours")
 
 
 def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+def lines(page: Path) -> Iterator[tuple[int, str]]:
+    return enumerate(page.read_text().splitlines(), 1)
 
 
 def prose(page: Path) -> str:
@@ -30,6 +42,10 @@ def anchors(page: Path) -> set[str]:
     """Return what links into a page may name, as forges make it of headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_row(line: str) -> bool:
+    return line.lstrip().startswith("|")
 
 
 def test_each_test_that_the_architecture_page_names_exists() -> None:
@@ -49,12 +65,32 @@ def test_each_invariant_is_listed_with_a_test() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     wrong = []
-    for page in [*PAGES, *ROOT.glob("deploy/**/*.md")]:
+    for page in PAGES:
         for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
             file = page.parent / target if target else page
             if not file.exists() or (anchor and anchor not in anchors(file)):
                 wrong.append(f"{named(page)}: {target}#{anchor}")
     assert wrong == []
+
+
+def test_pages_wrap_at_100_columns() -> None:
+    wide = [
+        f"{named(page)}:{number}"
+        for page in PAGES
+        for number, line in lines(page)
+        if len(line) > WIDTH and not is_row(line)
+    ]
+    assert wide == []
+
+
+def test_no_cell_of_a_table_holds_a_paragraph() -> None:
+    wide = [
+        f"{named(page)}:{number}"
+        for page in PAGES
+        for number, line in lines(page)
+        if is_row(line) and max(len(cell.strip()) for cell in line.split("|")) > CELL
+    ]
+    assert wide == []
 
 
 @pytest.mark.parametrize("word", HARD_WORDS)
