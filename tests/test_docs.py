@@ -17,6 +17,7 @@ PAGES = [
     *(page for folder in ("docs", "deploy", ".github") for page in ROOT.glob(f"{folder}/**/*.md")),
     *ROOT.glob("*.md"),
 ]
+MEMBERS = ("contract", "operator", "puller", "devkit")
 WIDTH = 100
 #: Markdown cannot wrap a row, so a row may be wider; a cell that needs more is a paragraph.
 CELL = 100
@@ -70,6 +71,24 @@ def test_links_between_pages_lead_somewhere() -> None:
             file = page.parent / target if target else page
             if not file.exists() or (anchor and anchor not in anchors(file)):
                 wrong.append(f"{named(page)}: {target}#{anchor}")
+    assert wrong == []
+
+
+def files_named_in(page: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Yield each path in inline code, with the places that it may be in."""
+    packages = [ROOT / one / "src" / f"trainedmodel_{one}" for one in MEMBERS]
+    for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|ya?ml|txt))`", page.read_text()):
+        yield path, [folder / path for folder in (ROOT, page.parent, *packages)]
+
+
+def test_files_that_pages_name_exist() -> None:
+    wrong = [
+        f"{named(page)}: {path}"
+        for page in PAGES
+        if page.name != "CHANGELOG.md"  # it names what was
+        for path, places in files_named_in(page)
+        if not any(place.exists() for place in places)
+    ]
     assert wrong == []
 
 
@@ -131,6 +150,6 @@ def test_the_readme_s_make_targets_exist() -> None:
 
 
 def test_no_project_folder_is_a_package() -> None:
-    for folder in ("contract", "operator", "puller", "devkit"):
+    for folder in MEMBERS:
         assert not (ROOT / folder / "__init__.py").exists()
     assert not list((ROOT / "tests").rglob("__init__.py"))
