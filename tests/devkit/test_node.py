@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +12,7 @@ from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
 from trainedmodel_devkit.models import predict, write_scale_triton
 from trainedmodel_devkit.node import DevNode
+from trainedmodel_devkit.nodeapi import Json, NodeApi
 from trainedmodel_devkit.pods import DevPod
 from trainedmodel_devkit.podspec import ContainerSpec, PodSpec, puller_pod
 from trainedmodel_devkit.servers import Triton
@@ -102,7 +103,18 @@ async def test_placeholders_are_filled(node: DevNode) -> None:
     assert said.split() == ["filled", str(pod.folders.models)]
 
 
-@pytest.mark.timeout(60)
+def counted_restart(
+    kubectl: Callable[..., asyncio.Future[str]], name: str
+) -> Callable[[], Awaitable[bool]]:
+    """Look whether the API says that the pod's container was started again once."""
+    path = "jsonpath={.status.containerStatuses[0].restartCount}"
+
+    async def is_counted() -> bool:
+        return await kubectl("get", "pod", name, "-o", path) == "1"
+
+    return is_counted
+
+
 async def test_a_killed_container_is_restarted_and_counted(
     node: DevNode, kubectl: Callable[..., asyncio.Future[str]]
 ) -> None:
@@ -112,12 +124,27 @@ async def test_a_killed_container_is_restarted_and_counted(
     pod.kill("main")
     await until(lambda: pod.pid("main") not in (None, first))
 
-    path = "jsonpath={.status.containerStatuses[0].restartCount}"
-    for _ in range(100):
-        if await kubectl("get", "pod", "killed", "-o", path) == "1":
-            break
-        await asyncio.sleep(0.1)
-    assert await kubectl("get", "pod", "killed", "-o", path) == "1"
+    await until(counted_restart(kubectl, "killed"))
+
+
+async def test_a_status_that_could_not_be_written_is_written_later(
+    node: DevNode,
+    kubectl: Callable[..., asyncio.Future[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod = await node.start_pod(spec("unwritten"))
+    await until(lambda: not pod.status_changed.is_set())
+    write, failures = NodeApi.patch_pod_status, iter(range(2))
+
+    async def fails_twice(api: NodeApi, namespace: str, name: str, status: Json) -> None:
+        if next(failures, None) is not None:
+            raise OSError("the API server has closed the connection")
+        await write(api, namespace, name, status)
+
+    monkeypatch.setattr(NodeApi, "patch_pod_status", fails_twice)
+    pod.kill("main")
+    await until(counted_restart(kubectl, "unwritten"))
+    assert next(failures, None) is None
 
 
 async def test_a_container_can_be_restarted_gently(node: DevNode) -> None:

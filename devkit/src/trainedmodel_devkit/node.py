@@ -29,6 +29,9 @@ from trainedmodel_devkit.projection import payload_of
 
 _log = logging.getLogger(__name__)
 
+#: A request that failed is made again after this pause.
+_AGAIN_S = 0.2
+
 
 class DevNode:
     """A node of a control plane; an async context manager.
@@ -184,10 +187,13 @@ class DevNode:
                 expires = await self._renew_token(pod)
 
     async def _keep_status(self, pod: DevPod) -> None:
+        """Write the status whenever it has changed; a write that fails is made again."""
         while True:
-            await _tried(f"{pod.name}: status", lambda: self._report(pod))
-            await pod.status_changed.wait()
             pod.status_changed.clear()
+            if await _tried(f"{pod.name}: status", lambda: self._report(pod)):
+                await pod.status_changed.wait()
+            else:
+                await asyncio.sleep(_AGAIN_S)
 
     async def _renew_token(self, pod: DevPod) -> datetime:
         token, expires = await self._api.pod_token(
@@ -197,7 +203,9 @@ class DevNode:
         return expires
 
     async def _report(self, pod: DevPod) -> None:
-        await self._api.patch_pod_status(pod.namespace, pod.name, pod_status(pod))
+        # One at a time: of two writes under way, the older status could come last.
+        async with pod.status_lock:
+            await self._api.patch_pod_status(pod.namespace, pod.name, pod_status(pod))
 
     async def _watch(self) -> None:
         """Follow this node's pods for ever: list, watch from there, start over after a failure."""
@@ -207,7 +215,7 @@ class DevNode:
                     await self._on_event(kind, metadata)
             except TRANSIENT as error:
                 _log.info("watch of node %s was cut: %s", self.name, error)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(_AGAIN_S)
 
     async def _events(self) -> AsyncIterator[tuple[str, Json]]:
         known = list(self._pods.values())
@@ -238,12 +246,17 @@ class DevNode:
         await self._api.close()
 
 
-async def _tried(what: str, action: Callable[[], Awaitable[object]]) -> None:
-    """Do something that a later turn repeats anyway: an API server that is away is no error."""
+async def _tried(what: str, action: Callable[[], Awaitable[object]]) -> bool:
+    """Do something that a later turn repeats, and tell whether it worked.
+
+    An API server that is away is no error of the node.
+    """
     try:
         await action()
     except TRANSIENT as error:
         _log.info("%s failed: %s", what, error)
+        return False
+    return True
 
 
 async def _cancelled(*tasks: "asyncio.Task[None]") -> None:

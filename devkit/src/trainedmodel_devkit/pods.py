@@ -79,6 +79,7 @@ class DevPod:
         self._config = AtomicWriter(self.folders.config)
         self._account = AtomicWriter(self.folders.service_account)
         self.status_changed = asyncio.Event()
+        self.status_lock = asyncio.Lock()
         self.started_at = self.turned_at = datetime.now(UTC)
         self.ready = False
         self._ended = False
