@@ -165,7 +165,7 @@ class TestFiles:
 
     def test_a_model_at_the_top_stays_as_it_is(self, driver: ConfigServer, tmp_path: Path) -> None:
         tree = self.tree(tmp_path, "saved_model.pb", "variables/a", "1/notes")
-        driver.prepare(tree, ENTRY)  # type: ignore[attr-defined]
+        driver.prepare(tree, ENTRY)
         assert self.listed(tree) == {"saved_model.pb", "variables/a", "1/notes"}
 
     def test_a_single_numbered_folder_is_lifted_again_and_again(
@@ -173,7 +173,7 @@ class TestFiles:
     ) -> None:
         tree = self.tree(tmp_path, "00001/saved_model.pb", "00001/variables/a", "README")
         for _ in range(2):
-            driver.prepare(tree, ENTRY)  # type: ignore[attr-defined]
+            driver.prepare(tree, ENTRY)
             assert self.listed(tree) == {"saved_model.pb", "variables/a", "README"}
             assert not (tree / "00001").exists()
 
@@ -196,9 +196,9 @@ class TestFiles:
             left = steps
             monkeypatch.setattr(Path, "rename", killed)
             with pytest.raises(KeyboardInterrupt):
-                driver.prepare(tree, ENTRY)  # type: ignore[attr-defined]
+                driver.prepare(tree, ENTRY)
             monkeypatch.undo()
-            driver.prepare(tree, ENTRY)  # type: ignore[attr-defined]
+            driver.prepare(tree, ENTRY)
             assert self.listed(tree) == {"saved_model.pb", "model.tflite", "variables/a"}
 
     @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ class TestFiles:
     ) -> None:
         tree = self.tree(tmp_path, *files)
         with pytest.raises(ServerFault, match=words) as caught:
-            driver.prepare(tree, ENTRY)  # type: ignore[attr-defined]
+            driver.prepare(tree, ENTRY)
         assert caught.value.reason == "InvalidLayout"
         assert self.listed(tree) == set(files)
 

@@ -1,21 +1,24 @@
-"""HTTP to a model server: calls with limits on everything, and a sign of life that knows a restart.
+"""HTTP client for model servers: calls bounded in time and size, and a ping that detects restarts.
 
-What a caller learns is one of three things: an answer (any status), ServerGone (nobody listens) or
-ServerInDoubt (somebody listens and does not answer, or not so that it could be read). Each driver
-says what a status means. An answer is JSON of any shape or none: `parsed` reads it, and whoever
-takes it apart calls all of `NONSENSE` a doubt.
+A call ends in one of three ways: an answer with any status, ServerGone (connection refused), or
+ServerInDoubt (the server accepts connections, but gives no readable answer in time). Each driver
+decides what a status means. `get_json` covers the common case: GET, status 200, JSON of an expected
+shape, else ServerInDoubt. An answer may hold any JSON or none, so code that takes a document apart
+catches all of `MALFORMED`.
 
-Connections are kept for two seconds, less than any of the servers keeps them (uvicorn: 5), so that
-a call never meets one that is just being closed. The sign of life is asked over a connection of its
-own, kept as long as the server likes: one that had to be made anew says that the process behind it
-may be another one.
+Idle connections are closed after two seconds. Every server keeps them longer (uvicorn: 5), so a
+call never uses a connection that the server is just closing. A ping has a connection of its own,
+which stays open as long as the server allows. If that connection had to be opened again, the
+process behind it may be another one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -28,19 +31,35 @@ from trainedmodel_puller.drivers.base import (
 )
 from trainedmodel_puller.errors import printable
 
+T = TypeVar("T")
+
 _KEPT_S: Final = 2.0
-#: No answer is longer: an index of ten thousand models takes one MiB.
+#: Longer answers are not read. An index of ten thousand models takes one MiB.
 MOST_BYTES: Final = 16 * 1024 * 1024
 _MAX_WORDS: Final = 300
-#: What taking an answer of the wrong shape apart raises.
-NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+#: Errors of code that takes a document of the wrong shape apart.
+MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonShape(Generic[T]):
+    """How to read one kind of JSON document.
+
+    Attributes:
+        name: Name of the document for messages, such as "model index".
+        read: Takes the parsed document apart. For a document of another shape it raises one of
+            `MALFORMED`.
+    """
+
+    name: str
+    read: Callable[[Any], T]
 
 
 class ServerClient:
     """Speaks HTTP to one address of a model server.
 
     Args:
-        kind: Name of the server's dialect, for messages.
+        kind: The driver's kind, for messages.
         url: Such as `http://127.0.0.1:8080`.
     """
 
@@ -52,7 +71,7 @@ class ServerClient:
         self._is_new_connection = False
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         for session in (self._calls, self._pings):
             if session is not None:
                 await session.close()
@@ -66,7 +85,7 @@ class ServerClient:
         body: dict[str, Any] | None = None,
         params: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Make one call; without a body no content type is sent (TorchServe fails on that).
+        """Make one call. Without a body it sends no content type: TorchServe fails on one.
 
         Raises:
             ServerGone: connection refused.
@@ -77,8 +96,57 @@ class ServerClient:
             self._calls = _make_session(connector)
         return await self._request(self._calls, method, path, timeout_s, body=body, params=params)
 
+    async def get_json(
+        self,
+        path: str,
+        shape: JsonShape[T],
+        timeout_s: float = 2 * OBSERVE_TIMEOUT_S,
+        params: dict[str, str] | None = None,
+    ) -> T:
+        """GET a document and read it.
+
+        Raises:
+            ServerGone: connection refused.
+            ServerInDoubt: no answer in time, another status than 200, or a malformed document.
+        """
+        status, body = await self.call("GET", path, timeout_s, params=params)
+        return self.read_json(path, status, body, shape)
+
+    async def find_json(
+        self, path: str, shape: JsonShape[T], timeout_s: float = OBSERVE_TIMEOUT_S
+    ) -> T | None:
+        """Do the same as `get_json`, but return None for the status 404."""
+        status, body = await self.call("GET", path, timeout_s)
+        return None if status == 404 else self.read_json(path, status, body, shape)
+
+    def read_json(self, path: str, status: int, body: bytes, shape: JsonShape[T]) -> T:
+        """Read an answer that should be 200 with a document.
+
+        Raises:
+            ServerInDoubt: another status, or a malformed document.
+        """
+        if status != 200:
+            raise self.unexpected(path, status, body)
+        return self.parse(body, shape)
+
+    def parse(self, body: bytes, shape: JsonShape[T]) -> T:
+        """Read a document.
+
+        Raises:
+            ServerInDoubt: it is malformed.
+        """
+        try:
+            return shape.read(parsed(body))
+        except MALFORMED as error:
+            raise ServerInDoubt(f"{self.kind} returned a malformed {shape.name}") from error
+
+    def unexpected(self, path: str, status: int, body: bytes = b"") -> ServerInDoubt:
+        """Return the doubt that a status of a path causes."""
+        said = words(body)
+        return ServerInDoubt(f"{self.kind} returned {status} for {path}{said and f': {said}'}")
+
     async def ping(self, path: str, timeout_s: float = OBSERVE_TIMEOUT_S) -> tuple[int, bool]:
-        """Ask for a sign of life; return its status, and whether the connection was the same.
+        """GET a path; return the status, and whether the connection was still the last one.
 
         Raises:
             ServerGone: connection refused.
@@ -124,7 +192,7 @@ class ServerClient:
                 answer = await _whole_body(response)
                 if len(answer) > MOST_BYTES:
                     raise ServerInDoubt(
-                        f"{self.kind} answers {path} with more than {MOST_BYTES // 2**20} MiB"
+                        f"{self.kind} returned more than {MOST_BYTES // 2**20} MiB for {path}"
                     )
                 return response.status, answer
         except aiohttp.ClientConnectorError as error:
@@ -134,13 +202,15 @@ class ServerClient:
                 f"{self.kind} did not answer {path} within {timeout_s:.0f} s"
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ServerHungUp(f"{self.kind} dropped the connection of {path}") from error
+            raise ServerHungUp(
+                f"{self.kind} closed the connection before it answered {path}"
+            ) from error
 
 
 def _make_session(
     connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig
 ) -> aiohttp.ClientSession:
-    """Make a session that unpacks nothing: a small answer must not become a large one."""
+    """Make a session that decompresses nothing: a small answer must not become a large one."""
     return aiohttp.ClientSession(
         connector=connector,
         trace_configs=list(traces),
@@ -151,7 +221,7 @@ def _make_session(
 
 
 async def _whole_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read an answer to its end, or until it is too long."""
+    """Read an answer to its end, or until it is longer than `MOST_BYTES`."""
     parts: list[bytes] = []
     left = MOST_BYTES
     async for part in response.content.iter_any():
@@ -166,7 +236,7 @@ def parsed(body: bytes | str) -> Any:
     """Return the JSON value of an answer.
 
     Raises:
-        ValueError: it is none, or is nested so deeply that it cannot be read.
+        ValueError: it is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(body)
@@ -174,10 +244,23 @@ def parsed(body: bytes | str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def words(body: bytes) -> str:
-    """Return what a person needs of an error body: its last telling line, cut to 300 characters.
+def as_list(value: Any) -> list[Any]:
+    """Return a part of a document that must be a list.
 
-    Bodies are JSON, plain text or a traceback, also of one server (MLServer sends all three).
+    Without this check an empty object or text would read as a list without rows.
+
+    Raises:
+        TypeError: it is not a list.
+    """
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return value
+
+
+def words(body: bytes) -> str:
+    """Return the useful part of an error body for people, at most 300 characters.
+
+    A body is JSON, plain text or a traceback. MLServer sends all three.
     """
     text = body.decode("utf-8", "replace").strip()
     try:
@@ -191,13 +274,13 @@ def words(body: bytes) -> str:
 
 
 def telling(text: str) -> str:
-    """Return the telling line of what a server said, cut, and safe to be shown."""
+    """Return the most useful line of an error text, shortened and printable."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" ;\n")]
     if len(lines) > 1 and any("Traceback" in line for line in lines):
-        # an error that wraps a traceback: its first words say what, its last exception says why
+        # A wrapped traceback: the first words name the error, the last exception its cause.
         head = lines[0].split("Traceback", 1)[0].strip(" :")
-        why = next((ln for ln in reversed(lines) if _is_exception(ln)), lines[-1])
-        text = why if not head or head in why else f"{head}: {why}"
+        cause = next((ln for ln in reversed(lines) if _is_exception(ln)), lines[-1])
+        text = cause if not head or head in cause else f"{head}: {cause}"
     elif lines:
         text = lines[0]
     shown = text[:_MAX_WORDS].encode("utf-8", "replace").decode()

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Final
 
 from trainedmodel_contract.names import is_model_name
 
@@ -24,8 +25,8 @@ from trainedmodel_puller.drivers.base import (
     ServerInDoubt,
     ServerSettings,
 )
-from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
-from trainedmodel_puller.drivers.v2 import RepositoryServer
+from trainedmodel_puller.drivers.client import JsonShape, as_list
+from trainedmodel_puller.drivers.v2 import INDEX_PATH, RepositoryServer
 
 
 class KServe(RepositoryServer):
@@ -41,34 +42,24 @@ class KServe(RepositoryServer):
         """Ask for the index; where there is none, for the models in memory and each one's state."""
         await self.ping()
         if self._has_index:
-            status, body = await self._client.call(
-                "POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {}
-            )
+            status, body = await self._client.call("POST", INDEX_PATH, 2 * OBSERVE_TIMEOUT_S, {})
             if status != 404:
                 return await self._sight(status, body, names)
             self._has_index = False
-        status, body = await self._client.call("GET", "/v2/models", 2 * OBSERVE_TIMEOUT_S)
-        if status != 200:
-            # perhaps another server has come up at this address
-            self._has_index = True
-            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models: {words(body)}")
-        listed = self._read_models(body)
+        try:
+            listed = await self._client.get_json("/v2/models", _MODEL_LIST)
+        except ServerInDoubt:
+            self._has_index = True  # another server may have started at this address
+            raise
         return Observation(dict.fromkeys(await self._ready_ones(listed), ServerState.READY))
 
-    def _read_models(self, body: bytes) -> list[str]:
-        try:
-            document = parsed(body)
-            listed = document["models"]
-            if not isinstance(listed, list):
-                raise TypeError("not a list")
-        except NONSENSE as error:
-            raise ServerInDoubt(
-                f"{self.kind} answers with a list of models that makes no sense"
-            ) from error
-        return [name for name in listed if isinstance(name, str) and is_model_name(name)]
+    def _is_ready_answer(self, status: int) -> bool:
+        return status < 500 or status == 503
 
-    async def _is_ready(self, name: str) -> bool:
-        status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
-        if status >= 500 and status != 503:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models/{name}/ready")
-        return status == 200
+
+def _read_models(document: Any) -> list[str]:
+    listed = as_list(document["models"])
+    return [name for name in listed if isinstance(name, str) and is_model_name(name)]
+
+
+_MODEL_LIST: Final = JsonShape("model list", _read_models)

@@ -41,16 +41,15 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.layouts import gguf_names, refuse_gguf
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import Layout, ServerState
+from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
     Observation,
-    ServerInDoubt,
     ServerSettings,
     Target,
 )
-from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
-from trainedmodel_puller.drivers.userfiles import refused, shape_of
+from trainedmodel_puller.drivers.client import MALFORMED, JsonShape, as_list, parsed, words
+from trainedmodel_puller.drivers.driver import HttpDriver
 from trainedmodel_puller.errors import ServerFault
 
 _POLL_S: Final = 0.05
@@ -79,26 +78,18 @@ class _Row:
         return self.exit_code is not None
 
 
-class Llama:
+class Llama(HttpDriver):
     """One llama-server in router mode."""
 
     kind = "llama"
     max_loads = 2
-    layout = Layout.IN_PLACE
+    ping_path = "/health"
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._model_dir = settings.model_dir
-        self._served_dir = settings.served_dir
-        self._action_timeout_s = settings.action_timeout_s
-        self._client = ServerClient(self.kind, settings.url)
-        self.url = self._client.url
+        super().__init__(settings)
         #: Held from counting the loaded models to the load that takes the last place.
         self._places = asyncio.Lock()
         self._is_swept = False
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
         """Want one .gguf model, in one file or in all its parts."""
@@ -110,30 +101,13 @@ class Llama:
         Raises:
             ServerFault: InvalidLayout; none, several, or parts are missing.
         """
-        shape = shape_of(tree)
-        why = self.check_layout(shape, entry)
-        if why is not None:
-            raise refused(why)
+        shape = self._checked_shape(tree, entry)
         names = {old: new for old, new in gguf_names(shape).items() if old != new}
         for old, new in names.items():
             (tree / old).rename(tree / new)
         return bool(names)
 
-    def touch(self, tree: Path) -> None:
-        """Do nothing: an update unloads first."""
-
-    def folder_name(self, revision: str) -> str:
-        """Return the revision; this layout has no use for it."""
-        return revision
-
     # -- observing ----------------------------------------------------------------------
-
-    async def ping(self) -> bool:
-        """Ask for the router's health."""
-        status, is_same = await self._client.ping("/health")
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /health")
-        return is_same
 
     async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list; it says what is loaded, whatever lies in the folder."""
@@ -147,20 +121,8 @@ class Llama:
         )
 
     async def _models(self, *, is_reload: bool = False) -> dict[str, _Row]:
-        path = "/models"
-        status, body = await self._client.call(
-            "GET", path, 2 * OBSERVE_TIMEOUT_S, params={"reload": "1"} if is_reload else None
-        )
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
-        try:
-            rows = parsed(body)["data"]
-            return {str(row["id"]): _read_status(row["status"]) for row in rows}
-        except NONSENSE as error:
-            raise ServerInDoubt(
-                f"{self.kind} answers with a list of models that makes no sense "
-                "(it must run in router mode: --models-dir, and no -m)"
-            ) from error
+        params = {"reload": "1"} if is_reload else None
+        return await self._client.get_json("/models", _MODEL_LIST, params=params)
 
     # -- acting -------------------------------------------------------------------------
 
@@ -244,7 +206,7 @@ class Llama:
         status, body = await self._client.call("GET", "/props", OBSERVE_TIMEOUT_S)
         try:
             limit = int(parsed(body)["max_instances"]) if status == 200 else 0
-        except NONSENSE:
+        except MALFORMED:
             limit = 0  # releases that do not tell it
         return limit or None
 
@@ -307,12 +269,21 @@ class Llama:
             self._is_swept = True
 
 
+def _read_rows(document: Any) -> dict[str, _Row]:
+    return {str(row["id"]): _read_status(row["status"]) for row in as_list(document["data"])}
+
+
 def _read_status(status: Mapping[str, Any]) -> _Row:
     exit_code = status.get("exit_code") if status.get("failed") else None
     arguments = [str(word) for word in status.get("args", [])]
     # each start gets a port of its own
     port = arguments.index("--port") + 1 if "--port" in arguments else len(arguments)
     return _Row(_STATES[status["value"]], exit_code, "".join(arguments[port : port + 1]))
+
+
+_MODEL_LIST: Final = JsonShape(
+    "model list (llama-server must run in router mode: --models-dir, without -m)", _read_rows
+)
 
 
 def _make_link(link: Path, name: str) -> None:

@@ -27,7 +27,7 @@ import hashlib
 import time
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from trainedmodel_contract.entry import Entry
@@ -46,8 +46,9 @@ from trainedmodel_puller.drivers.base import (
     ServerSettings,
     Target,
 )
-from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
-from trainedmodel_puller.drivers.userfiles import read_user_json, refused, shape_of
+from trainedmodel_puller.drivers.client import JsonShape, as_list, words
+from trainedmodel_puller.drivers.driver import HttpDriver
+from trainedmodel_puller.drivers.userfiles import read_user_json
 from trainedmodel_puller.errors import ServerFault
 
 #: Ends the name of a trial registration, before eight digits of its revision.
@@ -76,28 +77,20 @@ class Registered:
     adapters: Mapping[str, str]
 
 
-class AdapterServer:
+class AdapterServer(HttpDriver):
     """What vLLM and SGLang have in common."""
 
     kind = "lora"
     max_loads = 2
     layout = Layout.PER_REVISION
-    #: Where it answers a sign of life, and the calls.
     ping_path = "/v1/models"
     load_path = ""
     unload_path = ""
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._served_dir = PurePosixPath(settings.served_dir)
-        self._action_timeout_s = settings.action_timeout_s
-        self._client = ServerClient(self.kind, settings.url)
-        self.url = self._client.url
+        super().__init__(settings)
         #: Probes of loads under way: no look may take them for leftovers.
         self._probing: set[str] = set()
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
         """Want an adapter's configuration and weights."""
@@ -109,27 +102,11 @@ class AdapterServer:
         Raises:
             ServerFault: InvalidLayout; its configuration or its weights are not at the top.
         """
-        why = self.check_layout(shape_of(tree), entry)
-        if why is not None:
-            raise refused(why)
+        self._checked_shape(tree, entry)
         read_user_json(tree, ADAPTER_CONFIG)
         return False
 
-    def touch(self, tree: Path) -> None:
-        """Do nothing: each revision has a folder of its own."""
-
-    def folder_name(self, revision: str) -> str:
-        """Return the revision."""
-        return revision
-
     # -- observing ----------------------------------------------------------------------
-
-    async def ping(self) -> bool:
-        """Ask for a sign of life."""
-        status, is_same = await self._client.ping(self.ping_path)
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on {self.ping_path}")
-        return is_same
 
     async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list; probes that nobody waits for any more are taken away first."""
@@ -143,22 +120,11 @@ class AdapterServer:
         )
 
     async def _registered(self) -> Registered:
-        status, body = await self._client.call("GET", "/v1/models", 2 * OBSERVE_TIMEOUT_S)
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /v1/models: {words(body)}")
-        try:
-            rows = parsed(body)["data"]
-            adapters = {str(row["id"]): str(row["root"]) for row in rows if row.get("parent")}
-            bases = frozenset(str(row["id"]) for row in rows if not row.get("parent"))
-        except NONSENSE as error:
-            raise ServerInDoubt(
-                f"{self.kind} answers with a list of models that makes no sense"
-            ) from error
-        return Registered(bases, adapters)
+        return await self._client.get_json("/v1/models", _MODEL_LIST)
 
     def _revision_of(self, name: str, root: str) -> str:
         """Return the revision that a folder proves; empty for one that is none of ours."""
-        path = PurePosixPath(root)
+        path = Path(root)
         return path.name if path.parent == self._served_dir / name else ""
 
     async def _sweep(self, registered: Registered, of: str | None = None) -> None:
@@ -229,7 +195,7 @@ class AdapterServer:
 
     async def _restore(self, target: Target, old: str, fault: ServerFault) -> None:
         """Register the old revision again; its folder is still there."""
-        before = Target(target.name, PurePosixPath(old).name, Path(old), target.entry)
+        before = Target(target.name, Path(old).name, Path(old), target.entry)
         try:
             await self._add(target.name, before, time.monotonic() + self._action_timeout_s)
         except ServerFault as second:
@@ -326,6 +292,16 @@ class AdapterServer:
 
     async def _drain(self, name: str) -> None:
         """Return when no request that was let in before still needs the files of a name."""
+
+
+def _read_models(document: Any) -> Registered:
+    rows = as_list(document["data"])
+    adapters = {str(row["id"]): str(row["root"]) for row in rows if row.get("parent")}
+    bases = frozenset(str(row["id"]) for row in rows if not row.get("parent"))
+    return Registered(bases, adapters)
+
+
+_MODEL_LIST: Final = JsonShape("model list", _read_models)
 
 
 async def _to_its_end(job: Coroutine[Any, Any, None]) -> None:

@@ -42,14 +42,14 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
-    OBSERVE_TIMEOUT_S,
     Observation,
     ServerHungUp,
     ServerInDoubt,
     ServerSettings,
     Target,
 )
-from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
+from trainedmodel_puller.drivers.client import JsonShape, as_list, words
+from trainedmodel_puller.drivers.driver import HttpDriver
 from trainedmodel_puller.drivers.manifest import check_manifest, fit_manifest
 from trainedmodel_puller.errors import ServerFault
 
@@ -74,29 +74,24 @@ _MOST_PAGES: Final = 1000
 _RESERVED: Final = frozenset({"url", "model_name", "synchronous"})
 
 
-class ManagementServer:
+class ManagementServer(HttpDriver):
     """What Multi Model Server and TorchServe have in common."""
 
     kind = "management"
     max_loads = 2
     layout = Layout.PER_REVISION
+    #: One row of the model list: `/ping` is at the other address.
+    ping_path = "/models?limit=1"
     #: How long the answer to a registration is waited for, before its workers are watched instead.
     call_timeout_s = CALL_TIMEOUT_S
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._served_dir = settings.served_dir
-        self._action_timeout_s = settings.action_timeout_s
-        self._client = ServerClient(self.kind, settings.url)
-        self.url = self._client.url
+        super().__init__(settings)
         #: Name and URL of what was seen READY, the longest ago first.
         self._seen_ready: dict[str, str] = {}
         self._starting_since: dict[str, float] = {}
         #: Loads that did not end well: what is registered may be of other files.
         self._unproven: set[tuple[str, str]] = set()
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
         """Want a manifest, or what one can be made of."""
@@ -111,13 +106,6 @@ class ManagementServer:
         fit_manifest(tree, entry)
         return True
 
-    def touch(self, tree: Path) -> None:
-        """Do nothing: each revision has a folder of its own."""
-
-    def folder_name(self, revision: str) -> str:
-        """Return the revision."""
-        return revision
-
     def _address(self, path: Path) -> str:
         """Return what `url` must be for a tree."""
         raise NotImplementedError
@@ -126,13 +114,6 @@ class ManagementServer:
         return self._address(self._served_dir / name / self.folder_name(revision))
 
     # -- observing ----------------------------------------------------------------------
-
-    async def ping(self) -> bool:
-        """Ask for one row of the list; `/ping` is at the other address."""
-        status, is_same = await self._client.ping("/models?limit=1")
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /models")
-        return is_same
 
     async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the list, then for the workers of those not known to be ready."""
@@ -186,12 +167,7 @@ class ManagementServer:
         params = {"limit": str(_PAGE)}
         is_paged = False
         for _ in range(_MOST_PAGES):
-            status, body = await self._client.call(
-                "GET", "/models", 2 * OBSERVE_TIMEOUT_S, params=params
-            )
-            if status != 200:
-                raise ServerInDoubt(f"{self.kind} answers {status} on /models: {words(body)}")
-            page, token = self._read_page(body)
+            page, token = await self._client.get_json("/models", _MODEL_LIST, params=params)
             listed.update(page)
             if token is None or token == params.get("next_page_token"):
                 break
@@ -201,15 +177,6 @@ class ManagementServer:
             raise ServerInDoubt(f"{self.kind} lists its models in more than {_MOST_PAGES} pages")
         # what is registered under a name that no model of ours has is nobody's business here
         return {name: url for name, url in listed.items() if is_model_name(name)}, is_paged
-
-    def _read_page(self, body: bytes) -> tuple[dict[str, str], str | None]:
-        try:
-            document = parsed(body)
-            page = {str(row["modelName"]): str(row["modelUrl"]) for row in document["models"]}
-            token = document.get("nextPageToken")
-        except NONSENSE as error:
-            raise ServerInDoubt(f"{self.kind} answers with a list that makes no sense") from error
-        return page, None if token is None else str(token)
 
     async def _ask_all(self, names: Iterable[str]) -> dict[str, Json | None]:
         gate = asyncio.Semaphore(_ASK_AT_ONCE)
@@ -224,19 +191,8 @@ class ManagementServer:
     async def _describe(self, name: str, version: str = "") -> list[Json]:
         """Return what is registered under a name, its default version if none is said."""
         path = f"/models/{name}/{version}" if version else f"/models/{name}"
-        status, body = await self._client.call("GET", path, OBSERVE_TIMEOUT_S)
-        if status == 404:
-            return []
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on {path}: {words(body)}")
-        try:
-            document = parsed(body)
-            rows = document if isinstance(document, list) else [document]
-            if not all(map(_is_description, rows)):
-                raise TypeError("no workers")
-        except NONSENSE as error:
-            raise ServerInDoubt(f"{self.kind} tells of {name!r} what makes no sense") from error
-        return rows
+        shape = JsonShape(f"description of model {name!r}", _read_descriptions)
+        return await self._client.find_json(path, shape) or []
 
     # -- acting -------------------------------------------------------------------------
 
@@ -348,6 +304,23 @@ class ManagementServer:
             raise ServerFault(
                 Reason.UNLOAD_FAILED, f"{self.kind} refused the unload ({status}): {words(body)}"
             )
+
+
+def _read_page(document: Any) -> tuple[dict[str, str], str | None]:
+    rows = as_list(document["models"])
+    page = {str(row["modelName"]): str(row["modelUrl"]) for row in rows}
+    token = document.get("nextPageToken")
+    return page, None if token is None else str(token)
+
+
+_MODEL_LIST: Final = JsonShape("model list", _read_page)
+
+
+def _read_descriptions(document: Any) -> list[Json]:
+    rows = document if isinstance(document, list) else [document]
+    if not all(map(_is_description, rows)):
+        raise TypeError("no workers")
+    return rows
 
 
 def _is_description(row: Json) -> bool:

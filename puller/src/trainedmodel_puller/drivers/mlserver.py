@@ -32,12 +32,7 @@ from trainedmodel_puller.core.layouts import (
     refuse_mlserver,
 )
 from trainedmodel_puller.core.shape import Shape, named
-from trainedmodel_puller.drivers.userfiles import (
-    read_user_json,
-    refused,
-    shape_of,
-    write_user_json,
-)
+from trainedmodel_puller.drivers.userfiles import read_user_json, refused, write_user_json
 from trainedmodel_puller.drivers.v2 import RepositoryServer
 
 log: Final = structlog.get_logger()
@@ -61,10 +56,7 @@ class MLServer(RepositoryServer):
         Raises:
             ServerFault: InvalidLayout; there is none and none can be made, or it is no settings.
         """
-        shape = shape_of(tree)
-        why = self.check_layout(shape, entry)
-        if why is not None:
-            raise refused(why)
+        shape = self._checked_shape(tree, entry)
         settings = read_user_json(tree, MLSERVER_SETTINGS)
         if settings is None:
             settings = _make_settings(shape, entry)

@@ -22,14 +22,12 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path, PurePosixPath
 from typing import Final
 
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.drivers.base import (
-    OBSERVE_TIMEOUT_S,
     Observation,
     ServerGone,
     ServerHungUp,
@@ -37,8 +35,9 @@ from trainedmodel_puller.drivers.base import (
     ServerSettings,
     Target,
 )
-from trainedmodel_puller.drivers.client import ServerClient, parsed, telling, words
+from trainedmodel_puller.drivers.client import JsonShape, telling
 from trainedmodel_puller.drivers.config_format import ConfigFormat, Row
+from trainedmodel_puller.drivers.driver import HttpDriver
 from trainedmodel_puller.drivers.version_status import (
     Statuses,
     VersionStatus,
@@ -51,11 +50,12 @@ from trainedmodel_puller.volume.identity import revision_of
 
 _POLL_S: Final = 0.2
 _ASK_AT_ONCE: Final = 8
+_STATUS: Final = JsonShape("model status", read_statuses)
 #: Version numbers stay below this, so that JSON carries them exactly everywhere.
 _VERSIONS: Final = 2**53 - 1
 
 
-class ConfigServer:
+class ConfigServer(HttpDriver):
     """What the two servers have in common."""
 
     kind = "config"
@@ -63,19 +63,14 @@ class ConfigServer:
     layout = Layout.PER_REVISION
     file_name = "models.config"
     format: ConfigFormat
-    ping_path = ""
     #: For how long a failure that was there before the load may be of the load before.
     stale_s = 0.0
     #: How long after a version was taken out of the file the server has noticed it.
     notice_s = 0.0
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._model_dir = settings.model_dir
-        self._served_dir = PurePosixPath(settings.served_dir)
-        self._action_timeout_s = settings.action_timeout_s
+        super().__init__(settings)
         self._file = settings.config_file or settings.model_dir / self.file_name
-        self._client = ServerClient(self.kind, settings.url)
-        self.url = self._client.url
         self._editing = asyncio.Lock()
         #: Versions that were taken out after they had failed: when the server has noticed.
         self._noticed_at: dict[tuple[str, int], float] = {}
@@ -91,13 +86,6 @@ class ConfigServer:
                 f"{error}; mend it or move it away"
             ) from error
         return text
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
-
-    def touch(self, tree: Path) -> None:
-        """Do nothing: each revision has a folder of its own."""
 
     def folder_name(self, revision: str) -> str:
         """Return the version number of a revision, from 1 to 2**53 - 1: 53 bits of its hash.
@@ -195,16 +183,6 @@ class ConfigServer:
 
     # -- observing ----------------------------------------------------------------------
 
-    async def ping(self) -> bool:
-        """Ask for a sign of life."""
-        status, is_same = await self._client.ping(self.ping_path)
-        if not self._is_alive(status):
-            raise ServerInDoubt(f"{self.kind} answers {status} on {self.ping_path}")
-        return is_same
-
-    def _is_alive(self, status: int) -> bool:
-        return status == 200
-
     async def observe(self, names: Collection[str]) -> Observation:
         """Ask for the versions of each name in the file and of `names`."""
         try:
@@ -246,14 +224,7 @@ class ConfigServer:
 
         async def ask(name: str) -> tuple[str, Statuses]:
             async with gate:
-                status, body = await self._client.call(
-                    "GET", f"/v1/models/{name}", OBSERVE_TIMEOUT_S
-                )
-            if status == 404:
-                return name, {}
-            if status != 200:
-                raise ServerInDoubt(f"{self.kind} answers {status} on {name}: {words(body)}")
-            return name, read_statuses(self.kind, _json(self.kind, body))
+                return name, await self._client.find_json(f"/v1/models/{name}", _STATUS) or {}
 
         return dict(await asyncio.gather(*(ask(name) for name in names)))
 
@@ -353,10 +324,3 @@ class ConfigServer:
     async def _apply(self) -> str | None:
         """Have the server read the file, if it does not by itself; return what it says against."""
         return None
-
-
-def _json(kind: str, body: bytes) -> object:
-    try:
-        return parsed(body)
-    except ValueError as error:
-        raise ServerInDoubt(f"{kind} answers with what is no JSON") from error

@@ -26,8 +26,7 @@ from trainedmodel_contract.entry import Entry
 
 from trainedmodel_puller.core.layouts import refuse_versioned
 from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S, ServerInDoubt
-from trainedmodel_puller.drivers.client import NONSENSE, parsed, words
+from trainedmodel_puller.drivers.client import JsonShape, parsed, words
 from trainedmodel_puller.drivers.config_format import ConfigError, Row
 from trainedmodel_puller.drivers.model_config import ConfigServer
 from trainedmodel_puller.drivers.version_folder import lift_version
@@ -84,14 +83,12 @@ class OpenVinoModelServer(ConfigServer):
         return lift_version(tree, _is_model, _WANTED)
 
     async def _look(self, names: Collection[str]) -> dict[str, Statuses]:
-        status, body = await self._client.call("GET", "/v1/config", 2 * OBSERVE_TIMEOUT_S)
-        if status != 200:
-            raise ServerInDoubt(f"ovms answers {status} on /v1/config: {words(body)}")
-        try:
-            told = parsed(body)
-            return {name: read_statuses(self.kind, told[name]) for name in names if name in told}
-        except NONSENSE as error:
-            raise ServerInDoubt("ovms answers /v1/config with what makes no sense") from error
+        def read(document: Any) -> dict[str, Statuses]:
+            if not isinstance(document, dict):
+                raise TypeError("not an object")
+            return {name: read_statuses(document[name]) for name in names if name in document}
+
+        return await self._client.get_json("/v1/config", JsonShape("model status", read))
 
     async def _apply(self) -> str | None:
         status, body = await self._client.call("POST", "/v1/config/reload", self._action_timeout_s)

@@ -19,10 +19,12 @@ them both are taken from the adapters given at start.
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S, ServerInDoubt
-from trainedmodel_puller.drivers.client import NONSENSE, parsed, telling, words
+from trainedmodel_puller.drivers.base import OBSERVE_TIMEOUT_S
+from trainedmodel_puller.drivers.client import MALFORMED, JsonShape, parsed, telling, words
 from trainedmodel_puller.drivers.lora import AdapterServer, Registered
 from trainedmodel_puller.errors import ServerFault
 
@@ -56,20 +58,22 @@ class SGLang(AdapterServer):
         for path in ("/server_info", "/get_server_info"):
             status, body = await self._client.call("GET", path, 2 * OBSERVE_TIMEOUT_S)
             if status == 200:
-                try:
-                    limit = parsed(body).get("max_loaded_loras")
-                    return None if limit is None else int(limit)
-                except NONSENSE as error:
-                    raise ServerInDoubt(
-                        f"sglang answers {path} with what makes no sense"
-                    ) from error
+                return self._client.parse(body, _SERVER_INFO)
         return None
+
+
+def _read_limit(document: Any) -> int | None:
+    limit = document.get("max_loaded_loras")
+    return None if limit is None else int(limit)
+
+
+_SERVER_INFO: Final = JsonShape("server info", _read_limit)
 
 
 def _error_message(body: bytes) -> str:
     try:
         document = parsed(body)
         message = document["error_message"] if isinstance(document, dict) else None
-    except NONSENSE:
+    except MALFORMED:
         message = None
     return telling(str(message)) if message else words(body)

@@ -40,9 +40,8 @@ from trainedmodel_puller.drivers.userfiles import (
     read_user_file,
     refused,
     replace_user_file,
-    shape_of,
 )
-from trainedmodel_puller.drivers.v2 import RepositoryServer
+from trainedmodel_puller.drivers.v2 import INDEX_PATH, RepositoryServer
 
 
 class Triton(RepositoryServer):
@@ -60,10 +59,7 @@ class Triton(RepositoryServer):
         Raises:
             ServerFault: InvalidLayout; there is no numbered version folder.
         """
-        shape = shape_of(tree)
-        why = self.check_layout(shape, entry)
-        if why is not None:
-            raise refused(why)
+        shape = self._checked_shape(tree, entry)
         content = read_user_file(tree, TRITON_CONFIG)
         is_changed = False
         if not triton_versions(shape):
@@ -99,7 +95,7 @@ class Triton(RepositoryServer):
     async def _is_gone(self, name: str) -> bool:
         if await self._is_ready(name):
             return False
-        _, body = await self._client.call("POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {})
+        _, body = await self._client.call("POST", INDEX_PATH, 2 * OBSERVE_TIMEOUT_S, {})
         return self._read_index(body).get(name) is not ServerState.UNLOADING
 
 

@@ -19,14 +19,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 
-from trainedmodel_puller.core.shape import Shape
-from trainedmodel_puller.core.state import Layout, ServerState
+from trainedmodel_puller.core.state import ServerState
 from trainedmodel_puller.drivers.base import (
     OBSERVE_TIMEOUT_S,
     Observation,
@@ -35,8 +33,11 @@ from trainedmodel_puller.drivers.base import (
     ServerSettings,
     Target,
 )
-from trainedmodel_puller.drivers.client import NONSENSE, ServerClient, parsed, words
+from trainedmodel_puller.drivers.client import JsonShape, as_list, words
+from trainedmodel_puller.drivers.driver import HttpDriver
 from trainedmodel_puller.errors import ServerFault
+
+INDEX_PATH: Final = "/v2/repository/index"
 
 _POLL_S: Final = 0.1
 #: One load call is waited for at most this long; then readiness is polled instead.
@@ -47,61 +48,30 @@ _BUSY_S: Final = 60.0
 _ASK_AT_ONCE: Final = 8
 
 
-class RepositoryServer:
+class RepositoryServer(HttpDriver):
     """What Triton, MLServer and KServe have in common."""
 
     kind = "v2"
     max_loads = 4
-    layout = Layout.IN_PLACE
+    #: `/v2/health/ready` turns bad whenever a model loads.
+    ping_path = "/v2/health/live"
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._action_timeout_s = settings.action_timeout_s
-        self._client = ServerClient(self.kind, settings.url)
-        self.url = self._client.url
+        super().__init__(settings)
         self._index_body = b"[]"
         self._index: dict[str, ServerState | None] = {}
 
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
-
-    def folder_name(self, revision: str) -> str:
-        """Return the revision; this layout has no use for it."""
-        return revision
-
-    def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Accept any layout; the drivers know better."""
-        return None
-
-    def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Leave the tree as it is; the drivers know better."""
-        return False
-
-    def touch(self, tree: Path) -> None:
-        """Do nothing: the server reloads on demand."""
-
     # -- observing ----------------------------------------------------------------------
-
-    async def ping(self) -> bool:
-        """Ask for liveness; readiness is lost whenever a model loads."""
-        status, is_same = await self._client.ping("/v2/health/live")
-        if status != 200:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/health/live")
-        return is_same
 
     async def observe(self, names: Collection[str]) -> Observation:
         """Ask for liveness and the index, then for each name that the index lacks."""
         await self.ping()
-        status, body = await self._client.call(
-            "POST", "/v2/repository/index", 2 * OBSERVE_TIMEOUT_S, {}
-        )
+        status, body = await self._client.call("POST", INDEX_PATH, 2 * OBSERVE_TIMEOUT_S, {})
         return await self._sight(status, body, names)
 
     async def _sight(self, status: int, body: bytes, names: Collection[str]) -> Observation:
         if status != 200:
-            raise ServerInDoubt(
-                f"{self.kind} answers {status} on /v2/repository/index: {words(body)}"
-            )
+            raise self._client.unexpected(INDEX_PATH, status, body)
         states = self._read_index(body)
         # in the index without a state, or not there at all: the files say nothing of the memory
         unsure = [name for name in names if states.get(name) is None]
@@ -110,20 +80,16 @@ class RepositoryServer:
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
         if body != self._index_body:  # of thousands of models it is long, and mostly the same
-            self._index = self._parse_index(body)
+            self._index = self._client.parse(body, JsonShape("model index", self._index_states))
             self._index_body = body
         return dict(self._index)
 
-    def _parse_index(self, body: bytes) -> dict[str, ServerState | None]:
-        try:
-            rows = parsed(body)
-            if not isinstance(rows, list):
-                raise TypeError("not a list")
-            pairs = [(str(row["name"]), self._state(row)) for row in rows]
-        except NONSENSE as error:
-            raise ServerInDoubt(f"{self.kind} answers with an index that makes no sense") from error
+    def _index_states(self, document: Any) -> dict[str, ServerState | None]:
         states: dict[str, ServerState | None] = {}
-        for name, state in pairs:  # a row for each version: the best one serves
+        for row in as_list(
+            document
+        ):  # One row for each version: a name is ready if one of them is.
+            name, state = str(row["name"]), self._state(row)
             if states.get(name) is not ServerState.READY:
                 states[name] = state
         return states
@@ -147,10 +113,15 @@ class RepositoryServer:
         return ready
 
     async def _is_ready(self, name: str) -> bool:
-        status, _ = await self._client.call("GET", f"/v2/models/{name}/ready", OBSERVE_TIMEOUT_S)
-        if status >= 500:
-            raise ServerInDoubt(f"{self.kind} answers {status} on /v2/models/{name}/ready")
+        path = f"/v2/models/{name}/ready"
+        status, _ = await self._client.call("GET", path, OBSERVE_TIMEOUT_S)
+        if not self._is_ready_answer(status):
+            raise self._client.unexpected(path, status)
         return status == 200
+
+    def _is_ready_answer(self, status: int) -> bool:
+        """Return whether a status says if a model is ready."""
+        return status < 500
 
     # -- acting -------------------------------------------------------------------------
 
