@@ -121,7 +121,7 @@ def test_progress_is_over_the_bytes_of_all_downloads() -> None:
     assert [one["message"] for one in status["pods"]] == [
         "1.0 of 3.0 GiB",
         "0.0 of 1.0 GiB",
-        "Under way.",
+        "In progress.",
     ]
 
 
@@ -145,7 +145,7 @@ def test_an_unreadable_mount_is_told_in_the_pods_words() -> None:
     assert status["reason"] == "ConfigUnreadable"
     assert find_condition(status, "Ready")["message"] == "pod-a: shard 0: 3 of 4 entries"
     wordless = report(A, {}, configProblem={"reason": "ConfigUnreadable"})
-    assert "last good state" in told(one(), [A], [wordless])["pods"][0]["message"]
+    assert "last good configuration" in told(one(), [A], [wordless])["pods"][0]["message"]
 
 
 def test_a_silent_server_is_told_in_the_pullers_words() -> None:

@@ -110,7 +110,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 def furnish(bench: Bench) -> None:
-    """Fill the state: one serves, one is fetched, one waits for a load slot, one has failed."""
+    """Fill the state: one serves, one is fetched, one waiting for a load slot, one has failed."""
     state = bench.state
     state.desired = DesiredState(
         models={name: wanted(name) for name in ("a", "b", "c", "d")},
@@ -203,8 +203,8 @@ async def test_status_tells_the_plan_in_words(bench: Bench) -> None:
         ("Load", "e"),
     ]
     assert {item["name"]: item["message"] for item in told["waiting"]} == {
-        "c": "waits for a load slot",
-        "d": "waits for a download slot",
+        "c": "waiting for a load slot",
+        "d": "waiting for a download slot",
     }
     bench.state.transfers.clear()
     bench.state.server_actions.clear()

@@ -119,7 +119,7 @@ async def test_too_many_names_that_nobody_answers_are_refused_in_words(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await lookups.getaddrinfo("silent.example", 80)
-    with pytest.raises(socket.gaierror, match="1 names are being looked up and get no answer"):
+    with pytest.raises(socket.gaierror, match="1 DNS lookups have not returned; no further lookup"):
         await lookups.getaddrinfo("other.example", 80)
 
 
@@ -164,5 +164,5 @@ concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 100)
 """
     began = time.monotonic()
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=True)
-    assert b"ended_early" in ran.stdout + ran.stderr
+    assert b"shutdown_forced" in ran.stdout + ran.stderr
     assert time.monotonic() - began < 60

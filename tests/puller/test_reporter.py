@@ -293,7 +293,7 @@ async def test_a_report_that_is_refused_as_too_large_is_told_in_fewer_words(benc
         with structlog.testing.capture_logs() as logs:
             bench.tell(models)
             await bench.until(lambda: len(bench.told()) == 3000)
-        assert {"report_refused", "report_tells_less"} <= {line["event"] for line in logs}
+        assert {"report_refused", "report_truncated"} <= {line["event"] for line in logs}
         refused = next(line for line in logs if line["event"] == "report_refused")
         assert refused["bytes"] > 400_000
         assert refused["models"] == 3000

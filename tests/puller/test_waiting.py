@@ -18,7 +18,7 @@ from trainedmodel_puller.app import run
 from trainedmodel_puller.volume.volume import Volume
 
 READING = "the volume is being read"
-NO_SERVER = "no model server has said yet which kind it is (--server auto)"
+NO_SERVER = "could not detect the model server yet (--server auto)"
 
 
 async def said(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:

@@ -1,9 +1,9 @@
-"""The words that operator and puller share.
+"""The contract between operator and puller.
 
-Everything that crosses the line between the two programs, or between them and the Kubernetes API,
-is declared here once: the two API kinds (`trainedmodel`, `modelreport`), the ConfigMap entries and
-shards (`entry`, `shard`), the identity of what is served (`revision`), and the names of it all
-(`names`, `reasons`). The CRD YAML under `crds/` is generated from these declarations (`crd`).
+It declares once each format that the two programs exchange with each other or with the Kubernetes
+API: the two API kinds (`trainedmodel`, `modelreport`), the ConfigMap entries and shards (`entry`,
+`shard`), the identity of a served model (`revision`), and all names and reasons (`names`,
+`reasons`). The CRD YAML under `crds/` is generated from these declarations (`crd`).
 
-The package knows neither program. It does no I/O: a third party could write a puller against it.
+The package imports neither program and does no I/O, so a third party can write a puller with it.
 """

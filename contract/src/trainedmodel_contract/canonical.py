@@ -1,7 +1,7 @@
-"""Canonical JSON: equal values, equal bytes.
+"""Canonical JSON: equal values give equal bytes.
 
-Sorted keys, no white space, UTF-8 without escapes, absent instead of null. Revisions, digests and
-entries are taken over these bytes, so the form is part of the contract.
+Keys are sorted. There is no white space, no escaped UTF-8, and no null: such a key is left out.
+Revisions, digests and entries are computed over these bytes, so the form is part of the contract.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def canonical_json(value: Mapping[str, Any]) -> str:
 
     Raises:
         ValueError: a value is NaN or infinite.
-        TypeError: a value is no JSON value.
+        TypeError: a value is not a JSON value.
     """
     present = {key: item for key, item in value.items() if item is not None}
     return json.dumps(
@@ -33,10 +33,10 @@ def sha256_hex(text: str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON that anybody may have written.
+    """Parse untrusted JSON.
 
-    Python's own reader takes what cannot be written again (lone surrogates, NaN), guesses at
-    encodings, and raises RecursionError for deep nesting. This one has one way to say no.
+    Python's own parser accepts values that cannot be written again (lone surrogates, NaN), guesses
+    encodings, and raises RecursionError for deep nesting. This one only ever raises ValueError.
 
     Raises:
         ValueError: it is not JSON in UTF-8, or is nested more than 200 deep.

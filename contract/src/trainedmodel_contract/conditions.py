@@ -1,4 +1,4 @@
-"""Conditions in the status of an object, as the Kubernetes API gives it.
+"""Conditions in the status of an object that was read from the Kubernetes API.
 
 A status may have no conditions yet, and a condition of a type may be missing. Both read as an empty
 condition, whose fields are all absent.
@@ -20,5 +20,5 @@ def find_condition(status: Mapping[str, Any] | None, kind: str) -> Mapping[str, 
 
 
 def is_true(status: Mapping[str, Any] | None, kind: str) -> bool:
-    """Tell whether the condition of a type is there and true."""
+    """Return whether the status has the condition of a type, and it is true."""
     return find_condition(status, kind).get("status") == "True"

@@ -1,8 +1,8 @@
 """CRD documents from the pydantic models.
 
-The API server wants structural schemas: no `$ref`, no `anyOf` with null, one type a node. Pydantic
-writes neither, so the schema is rewritten here; everything else is carried over as declared. What
-the API server would drop (an empty list) is not written: a second apply then finds nothing changed.
+The API server requires structural schemas: no `$ref`, no `anyOf` with null, one type for each node.
+Pydantic's schemas have these, so they are rewritten here; all else is kept as declared. An empty
+list, which the API server would drop, is not written, so that a second apply changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _flatten(node: Schema, defs: dict[str, Schema]) -> Schema:
         rest = {key: value for key, value in node.items() if key != "anyOf"}
         if node.get("x-kubernetes-int-or-string"):
             return _flatten(rest, defs)
-        # a description beside the alternative says more than the alternative's own
+        # a description beside the alternative is more specific than the alternative's own
         return _flatten({**options[0], **rest}, defs)
     flat: Schema = {}
     for key, value in node.items():
@@ -125,7 +125,7 @@ def _object_schema(description: str, properties: Schema, required: list[str]) ->
 def trainedmodel_crd() -> Schema:
     """Return the CustomResourceDefinition of TrainedModel."""
     schema = _object_schema(
-        "TrainedModel: this model, from this URI, in that running service.",
+        "TrainedModel: one model from one URI, loaded into a running service.",
         {
             "spec": structural_schema(trainedmodel.TrainedModelSpec),
             "status": structural_schema(trainedmodel.TrainedModelStatus),
@@ -168,7 +168,7 @@ def modelreport_crd() -> Schema:
         singular=modelreport.SINGULAR,
         short=modelreport.SHORT_NAME,
         schema=_object_schema(
-            "ModelReport: what one pod's model server serves. Written by that pod's puller alone.",
+            "ModelReport: the states of one pod's models. Only the pod's puller writes it.",
             properties,
             [],
         ),
@@ -184,7 +184,7 @@ def modelreport_crd() -> Schema:
 
 
 def render_crds() -> dict[str, str]:
-    """Render each CRD file: name to text. JSON is YAML, and needs no library to write stably."""
+    """Render each CRD file: name to text. JSON strings are YAML, so no YAML library is needed."""
     documents = (trainedmodel_crd(), modelreport_crd())
     return {
         f"{document['metadata']['name']}.yaml": HEADER + to_yaml(document) for document in documents
@@ -192,7 +192,7 @@ def render_crds() -> dict[str, str]:
 
 
 def to_yaml(value: Any, indent: int = 0) -> str:
-    """Write JSON values as block YAML, strings always as JSON strings, keys as they come."""
+    """Write JSON values as block YAML: strings as JSON strings, keys in their given order."""
     pad = "  " * indent
     if isinstance(value, dict) and value:
         return "".join(f"{pad}{key}:{_nested(item, indent)}" for key, item in value.items())

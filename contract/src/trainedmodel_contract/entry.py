@@ -1,7 +1,7 @@
-"""Entries: one model as the puller sees it, one ConfigMap key, one mounted file.
+"""Entries: one model for the puller, as one ConfigMap key and one mounted file.
 
-The operator writes them canonically, so equal desires are equal bytes. The puller reads them
-leniently: a field that it does not know is a newer operator's, not an error.
+The operator writes canonical JSON, so equal entries have equal bytes. The puller reads leniently:
+it ignores unknown fields, which come from a newer operator.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pydantic.alias_generators import to_camel
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
 
-#: What an int64 of the API holds.
+#: The largest int64 of the API.
 MAX_INTEGER: Final = 2**63 - 1
 
 
 class EntryError(ValueError):
-    """An entry is not usable; the message names the field and what is wrong with it.
+    """An entry is not valid; the message names the field and the fault.
 
     Attributes:
-        field: Dotted path of the field, as in the JSON; empty where the fault is in no one field.
-        is_missing: Whether the field is not there.
+        field: Dotted path of the field, as in the JSON; empty if the fault has no single field.
+        is_missing: Whether the field is missing.
     """
 
     def __init__(self, message: str, field: str = "", *, is_missing: bool = False) -> None:
@@ -33,17 +33,17 @@ class EntryError(ValueError):
 
 
 class Entry(BaseModel):
-    """What a pod must serve, under which name, from where.
+    """One model that a pod must serve, with its served name and its source.
 
     Attributes:
         name: Served name, as in the model server's URLs.
-        storage_uri: Where the model is.
-        revision: Identity of what must be served; the puller compares it and never computes it.
-        generation: metadata.generation of the TrainedModel that it was made from.
-        shard: Index of the shard that holds the entry, so that a mounted folder, in which all
-            shards lie side by side, can be checked against each shard's manifest. None outside
+        storage_uri: URI of the source.
+        revision: Identity of the model to serve; the puller compares it and never computes it.
+        generation: metadata.generation of the TrainedModel that the entry was made from.
+        shard: Index of the shard that holds the entry. All shards are mounted into one folder; the
+            index lets the puller check the files against each shard's manifest. None outside
             Kubernetes.
-        memory: Declared need in bytes.
+        memory: Declared memory in bytes.
     """
 
     model_config = ConfigDict(
@@ -77,10 +77,10 @@ class Entry(BaseModel):
 
 
 def parse_entry(text: str | bytes) -> Entry:
-    """Read an entry.
+    """Parse an entry.
 
     Raises:
-        EntryError: not JSON, not an object, or a field is missing or wrong.
+        EntryError: it is not JSON, not an object, or a field is missing or not valid.
     """
     try:
         return Entry.model_validate_json(text)

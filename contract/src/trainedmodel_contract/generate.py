@@ -1,7 +1,7 @@
-"""Write what is generated from the contract: `python -m trainedmodel_contract.generate ROOT`.
+"""Writes the files generated from the contract: `python -m trainedmodel_contract.generate ROOT`.
 
-And the copies of files that the Helm chart must hold itself, because helm reads nothing outside of
-a chart. Copies and no links: what fetches charts from repositories leaves links out.
+It also writes the chart's copies of other files, because helm reads no file outside of a chart.
+They are copies, because chart repositories leave links out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def render(root: Path) -> dict[str, str]:
 
 
 def stale(root: Path) -> list[str]:
-    """Return the paths of generated files that are not what is on disk."""
+    """Return the paths of generated files that differ from the files on disk."""
     return [
         path
         for path, text in render(root).items()

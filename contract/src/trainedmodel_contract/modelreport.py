@@ -1,7 +1,7 @@
-"""The ModelReport kind: what one pod says about its models.
+"""The ModelReport kind: the states of all models of one pod.
 
-One object a pod, written by its puller alone. A thousand models in ten pods are ten objects
-instead of ten thousand status writes (measured: 1 s against 25 s of a busy API server).
+Each pod has one object, which its puller alone writes. A thousand models in ten pods need ten
+objects instead of ten thousand status writes (measured: 1 s against 25 s of a busy API server).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainedmodel_contract.trainedmodel import ApiModel
 KIND: Final = "ModelReport"
 PLURAL: Final = "modelreports"
 SINGULAR: Final = "modelreport"
-#: `mr` is taken by several kinds of others (model registries, model routes).
+#: Several kinds of other projects use `mr` (model registries, model routes).
 SHORT_NAME: Final = "mreport"
 
 #: Longer messages are cut: with 10,000 models a report must stay under etcd's 1.5 MB.
@@ -31,33 +31,35 @@ _PERIOD_DIGITS: Final = 5
 class ReportedModel(ApiModel):
     """One model in one pod.
 
-    A settled model is just `{state: Loaded, revision}`; all else is there only while it says
-    something. `loadedRevision` is what the server was last seen to serve, when that is another
-    revision than the wanted one.
+    A settled model is just `{state: Loaded, revision}`; other fields are present only while they
+    have a value. `loadedRevision` is the revision that the server was last seen to serve, if it
+    differs from the desired one.
 
     A large report leaves `state` out where it is `Loaded`: so 10,000 models with names of 63
-    characters stay under 1 MB. What was left out when the object was made or read is left out
-    again when it is dumped.
+    characters stay under 1 MB. A state that was left out when the object was made or read is left
+    out again when it is dumped.
     """
 
-    state: str = Field(default=State.LOADED.value, max_length=32, description="Absent: Loaded.")
+    state: str = Field(
+        default=State.LOADED.value, max_length=32, description="Absent means Loaded."
+    )
     revision: str | None = Field(default=None, max_length=64)
     loaded_revision: str | None = Field(default=None, max_length=64)
     reason: str | None = Field(default=None, max_length=64)
     message: str | None = Field(default=None, max_length=1024)
-    bytes: int | None = Field(default=None, description="Received so far.")
-    total_bytes: int | None = Field(default=None, description="To be received.")
-    attempt: int | None = Field(default=None, description="Failures in a row.")
+    bytes: int | None = Field(default=None, description="Bytes received so far.")
+    total_bytes: int | None = Field(default=None, description="Bytes of the whole download.")
+    attempt: int | None = Field(default=None, description="Consecutive failures.")
     failed_time: datetime | None = None
     next_retry_time: datetime | None = None
 
     @property
     def is_brief(self) -> bool:
-        """Whether the state goes without saying; two reports that are equal may differ in it."""
+        """Whether the state is left out; two reports that are equal may differ in it."""
         return "state" not in self.model_fields_set
 
     def to_dict(self) -> dict[str, Any]:
-        """Dump as the API wants it, without what goes without saying."""
+        """Dump as the API expects it, without a state that was left out."""
         said = super().to_dict()
         if self.is_brief:
             del said["state"]
@@ -70,12 +72,14 @@ class ReportedServer(ApiModel):
     kind: str = Field(max_length=32)
     url: str = Field(default="", max_length=512)
     reachable: bool = False
-    since: datetime | None = Field(default=None, description="Since when it is (un)reachable.")
+    since: datetime | None = Field(
+        default=None, description="Time of the last change of reachable."
+    )
     message: str | None = Field(default=None, max_length=1024)
 
 
 class ReportedConfig(ApiModel):
-    """What is wrong with the mounted configuration, while something is."""
+    """The fault of the mounted configuration, while it has one."""
 
     reason: str = Field(max_length=64)
     message: str = Field(default="", max_length=1024)
@@ -102,7 +106,7 @@ class ReportMeta(ApiModel):
 
 
 class ModelReport(ApiModel):
-    """What one pod says about its models, keyed by the TrainedModel's metadata.name."""
+    """The states of one pod's models, by metadata.name of the TrainedModel."""
 
     metadata: ReportMeta
     inference_service: str = ""
@@ -113,7 +117,7 @@ class ModelReport(ApiModel):
 
     @property
     def pod_uid(self) -> str | None:
-        """Uid of the pod that the report is of, from its owner reference."""
+        """Uid of the report's pod, from its owner reference."""
         for owner in self.metadata.owner_references:
             if owner.kind == "Pod":
                 return owner.uid
@@ -121,10 +125,10 @@ class ModelReport(ApiModel):
 
 
 def heartbeat_period(annotations: Mapping[str, str]) -> timedelta | None:
-    """Return within which time a report's puller says again that it lives.
+    """Return the period in which a report's puller renews its heartbeat.
 
-    None: it never promised to, as pullers did not before there were heartbeats, or the annotation
-    is not what a puller writes.
+    None: the report has no heartbeat (pullers of earlier versions write none), or the annotation
+    is malformed.
     """
     seconds = annotations.get(names.HEARTBEAT_SECONDS_ANNOTATION, "")
     if names.HEARTBEAT_ANNOTATION not in annotations or len(seconds) > _PERIOD_DIGITS:
@@ -138,13 +142,15 @@ class ReportDocument(ApiModel):
     """The top-level fields of the kind beside metadata, for the CRD."""
 
     inference_service: str = Field(
-        default="", max_length=63, description="Parent whose models the pod serves."
+        default="", max_length=63, description="Service whose models the pod serves."
     )
     config_digest: str | None = Field(
-        default=None, max_length=64, description="Digest over the shard manifests the pod has seen."
+        default=None,
+        max_length=64,
+        description="Digest over the shard manifests that the pod has seen.",
     )
     config_problem: ReportedConfig | None = Field(
-        default=None, description="Set while the mounted configuration is unreadable in part."
+        default=None, description="Set while a part of the mounted configuration is unreadable."
     )
     server: ReportedServer | None = None
     models: dict[str, ReportedModel] | None = Field(

@@ -1,6 +1,6 @@
-"""Names on the wire: API group, labels, annotations, ConfigMap names and keys.
+"""Names of the contract: API group, labels, annotations, ConfigMap names and keys.
 
-They are the contract's most expensive part to change, so each is spelled exactly once, here.
+A changed name breaks all installed programs, so each is written once, here.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ PARENT_LABEL: Final = f"{GROUP}/inference-service"
 SHARD_LABEL: Final = f"{GROUP}/shard"
 INJECT_LABEL: Final = f"{GROUP}/inject"
 INJECT_VALUE: Final = "enabled"
-#: What the webhook writes over `enabled` on a pod that serves no models (KServe hands its labels to
-#: transformers too): it gets no puller, and must not be counted as a copy.
+#: The webhook replaces `enabled` by it on a pod that serves no models (KServe passes its labels on
+#: to transformers too). Such a pod gets no puller and does not count as a copy.
 INJECT_SKIPPED: Final = "skipped"
 
-#: On a pod, either label names its parent: KServe's own, or ours for any other workload.
+#: On a pod, either label names its service: KServe's label, or this project's for other workloads.
 PARENT_POD_LABELS: Final = ("serving.kserve.io/inferenceservice", PARENT_LABEL)
 
 #: On a pod: the config digest that the operator last nudged for. A changed annotation makes the
 #: kubelet refresh the pod's volumes at once instead of after a minute.
 CONFIG_ANNOTATION: Final = f"{GROUP}/config-digest"
 
-#: On a pod: the name of its model server's container, where that is not to be guessed.
+#: On a pod: the name of its model server's container, if the default rule finds the wrong one.
 CONTAINER_ANNOTATION: Final = f"{GROUP}/container"
-#: On a pod, or on the InferenceService that hands them down: how the webhook injects the puller.
+#: On a pod, or on the InferenceService that passes them on: options of the injection.
 SERVER_ANNOTATION: Final = f"{GROUP}/server"
 SERVER_PORT_ANNOTATION: Final = f"{GROUP}/server-port"
 MODEL_DIR_ANNOTATION: Final = f"{GROUP}/model-dir"
@@ -50,7 +50,7 @@ MEMORY_LIMIT_ANNOTATION: Final = f"{GROUP}/memory-limit"
 QOS_ANNOTATION: Final = f"{GROUP}/qos"
 RUN_AS_USER_ANNOTATION: Final = f"{GROUP}/run-as-user"
 
-#: What `trainedmodel.dev/server` may say, and the puller's `--server` with it.
+#: Values of `trainedmodel.dev/server` and of the puller's `--server`.
 SERVER_KINDS: Final = (
     "auto",
     "mlserver",
@@ -65,8 +65,7 @@ SERVER_KINDS: Final = (
     "ovms",
     "none",
 )
-#: Where the API for loading models listens unless somebody says otherwise; a kind that is not here
-#: has no port of its own.
+#: Default port of each kind's API for loading models; a kind that is missing here has no port.
 SERVER_PORTS: Final = {
     "mlserver": 8080,
     "triton": 8000,
@@ -79,27 +78,27 @@ SERVER_PORTS: Final = {
     "tfs": 8501,
     "ovms": 8000,
 }
-#: What `trainedmodel.dev/ready-when` may say, and the puller's `--ready-when` with it.
+#: Values of `trainedmodel.dev/ready-when` and of the puller's `--ready-when`.
 READY_WHEN: Final = ("settled", "all", "server")
 #: Port of the puller's probes, status and metrics.
 PULLER_PORT: Final = 9180
-#: What the webhook calls the container that it adds.
+#: Name of the container that the webhook adds.
 PULLER_CONTAINER: Final = "trainedmodel-puller"
-#: What KServe calls a model server's container.
+#: Name of the model server's container in pods of KServe.
 KSERVE_CONTAINER: Final = "kserve-container"
-#: What a puller's container is called, as a sidecar or as one container among others.
+#: Names of a puller's container, as a sidecar or as an ordinary container.
 PULLER_CONTAINERS: Final = frozenset({"trainedmodel-puller", "puller"})
 
-#: On a ModelReport: when its puller last said that it lives, RFC 3339, and within how many seconds
-#: it says so again. In the metadata, so that a heartbeat changes no generation: whoever reads
-#: reports need not read one again for it.
+#: On a ModelReport: the time of its puller's last heartbeat, RFC 3339, and the seconds until the
+#: next one at most. They are in the metadata, so that a heartbeat changes no generation and readers
+#: need not read the report again.
 HEARTBEAT_ANNOTATION: Final = f"{GROUP}/heartbeat"
 HEARTBEAT_SECONDS_ANNOTATION: Final = f"{GROUP}/heartbeat-seconds"
 
-#: Four ConfigMaps a parent are mounted into each pod; all are optional.
+#: Each pod mounts the four ConfigMaps of its service; all are optional.
 SHARD_COUNT: Final = 4
-#: Bytes of keys and values a shard may hold. A ConfigMap's limit is 1 MiB of data; etcd's
-#: 1.5 MB counts managedFields too, which list every key (measured: 105 KB for 5,000 keys).
+#: Limit of a shard's keys and values, bytes. A ConfigMap's limit is 1 MiB of data; etcd's 1.5 MB
+#: counts managedFields too, which list every key (measured: 105 KB for 5,000 keys).
 SHARD_BUDGET_BYTES: Final = 900_000
 
 MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
@@ -107,8 +106,8 @@ MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 PARENT_NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 PROFILE_NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
-#: metadata.name of a TrainedModel: it makes a ConfigMap key (253 characters at most) and, unless
-#: spec.model.name says otherwise, a name in the model server's URLs.
+#: Limit of a TrainedModel's metadata.name. It becomes a ConfigMap key (253 characters at most) and,
+#: unless spec.model.name is set, a name in the model server's URLs.
 MAX_OBJECT_NAME: Final = 128
 
 _MODEL_NAME = re.compile(MODEL_NAME_PATTERN)
@@ -117,11 +116,11 @@ _MANIFEST_PREFIX = "_shard-"
 
 
 def is_model_name(name: str) -> bool:
-    """Tell whether `name` is safe as a served name: one path segment, one URL segment.
+    """Return whether `name` is safe as a served name: one path segment and one URL segment.
 
-    Model servers do not agree on percent escapes (Triton decodes none), and a name with `/` or
-    `..` could leave the model folder, so only `[A-Za-z0-9_.-]` is let through, no leading `.` or
-    `-`, and no `..` anywhere.
+    Model servers differ in percent escapes (Triton decodes none), and a name with `/` or `..` could
+    leave the model folder. So only `[A-Za-z0-9_.-]` is valid, without a leading `.` or `-`, and
+    without `..`.
     """
     return _MODEL_NAME.fullmatch(name) is not None and ".." not in name
 
@@ -142,7 +141,7 @@ def entry_key(object_name: str) -> str:
 
 
 def object_name(key: str) -> str | None:
-    """Return the TrainedModel's name that an entry key stands for, or None for any other key."""
+    """Return the TrainedModel's name of an entry key, or None for any other key."""
     if not key.endswith(_ENTRY_SUFFIX) or key.startswith(_MANIFEST_PREFIX):
         return None
     return key.removesuffix(_ENTRY_SUFFIX) or None
@@ -154,7 +153,7 @@ def manifest_key(index: int) -> str:
 
 
 def manifest_index(key: str) -> int | None:
-    """Return the shard index that a manifest key stands for, or None for any other key."""
+    """Return the shard index of a manifest key, or None for any other key."""
     digits = key.removeprefix(_MANIFEST_PREFIX)
     if digits == key or not digits.isascii() or not digits.isdigit():
         return None

@@ -1,6 +1,7 @@
-"""Kubernetes quantities, as far as memory and processors need them.
+"""Kubernetes quantities of memory and processors, and sizes for messages.
 
-The API server accepts `256Mi`, `1.5G`, `1e9`, `500m` and plain integers; the puller wants bytes.
+The API server accepts `256Mi`, `1.5G`, `1e9`, `500m` and plain integers; the programs compute with
+bytes and thousandths of a processor.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import re
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
-#: The form that the API server's own parser takes, for the CRD.
+#: The form that the API server's own parser accepts, for the CRD.
 QUANTITY_PATTERN: Final = (
     r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 )
 _QUANTITY = re.compile(QUANTITY_PATTERN)
 _BINARY: Final = {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
 _DECIMAL: Final = {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
-#: 1Ei: more is a slip of the pen, and beyond 64 bits Kubernetes' own parser gives the wrong number.
+#: 1Ei: a larger value is a typing error, and beyond 64 bits Kubernetes' own parser is wrong.
 MAX_BYTES: Final = 2**60
 _FACTORS: Final = {**_BINARY, **_DECIMAL, "m": Decimal("0.001")}
 
@@ -25,7 +26,7 @@ def parse_bytes(quantity: str | int) -> int:
     """Return a quantity in bytes, rounded up.
 
     Raises:
-        ValueError: it is not a quantity, or more than 1Ei; the message shows it.
+        ValueError: it is not a quantity, or is more than 1Ei; the message shows it.
     """
     if isinstance(quantity, int):
         if not 0 <= quantity <= MAX_BYTES:

@@ -1,8 +1,8 @@
-"""The revision: the identity of what a server must serve.
+"""The revision: the identity of a model to serve.
 
-Two specs have one revision exactly when the same bytes, served under the same name and loaded the
-same way, satisfy both. Memory, credentials, labels and the parent are not in it: they may change
-without a reload.
+Two specs have the same revision exactly when the same bytes, served under the same name and loaded
+in the same way, satisfy both. Memory, credentials, labels and the service are not part of it: they
+may change without a reload.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def compute_revision(
     digest: str | None = None,
     parameters: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the first 16 hexadecimal digits of the sha256 of the canonical JSON of the six.
+    """Return the first 16 hexadecimal digits of the sha256 of the six fields' canonical JSON.
 
-    `parameters` that are empty count as absent, and so does an empty `version`.
+    Empty `parameters` and an empty `version` count as absent.
     """
     identity = {
         "digest": digest or None,

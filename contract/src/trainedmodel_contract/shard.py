@@ -1,9 +1,9 @@
-"""Shards: the ConfigMaps that carry entries, and the manifest that proves one whole.
+"""Shards: the ConfigMaps that hold entries, and the manifest that proves that one is whole.
 
-A pod mounts all shards of its parent into one folder. Nothing in that folder says whether a file
-is missing because its model was deleted or because the folder is half written, so each shard
-carries a manifest with the count and digest of its entries. A shard whose files do not match it
-is unreadable, which is not the same as empty.
+A pod mounts all shards of its service into one folder. The folder does not show whether a file is
+missing because its model was deleted or because the folder is half written. So each shard has a
+manifest with the count and digest of its entries. A shard whose files do not match its manifest is
+unreadable, which differs from empty.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_manifest(index: int, entries: Mapping[str, str | bytes]) -> ShardManife
 
 
 def parse_manifest(text: str | bytes) -> ShardManifest:
-    """Read a manifest.
+    """Parse a manifest.
 
     Raises:
         EntryError: it is not a manifest.
@@ -65,8 +65,8 @@ def parse_manifest(text: str | bytes) -> ShardManifest:
 def config_digest(manifests: Mapping[int, str]) -> str:
     """Return one digest over the digests of the shards that exist (index to digest).
 
-    A pod reports it for what it has seen, the operator computes it for what it has written: equal
-    digests mean that the pod has seen everything.
+    A pod reports the digest of the shards that it has seen. The operator computes it for the
+    shards that it wrote. Equal digests mean that the pod has seen everything.
     """
     return sha256_hex(canonical_json({str(index): digest for index, digest in manifests.items()}))[
         :32

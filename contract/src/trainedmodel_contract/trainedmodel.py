@@ -1,8 +1,8 @@
-"""The TrainedModel kind: what a user writes, and the truth that comes back.
+"""The TrainedModel kind: the user's spec and the operator's status.
 
-The pydantic models are the single source; the CRD is generated from them. Field rules are stated
-once as JSON schema (pattern, length) and hold in both; rules that JSON schema cannot say are CEL
-in the CRD, and a validator here, which the operator runs again on what it reads: an object may be
+The pydantic models are the single source; the CRD is generated from them. Rules of one field are
+JSON schema (pattern, length) and hold in both. Rules that JSON schema cannot express are CEL in the
+CRD and a validator here. The operator validates each object that it reads, because an object may be
 older than the schema.
 """
 
@@ -32,10 +32,10 @@ from trainedmodel_contract.uri import STORAGE_URI_PATTERN, parse_uri
 KIND: Final = "TrainedModel"
 PLURAL: Final = "trainedmodels"
 SINGULAR: Final = "trainedmodel"
-#: KServe's kind has the same plural and the short name `tm`: kubectl would take it for ours.
+#: KServe's kind has the same plural and the short name `tm`, so `tm` would be ambiguous.
 SHORT_NAME: Final = "tmodel"
 
-#: Copies that are not settled are listed one by one, up to this many.
+#: Limit of the copies that a status lists one by one; only copies that are not settled are listed.
 MAX_STATUS_PODS: Final = 10
 
 ACCEPTED: Final = "Accepted"
@@ -44,23 +44,23 @@ READY: Final = "Ready"
 
 
 class SpecError(ValueError):
-    """A TrainedModel cannot be used; the message names the field and the rule."""
+    """A TrainedModel is not valid; the message names the field and the rule."""
 
 
 class ApiModel(BaseModel):
-    """Base of everything that lies in the Kubernetes API: camelCase there, snake_case here."""
+    """Base of all types of the Kubernetes API: camelCase there, snake_case here."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore"
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """Dump as the API wants it: JSON values, camelCase, nothing that is absent."""
+        """Dump as the API expects it: JSON values, camelCase, no null."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-#: Characters of a quantity, and of a parameter's name. The API server reckons the cost of a rule
-#: from what a value may be at most.
+#: Limits of a quantity's characters and of a parameter name's. The API server estimates the cost of
+#: a rule from the largest value.
 MAX_QUANTITY: Final = 64
 MAX_PARAMETER_NAME: Final = 253
 
@@ -69,14 +69,14 @@ ParameterValue = Annotated[str, StringConstraints(max_length=4096)]
 
 
 class ModelSpec(ApiModel):
-    """Which model, from where."""
+    """The model and its source."""
 
     storage_uri: str = Field(
         pattern=STORAGE_URI_PATTERN,
         max_length=2048,
-        description="Where the model is: s3:// gs:// http(s):// hf:// az:// abfs(s):// pvc:// "
-        "or file://. A path that names an object is that object, any other path is a folder. "
-        "Without user info. The path is taken as written; only an http address is encoded (%20).",
+        description="URI of the model: s3:// gs:// http(s):// hf:// az:// abfs(s):// pvc:// or "
+        "file://. A path that names an object is that object, any other path is a folder. "
+        "Without user info. The path is used as written; only an http address is encoded (%20).",
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
@@ -118,8 +118,8 @@ class ModelSpec(ApiModel):
     )
     memory: Annotated[str, Field(max_length=MAX_QUANTITY)] | StrictInt | None = Field(
         default=None,
-        description="Declared need, a quantity such as 256Mi; for admission only. Models that "
-        "declare nothing count as nothing.",
+        description="Declared memory, a quantity such as 256Mi; for admission only. A model "
+        "without it counts as 0.",
         json_schema_extra={
             "pattern": QUANTITY_PATTERN,
             "maxLength": MAX_QUANTITY,
@@ -147,7 +147,7 @@ class ModelSpec(ApiModel):
     version: str | None = Field(
         default=None,
         max_length=256,
-        description="Free text; a new value means fetch and load again.",
+        description="Free text; a new value makes the puller fetch and load the model again.",
     )
     digest: str | None = Field(
         default=None,
@@ -158,7 +158,7 @@ class ModelSpec(ApiModel):
     parameters: dict[ParameterName, ParameterValue] | None = Field(
         default=None,
         max_length=64,
-        description="Handed to the model server's load call.",
+        description="Passed to the model server's load call.",
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
@@ -197,14 +197,14 @@ class ModelSpec(ApiModel):
 
 
 class TrainedModelSpec(ApiModel):
-    """This model, from this URI, in that running service."""
+    """One model from one URI, loaded into a running service."""
 
     inference_service: str = Field(
         pattern=names.PARENT_NAME_PATTERN,
         max_length=63,
         description="Name of the service (an InferenceService, or the value of the label "
         "trainedmodel.dev/inference-service on any pods) in the same namespace. "
-        "May change: the model moves.",
+        "It may change: the model moves to the other service.",
     )
     model: ModelSpec
 
@@ -221,7 +221,7 @@ class Condition(ApiModel):
 
 
 class Copies(ApiModel):
-    """How many pods should serve the model, and how many do."""
+    """Numbers of pods that should serve the model, that serve it, and that failed."""
 
     desired: int = 0
     ready: int = 0
@@ -252,14 +252,15 @@ class PodCopy(ApiModel):
 
 
 class TrainedModelStatus(ApiModel):
-    """What the operator saw."""
+    """The state of the model's copies, as the operator last observed it."""
 
     observed_generation: int | None = None
     revision: str | None = Field(
-        default=None, description="Identity of what must be served; changes when a reload is due."
+        default=None,
+        description="Identity of the model to serve; it changes when a reload is due.",
     )
     state: str | None = Field(default=None, description="State of the least advanced copy.")
-    reason: str | None = Field(default=None, description="Why, in a word; or progress.")
+    reason: str | None = Field(default=None, description="Reason of the state, or its progress.")
     copies: Copies | None = None
     conditions: list[Condition] | None = Field(
         default=None,
@@ -272,7 +273,7 @@ class TrainedModelStatus(ApiModel):
         description="Copies that are not settled, at most 10.",
     )
     url: str | None = Field(
-        default=None, description="Where the model answers, when that is known."
+        default=None, description="URL of the model's predictions, if it is known."
     )
 
 
@@ -307,7 +308,7 @@ class TrainedModel(ApiModel):
         return self.spec.model.name or self.metadata.name
 
     def revision(self) -> str:
-        """Compute the identity of what must be served."""
+        """Compute the identity of the model to serve."""
         model = self.spec.model
         return compute_revision(
             storage_uri=model.storage_uri,
@@ -319,7 +320,7 @@ class TrainedModel(ApiModel):
         )
 
     def to_entry(self, shard: int | None = None) -> Entry:
-        """Make the entry that tells the pods."""
+        """Make the entry for the pods."""
         model = self.spec.model
         return Entry(
             name=self.served_name,
@@ -337,10 +338,10 @@ class TrainedModel(ApiModel):
 
 
 def parse_trained_model(document: dict[str, Any]) -> TrainedModel:
-    """Read a TrainedModel from its API form.
+    """Parse a TrainedModel from its API form.
 
     Raises:
-        SpecError: a rule is broken; the message names the field.
+        SpecError: it breaks a rule; the message names the field.
     """
     try:
         return TrainedModel.model_validate(document)

@@ -1,10 +1,10 @@
-"""Storage URIs: what may stand in `spec.model.storageUri`.
+"""Storage URIs: the rules of `spec.model.storageUri`.
 
-A URI is shown in `kubectl get`, logs and reports, so it must never carry a secret: user info is
-refused, and queries (signed links) are cut from whatever is shown.
+`kubectl get`, logs and reports show URIs, so a URI must never carry a secret. User info is refused,
+and queries (signed links) are cut before a URI is shown.
 
-A path is taken as it is written, spaces included: the key of an object, the path of a file. Only an
-http address has an encoding of its own, in which a space is `%20`.
+A path is used as written, spaces included: it is the key of an object or the path of a file. Only
+an http address is percent-encoded, so a space in it is `%20`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-#: Only what makes it a URI: a pattern that refuses more hides the rules that say why.
+#: The least that makes a URI. A stricter pattern would hide the messages of the other rules.
 STORAGE_URI_PATTERN: Final = r"^[a-z][a-z0-9+.-]*://"
-#: `abfs://container@account.dfs.core.windows.net/path` has an @ that is no user info.
+#: `abfs://container@account.dfs.core.windows.net/path` has an @ that is not user info.
 CONTAINER_AT_ACCOUNT_SCHEMES: Final = frozenset({"abfs", "abfss", "az", "wasb", "wasbs"})
 
 #: Schemes whose paths are percent-encoded.
 ENCODED_SCHEMES: Final = frozenset({"http", "https"})
 
-#: All that is in the Unicode categories Z and Cc, as CEL's `\\p{Z}` and `\\p{Cc}`, but for the
-#: plain space. A pattern, because a thousand URIs are checked at each start.
+#: The Unicode categories Z and Cc (CEL's `\\p{Z}` and `\\p{Cc}`) without the plain space. It is a
+#: compiled pattern, because each start checks a thousand URIs.
 BLANK: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 _URI = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)"
@@ -56,7 +56,7 @@ class StorageUri:
 
 
 def parse_uri(text: str) -> StorageUri:
-    """Take a storage URI apart.
+    """Parse a storage URI.
 
     Raises:
         ValueError: it is not a URI, carries user info, or has `.` or `..` among its segments;

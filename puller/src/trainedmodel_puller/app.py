@@ -106,7 +106,7 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
         )
         stack.push_async_callback(downloader.close)
         await _run_parts(settings, volume, server, downloader, router=router, stop=stop)
-    log.info("stopped")
+    log.info("puller_stopped")
 
 
 async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | None:
@@ -138,7 +138,9 @@ def _make_folder(folder: Path) -> None:
             raise SettingsError(
                 f"--model-dir {folder} must be a writable folder: {error.strerror}"
             ) from error
-        log.warning("model_dir_not_made", folder=str(folder), why=error.strerror)  # `take` waits
+        log.warning(
+            "model_dir_not_created", folder=str(folder), error=error.strerror
+        )  # `take` waits
 
 
 async def _identify(settings: Settings, stop: asyncio.Event) -> Identity | None:
@@ -208,7 +210,7 @@ async def _run_parts(
         for part in (disk, loop, endpoints):
             stack.callback(part.close)
         stack.callback(setattr, router, "answers", Waiting("the puller is ending"))
-        log.info("started", server=server.kind, url=server.url, port=settings.port)
+        log.info("puller_started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir
         executor = Executor(
@@ -222,7 +224,7 @@ async def _run_parts(
         try:
             await loop.run(executor, stop)
         finally:
-            log.info("stopping")
+            log.info("puller_stopping")
             for task in owned:
                 task.cancel()
             await executor.drain(_GRACE_S)
@@ -253,4 +255,4 @@ async def _serve(stack: AsyncExitStack, application: web.Application, port: int)
     try:
         await web.SockSite(runner, listen_everywhere(port)).start()
     except OSError as error:
-        raise SettingsError(f"--port {port} cannot be listened on: {error.strerror}") from error
+        raise SettingsError(f"--port {port} cannot bind: {error.strerror}") from error

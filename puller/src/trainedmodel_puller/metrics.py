@@ -200,7 +200,7 @@ def observe(snapshot: MetricsSnapshot) -> None:
     _set_all(MODELS, "state", [str(state) for state in State], _states(snapshot.models.values()))
     waiting = Tally(str(item.reason) for item in snapshot.plan.deferred)
     _set_all(WAITING, "reason", [str(reason) for reason in Reason], waiting)
-    # All that is queued waits for a load slot, or for a download of its own or of another name.
+    # All that is queued waiting for a load slot, or for a download of its own or of another name.
     loads = len(snapshot.plan.queued_loads)
     QUEUE.labels(queue="loads").set(loads)
     QUEUE.labels(queue="downloads").set(waiting[str(Reason.QUEUED)] - loads)

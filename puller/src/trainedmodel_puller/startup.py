@@ -38,8 +38,8 @@ async def until_done(
         except VolumeFault as fault:
             if str(fault) != told:
                 told = str(fault)
-                log.warning("waits_for_volume", reason=str(fault.reason), why=fault.message)
-            router.answers = Waiting(f"waits for the model volume: {told}")
+                log.warning("volume_unavailable", reason=str(fault.reason), error=fault.message)
+            router.answers = Waiting(f"waiting for the model volume: {told}")
         else:
             return True
         with contextlib.suppress(TimeoutError):
@@ -62,15 +62,15 @@ async def take(volume: Volume, ownership: Ownership) -> None:
         except VolumeInUse as other:
             raise VolumeFault(
                 Reason.VOLUME_IN_USE,
-                f"{other} uses it; each puller needs a volume of its own, and this one waits "
-                "until the other ends",
+                f"{other} uses the model volume, and this puller waits until it ends; "
+                "give each puller a volume of its own",
             ) from other
         if not has_locks:
-            log.warning("volume_without_locks", folder=str(volume.state_dir))
+            log.warning("volume_locks_unsupported", folder=str(volume.state_dir))
         try:
             why = await asyncio.to_thread(volume.prepare)
         except BaseException:
             ownership.release()
             raise
     if why is not None:
-        log.warning("volume_refuses_writes", why=why)
+        log.warning("volume_not_writable", error=why)

@@ -45,7 +45,7 @@ KINDS = {
         state="Verifying", revision=NEW, loaded_revision=OLD, reason="InProgress"
     ),
     "waiting": ReportedModel(
-        state="Waiting", revision=NEW, reason="Queued", message="waits for a download slot"
+        state="Waiting", revision=NEW, reason="Queued", message="waiting for a download slot"
     ),
     "leaving": ReportedModel(state="Unloading", loaded_revision=OLD, reason="InProgress"),
 }

@@ -175,7 +175,7 @@ def test_what_did_not_change_is_the_same_object_again() -> None:
     desired = DesiredState(models=wanted, is_known=True)
     disk = {n: DiskModel(id=f"id-{n}", loaded="2") for n in names}
     ready = dict.fromkeys(names, ServerState.READY)
-    waits = [Deferred("m3", Reason.QUEUED, "waits for a load slot")]
+    waits = [Deferred("m3", Reason.QUEUED, "waiting for a load slot")]
     ready["m3"] = ServerState.ABSENT
     observed = ObservedState(disk, ServerView(True, ready))
     first = report_models(desired, observed, waits)

@@ -77,7 +77,7 @@ def test_what_waits_says_why_and_until_when() -> None:
 
 
 def test_a_long_queue_is_counted_and_listed_in_part() -> None:
-    waits = tuple(Deferred(f"n{n}", Reason.QUEUED, "waits for a load slot") for n in range(500))
+    waits = tuple(Deferred(f"n{n}", Reason.QUEUED, "waiting for a load slot") for n in range(500))
     told = status_document(WANTED, NOTHING, Plan(deferred=waits), MODELS, 0.0)["plan"]
     assert len(told["waiting"]) == MAX_LISTED
     assert told["counts"]["waiting"] == 500

@@ -196,7 +196,7 @@ def test_a_state_folder_that_takes_no_notes_keeps_no_model_from_coming_and_going
     puller.wait("m", state="Loaded")
     puller.remove("m")
     puller.wait_gone("m")
-    assert puller.events("config_not_kept")
+    assert puller.events("config_not_saved")
 
 
 def test_a_model_that_leaves_while_it_downloads_leaves_nothing_behind(files_puller: Make) -> None:

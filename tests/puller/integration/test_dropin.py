@@ -134,7 +134,7 @@ def test_a_doubtful_list_drops_nothing_and_a_valid_one_does(make: Make) -> None:
     for content in ("", "[", '{"modelName":"a"}', "null", '"[]"'):
         puller.write("models.json", content)
         puller.until(lambda: bool((puller.status() or {})["config"]["problem"]), f"{content!r}")
-        assert puller.events("removed") == [], content
+        assert puller.events("model_removed") == [], content
         put_list(puller, item("a"), item("b"))
         puller.until(lambda: (puller.status() or {})["config"]["problem"] is None, "trust")
     put_list(puller, item("b"))
@@ -187,7 +187,7 @@ def test_what_kserve_left_is_taken_over_if_it_is_proven_equal_and_fetched_if_not
     for name in names:
         puller.wait(name, state="Loaded", timeout_s=30)
         assert infer(server.url, name, 2.0) == 10.0
-    hows = {line["model"]: line["how"] for line in puller.events("downloaded")}
+    hows = {line["model"]: line["how"] for line in puller.events("model_downloaded")}
     assert hows == {"same": "adopted", "differs": "downloaded", "lacks": "downloaded"}
     assert not list(models.glob("[sdl]*/SUCCESS.*")), "KServe's mark is not the source's"
     puller.wait("foreign", state="Blocked", reason="FolderNotOurs")

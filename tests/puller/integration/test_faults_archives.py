@@ -130,9 +130,9 @@ def test_an_archive_of_twenty_models_is_fetched_and_unpacked_once(
     for number in range(20):
         puller.wait(f"m{number}", state="Loaded", timeout_s=30)
     assert web.objects["m.tar.gz"].gets == 1
-    assert len(puller.events("unpacked")) == 1
+    assert len(puller.events("archive_unpacked")) == 1
     assert (puller.models / "m3" / "m.bin").stat().st_nlink == 20
     assert (
-        sorted(line["how"] for line in puller.events("downloaded"))
+        sorted(line["how"] for line in puller.events("model_downloaded"))
         == ["downloaded"] + ["linked"] * 19
     )

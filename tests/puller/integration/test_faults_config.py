@@ -85,7 +85,7 @@ def test_p1_an_entry_that_is_cut_or_emptied_keeps_its_last_good_form(
     assert states(puller) == {"a": "Failed", "b": "Loaded", "c": "Loaded"}
     puller.put("a", write_model(tmp_path, "a"))
     puller.until(lambda: all_loaded(puller), "the three again")
-    assert len(puller.events("downloaded")) == 3
+    assert len(puller.events("model_downloaded")) == 3
 
 
 @pytest.mark.parametrize("cut", [0, -1])
@@ -144,7 +144,7 @@ def test_p1_a_shard_that_is_written_piece_by_piece_drops_nothing(
     for name in NAMES:
         puller.wait(name, state="Loaded", revision="r2")
     assert problem(puller) is None
-    assert puller.events("removed") == []
+    assert puller.events("model_removed") == []
 
 
 # -- what changes fast ------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_model_that_flaps_ends_as_it_was_last_said(
     told = server.told()
     assert told["insane"] == []
     assert told["asked"]["load"] <= 102
-    assert puller.events("failed") == []
+    assert puller.events("action_failed") == []
 
 
 def test_a_model_that_changes_a_hundred_times_ends_with_the_last(
@@ -264,5 +264,5 @@ def test_files_that_nobody_writes_on_purpose_are_told_and_hurt_no_other(
     puller.write("models.json", json.dumps([{"modelName": "\ud800", "modelSpec": {}}, *items]))
     puller.until(lambda: "hex escape" in (problem(puller) or ""), "a lone surrogate to be told")
     assert puller.model("listed")["state"] == "Loaded"
-    assert puller.events("crashed") == []
+    assert puller.events("action_crashed") == []
     assert not puller.has_died

@@ -99,13 +99,15 @@ def test_kept_versions_make_room_the_longest_unwanted_first(tight: Make, tmp_pat
         time.sleep(0.02)
     puller.put("large", write_model(tmp_path, "large", bytes(36 * MIB)))
     puller.wait("large", state="Loaded", timeout_s=20)
-    gone = {line["model"]: line["revisions"] for line in puller.events("removed_versions")}
+    gone = {line["model"]: line["revisions"] for line in puller.events("versions_removed")}
     assert gone == {name: [revisions[name]] for name in "yx"}
-    assert {line["why"] for line in puller.events("removed_versions")} == {"room for another model"}
-    before = len(puller.events("downloaded"))
+    assert {line["trigger"] for line in puller.events("versions_removed")} == {
+        "room for another model"
+    }
+    before = len(puller.events("model_downloaded"))
     puller.put("z", old["z"])
     puller.wait("z", state="Loaded", revision=revisions["z"])
-    assert len(puller.events("downloaded")) == before, "the kept one was there"
+    assert len(puller.events("model_downloaded")) == before, "the kept one was there"
 
 
 def test_kept_versions_stay_when_all_of_them_would_not_be_enough(
@@ -118,7 +120,7 @@ def test_kept_versions_stay_when_all_of_them_would_not_be_enough(
     puller.put("large", write_model(tmp_path, "large", bytes(60 * MIB)))
     puller.wait("large", state="Blocked", reason="InsufficientDisk", timeout_s=20)
     time.sleep(1.5)
-    assert puller.events("removed_versions") == []
+    assert puller.events("versions_removed") == []
 
 
 def test_a_download_of_unknown_size_that_fills_the_volume_leaves_nothing(tight: Make) -> None:
@@ -229,7 +231,7 @@ def test_a_file_that_was_deleted_comes_back_when_the_server_misses_it(
         puller.until(lambda: server.process.poll() is not None, "its death")
         puller.until(lambda: len(puller.events("server_down")) == 1, "the loss", 20)
         server.process.start()
-        puller.until(lambda: len(puller.events("failed")) > 0, "the server's refusal", 30)
+        puller.until(lambda: len(puller.events("action_failed")) > 0, "the server's refusal", 30)
         puller.wait("m", state="Loaded", timeout_s=30)
         assert (models / "m" / "weights.json").exists()
 
@@ -247,7 +249,7 @@ def test_a_clock_that_jumps_neither_storms_nor_sticks(
     puller.put("good", write_model(tmp_path, "good"))
     puller.wait("late", state="Failed", reason="ObjectNotFound")
     time.sleep(4)
-    tries = len(puller.events("failed"))
+    tries = len(puller.events("action_failed"))
     assert 2 <= tries <= 5, f"{tries} tries in four seconds"
     assert puller.model("good")["state"] == "Loaded"
     assert os.path.isdir(write_model(tmp_path, "late").removeprefix("file://"))

@@ -90,9 +90,9 @@ def test_what_a_root_server_writes_into_its_model_holds_nothing_up(
         puller.remove("m")
         puller.wait_gone("m", 40)
         assert not (puller.models / "m").exists()
-        told = puller.events("not_deleted")
+        told = puller.events("trash_not_deleted")
         assert told, "it is told"
-        assert "Permission denied" in told[0]["why"]
+        assert "Permission denied" in told[0]["error"]
         status = puller.status()
         assert status is not None
         assert status["volume"]["undeletedTrees"] == len(trashed(puller)) > 0
@@ -105,7 +105,7 @@ def test_what_a_root_server_writes_into_its_model_holds_nothing_up(
             os.chown(folder, USER, USER)
         begin_anew(puller)
         assert trashed(puller) == [], "it is deleted as soon as it may be"
-        assert puller.events("crashed") == []
+        assert puller.events("action_crashed") == []
 
 
 def test_a_rollback_to_a_tree_that_a_root_server_wrote_into_is_loaded(
@@ -123,7 +123,7 @@ def test_a_rollback_to_a_tree_that_a_root_server_wrote_into_is_loaded(
         puller.put("m", old)
         puller.wait("m", state="Loaded", revision=first)
         assert (cache / "made_by_root.pyc").exists(), "it is the tree that was kept"
-        assert puller.events("failed") == []
+        assert puller.events("action_failed") == []
 
 
 @pytest.mark.parametrize("kind", ["none", "vllm", "torchserve", "tfs"])
@@ -142,7 +142,7 @@ def test_a_folder_of_another_user_is_in_nobodys_way(as_user: Make, home: Path, k
         puller.put("good", write_model(home, "good"))
         puller.wait("good", state="Loaded")
     assert not puller.has_died
-    assert puller.events("crashed") == []
+    assert puller.events("action_crashed") == []
 
 
 def volume_problem(puller: ForkedPuller) -> str | None:
@@ -161,14 +161,14 @@ def test_a_model_folder_that_is_away_for_a_moment_is_doubt(make: Make, tmp_path:
     assert "No such file" in (volume_problem(puller) or "")
     puller.put("n", write_model(tmp_path, "n"))
     waiting = puller.wait("n", state="Waiting", reason="VolumeError")
-    assert "cannot be looked at" in waiting["message"]
+    assert "cannot be read" in waiting["message"]
     assert get(f"{puller.url}/healthz")[0] == 200
     assert b"trainedmodel_puller_volume_in_doubt 1.0" in get(f"{puller.url}/metrics")[1]
     away.rename(puller.models)
     for name in ("m", "n"):
         puller.wait(name, state="Loaded")
     assert volume_problem(puller) is None
-    assert len(puller.events("downloaded")) == 2, "nothing was fetched again"
+    assert len(puller.events("model_downloaded")) == 2, "nothing was fetched again"
     assert not puller.has_died
 
 
@@ -191,8 +191,8 @@ def test_a_puller_without_a_file_descriptor_left_waits_until_it_has_some(
     for name in ("m", "n"):
         puller.wait(name, state="Loaded")
     assert not puller.has_died
-    assert puller.events("crashed") == []
-    assert len(puller.events("downloaded")) == 2
+    assert puller.events("action_crashed") == []
+    assert len(puller.events("model_downloaded")) == 2
 
 
 def test_the_modes_of_what_is_served_do_not_follow_the_umask(make: Make, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_that_many_models_at_the_start_are_all_loaded(
     told = server.told()
     assert told["insane"] == []
     assert told["asked"]["load"] == count
-    for event in ("failed", "folder_changed"):
+    for event in ("action_failed", "folder_changed"):
         assert puller.events(event) == []
     # a restart has nothing to do
     puller.kill()

@@ -49,7 +49,7 @@ def behind(
         for path in puller.config.glob("*.json"):
             path.unlink()
         puller.until(lambda: (puller.status() or {}).get("models") == {}, "all to go", 30)
-        puller.until(lambda: len(puller.events("removed")) > 0, "the removals to be told")
+        puller.until(lambda: len(puller.events("model_removed")) > 0, "the removals to be told")
         puller.kill()
         assert puller.files() == []
         puller.log.unlink()
@@ -100,7 +100,7 @@ def test_p2_a_server_that_talks_nonsense_loses_nothing_and_all_converges_after(
         puller.wait("a", state="Loaded")
     assert hammer.failed == 0
     assert not any("/unload" in line for line in proxy.asked)
-    assert puller.events("removed") == []
+    assert puller.events("model_removed") == []
     assert infer(server.url, "b", 2.0) == 6.0
 
 
@@ -156,7 +156,7 @@ def test_a_slow_model_delays_no_other_on_a_real_server(
         puller.put(f"m{number}", uri(shared, "k2"))
     for number in range(10):
         puller.wait(f"m{number}", state="Loaded", timeout_s=30)
-    loaded = [line["model"] for line in puller.events("loaded")]
+    loaded = [line["model"] for line in puller.events("model_loaded")]
     puller.wait("slow", state="Loaded", timeout_s=30)
     assert "slow" not in loaded, "they came after it"
 
@@ -192,7 +192,7 @@ def test_p10_a_restart_that_no_ping_fails_in_is_noticed(make: Make, tmp_path: Pa
         puller.until(lambda: new.loaded == names, "the second server's", 30)
         assert time.monotonic() - switched < 6
         assert puller.events("server_down") == [], "a ping failed: that is another test"
-        assert len(puller.events("downloaded")) == 20
+        assert len(puller.events("model_downloaded")) == 20
         assert new.told()["insane"] == []
 
 

@@ -95,7 +95,7 @@ def test_a_puller_that_was_killed_on_a_full_volume_starts_and_empties_its_trash(
         puller.until(lambda: server.loaded == {"a"}, "the unload", 20)
         puller.wait_gone("b", 20)
         assert not (puller.models / "b").exists()
-        assert puller.events("crashed") == []
+        assert puller.events("action_crashed") == []
 
 
 def test_on_a_read_only_volume_it_starts_serves_on_and_converges_when_it_may_write(
@@ -109,7 +109,7 @@ def test_on_a_read_only_volume_it_starts_serves_on_and_converges_when_it_may_wri
         puller.kill()
         remount(root, "ro")
         puller.start()
-        assert "Read-only" in puller.events("volume_refuses_writes")[0]["why"]
+        assert "Read-only" in puller.events("volume_not_writable")[0]["error"]
         puller.wait("a", state="Loaded")
         assert answer(puller, "/readyz")[0] == 200, "what is served serves on"
         puller.put("c", write_instant(tmp_path, "c"))
@@ -122,7 +122,7 @@ def test_on_a_read_only_volume_it_starts_serves_on_and_converges_when_it_may_wri
         remount(root, "rw")
         puller.wait_gone("b", 30)
         puller.wait("c", state="Loaded", timeout_s=30)
-        assert puller.events("crashed") == []
+        assert puller.events("action_crashed") == []
         assert not puller.has_died
 
 
@@ -159,11 +159,11 @@ def test_a_second_puller_on_a_volume_waits_until_the_first_has_died(
     other.until(says(other, "VolumeInUse"), "the second's words")
     assert answer(other, "/healthz")[0] == 200
     assert answer(other, "/readyz")[0] == 503
-    told = other.events("waits_for_volume")[0]
+    told = other.events("volume_unavailable")[0]
     assert told["reason"] == "VolumeInUse"
     if is_state_shared:
         assert first.process is not None
-        assert f"process {first.process.pid}" in told["why"]
+        assert f"process {first.process.pid}" in told["error"]
     uri = write_model(tmp_path, "n")
     for puller in (first, other):
         puller.put("n", uri)
@@ -185,7 +185,7 @@ def test_whoever_was_killed_leaves_no_lock_behind(make: Make, tmp_path: Path) ->
         puller.wait("m", state="Loaded")
         puller.kill()
         puller.start()
-    assert puller.events("waits_for_volume") == []
+    assert puller.events("volume_unavailable") == []
 
 
 def test_a_plan_is_made_beside_the_owner(make: Make, tmp_path: Path) -> None:

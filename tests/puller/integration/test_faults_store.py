@@ -86,7 +86,9 @@ def test_an_object_that_changes_half_way_is_never_mixed(
     told = served(puller, "m", "m.bin")
     assert told in {before, after}, "a mixture of two objects"
     if told == before:  # what was under way came through as it was
-        assert not [line for line in puller.events("failed") if line["reason"] != "SourceChanged"]
+        assert not [
+            line for line in puller.events("action_failed") if line["reason"] != "SourceChanged"
+        ]
 
 
 def test_a_tree_that_changes_half_way_is_told_and_comes_whole(store: S3Store, make: Make) -> None:
@@ -131,7 +133,7 @@ def test_a_source_of_twenty_models_is_fetched_once(make: Make, web: FaultyStore)
     files = [puller.models / f"m{number}" / "m.bin" for number in range(20)]
     assert len({file.stat().st_ino for file in files}) == 1
     assert files[0].stat().st_nlink == 20
-    hows = [line["how"] for line in puller.events("downloaded")]
+    hows = [line["how"] for line in puller.events("model_downloaded")]
     assert sorted(hows) == ["downloaded"] + ["linked"] * 19
     # one that goes takes nothing from the others
     puller.remove("m0")

@@ -42,5 +42,7 @@ def test_a_model_that_was_unloaded_by_hand_is_noticed_also_after_one_slow_look(
             puller.until(lambda: bool(slow), "a slow look", 60)
             unload = f"{server.url}/v2/repository/models/m/unload"
             urllib.request.urlopen(urllib.request.Request(unload, b"{}"), timeout=30).close()
-            loads = len(puller.events("loaded"))
-            puller.until(lambda: len(puller.events("loaded")) > loads, "m to be loaded again", 60)
+            loads = len(puller.events("model_loaded"))
+            puller.until(
+                lambda: len(puller.events("model_loaded")) > loads, "m to be loaded again", 60
+            )

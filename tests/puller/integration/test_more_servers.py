@@ -275,7 +275,7 @@ def test_p2_calls_that_a_silent_server_swallowed_are_waited_for_not_repeated(
         puller.remove("a")
         puller.put("b", uri(dialect, 3))
         time.sleep(3)
-        assert puller.events("unloaded") == []
+        assert puller.events("model_unloaded") == []
         assert (puller.models / "a").exists()
     finally:
         server.process.kill(signal.SIGCONT)

@@ -39,8 +39,8 @@ def test_a_rollback_on_a_real_server_downloads_nothing_and_loses_no_request(
             puller.wait("m", state="Loaded", revision=revision, timeout_s=30)
             assert infer(server.url, "m", 1.0) == float(k)
     assert hammer.failed == 0
-    assert len(puller.events("downloaded")) == 2
-    assert len(puller.events("loaded")) == 7
+    assert len(puller.events("model_downloaded")) == 2
+    assert len(puller.events("model_loaded")) == 7
 
 
 def put_and_wait(puller: ForkedPuller, uri: str) -> str:
@@ -64,7 +64,7 @@ def test_a_rollback_works_while_its_store_is_gone(make: Make, web: FaultyStore) 
     put_and_wait(puller, urls["b"])  # an earlier life's version counts as well
     assert (puller.models / "m" / "b.bin").read_bytes() == contents["b"]
     assert {name: item.gets for name, item in web.objects.items()} == {"a.bin": 1, "b.bin": 1}
-    assert puller.events("failed") == []
+    assert puller.events("action_failed") == []
 
 
 def test_a_rollback_of_an_update_that_never_came_is_instant(make: Make, web: FaultyStore) -> None:
@@ -77,7 +77,7 @@ def test_a_rollback_of_an_update_that_never_came_is_instant(make: Make, web: Fau
     puller.wait("m", state="Loaded", revision=first)
     assert time.monotonic() - began < 5
     puller.until(lambda: list((puller.state / "staging").iterdir()) == [], "the part to go")
-    assert len(puller.events("loaded")) == 1, "it was served all the time"
+    assert len(puller.events("model_loaded")) == 1, "it was served all the time"
 
 
 @pytest.mark.parametrize(("kept", "fetches"), [(0, 4), (1, 4), (2, 3)])

@@ -165,13 +165,13 @@ def test_p2_calls_that_a_silent_server_swallowed_are_waited_for_not_repeated(
         puller.put("b", uri(server, "k3"))
         puller.wait("b", state="Loading")
         time.sleep(3)
-        assert puller.events("unloaded") == []
+        assert puller.events("model_unloaded") == []
         assert (puller.models / "a").exists()
     finally:
         server.process.kill(signal.SIGCONT)
     puller.wait("b", state="Loaded", timeout_s=30)
     puller.wait_gone("a")
-    assert len(puller.events("failed")) == 0
+    assert len(puller.events("action_failed")) == 0
 
 
 def test_p3_files_go_only_after_the_server_let_go(server: RunningServer, puller: Puller) -> None:
@@ -181,9 +181,13 @@ def test_p3_files_go_only_after_the_server_let_go(server: RunningServer, puller:
     while (puller.models / "m").exists():
         time.sleep(0.001)
     assert not is_ready(server, "m")
-    order = [line["event"] for line in puller.events() if line["event"] in {"unloaded", "removed"}]
-    puller.until(lambda: len(puller.events("removed")) == 1, "removal")
-    assert order[0] == "unloaded"
+    order = [
+        line["event"]
+        for line in puller.events()
+        if line["event"] in {"model_unloaded", "model_removed"}
+    ]
+    puller.until(lambda: len(puller.events("model_removed")) == 1, "removal")
+    assert order[0] == "model_unloaded"
 
 
 def test_p7_a_puller_killed_at_any_moment_converges_and_takes_nothing_down(

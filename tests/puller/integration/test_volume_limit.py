@@ -111,7 +111,7 @@ def test_kept_versions_make_room_below_the_limit(limited: Make, tmp_path: Path) 
     assert allocated(puller.state) > 24 * MIB, "the old one is kept"
     puller.put("other", write_model(tmp_path, "other", bytes(24 * MIB)))
     puller.wait("other", state="Loaded", timeout_s=60)
-    reasons = {line["why"] for line in puller.events("removed_versions")}
+    reasons = {line["trigger"] for line in puller.events("versions_removed")}
     assert reasons == {"room for another model"}
 
 
@@ -127,7 +127,7 @@ def test_no_more_kept_versions_go_than_are_needed_though_nobody_measures_at_once
     puller.put("other", write_model(tmp_path, "other", bytes(20 * MIB)))
     puller.wait("other", state="Loaded", timeout_s=60)
     gone = [
-        revision for line in puller.events("removed_versions") for revision in line["revisions"]
+        revision for line in puller.events("versions_removed") for revision in line["revisions"]
     ]
     assert sorted(gone) == sorted(kept[:2]), "11 MiB are free, and two versions are enough"
 

@@ -30,7 +30,7 @@ from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.archives import ArchiveKind, unpack
 
 TAR, ZIP = ArchiveKind.TAR, ArchiveKind.ZIP
-LEAVES, DANGLES, CIRCLE = "leaves the model's folder", "not in the archive", "in a circle"
+LEAVES, DANGLES, CIRCLE = "leaves the model's folder", "not in the archive", "a loop of links"
 
 REFUSED: list[tuple[list[Member], str]] = [
     ([link("l", "/etc/passwd")], LEAVES),

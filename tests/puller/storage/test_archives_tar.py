@@ -165,14 +165,14 @@ async def test_members_that_follow_each_other_are_one_archive(
 @pytest.mark.parametrize("kind", [GZ, ZST])
 async def test_garbage_behind_the_last_member_is_refused(kind: ArchiveKind, tmp_path: Path) -> None:
     data = compressed(kind, tar_bytes([file("a")]))
-    assert "garbage" in await refusal(tmp_path, kind, data + b"garbage")
+    assert "data after the end" in await refusal(tmp_path, kind, data + b"garbage")
     (tmp_path / "to" / "a").unlink()
-    assert "garbage" in await refusal(tmp_path, kind, data + bytes(10) + b"g")
+    assert "data after the end" in await refusal(tmp_path, kind, data + bytes(10) + b"g")
 
 
 async def test_tars_that_were_joined_are_refused_rather_than_half_read(tmp_path: Path) -> None:
     data = tar_bytes([file("a")]) + tar_bytes([file("b")])
-    assert "behind its end mark, after entry 'a'" in await refusal(tmp_path, TAR, data)
+    assert "after its end mark, after entry 'a'" in await refusal(tmp_path, TAR, data)
 
 
 async def test_a_zstd_window_that_takes_too_much_memory_is_refused_with_the_fix(

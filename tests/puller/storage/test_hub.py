@@ -295,7 +295,7 @@ async def test_a_server_that_is_no_hub_is_told_as_such(
 
     async with RawServer(respond) as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.port}")
-        with pytest.raises(SourceFault, match="did not answer like a hub") as caught:
+        with pytest.raises(SourceFault, match="returned a malformed Hugging Face answer") as caught:
             await downloader.list(hub_uri("org/m"))
     assert caught.value.reason is Reason.SOURCE_ERROR
 

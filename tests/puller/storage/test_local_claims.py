@@ -140,9 +140,9 @@ async def test_what_may_not_be_read_is_named_with_the_user_that_may_not(claims: 
 @pytest.mark.parametrize(
     ("target", "reason", "words"),
     [
-        ("nowhere", Reason.OBJECT_NOT_FOUND, "'sub/link' is a link to what is not there"),
-        ("link", Reason.UNSAFE_PATH, "'sub/link' is a link that leads to itself"),
-        ("../sub", Reason.UNSAFE_PATH, "'sub/link' is a link that leads into a circle"),
+        ("nowhere", Reason.OBJECT_NOT_FOUND, "'sub/link' is a link whose target does not exist"),
+        ("link", Reason.UNSAFE_PATH, "'sub/link' is a link to itself"),
+        ("../sub", Reason.UNSAFE_PATH, "'sub/link' is part of a loop of links"),
         ("/etc/passwd", Reason.ACCESS_DENIED, "'sub/link' lies outside the folders"),
     ],
 )

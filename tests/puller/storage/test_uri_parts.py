@@ -50,7 +50,7 @@ from trainedmodel_puller.storage.uri_parts import check_parts
         ("hf://o:80/m", "must be hf://organisation/model"),
         ("file://host/m", "three slashes"),
         ("pvc:///m", "must be pvc://claim/path"),
-        ("http:///m", "no usable address"),
+        ("http:///m", "not a valid address"),
     ],
 )
 async def test_a_part_of_no_use_is_refused_by_its_name(

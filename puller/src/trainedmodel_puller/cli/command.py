@@ -1,4 +1,4 @@
-"""The command line: what the puller does with its flags, its logs, its exit codes."""
+"""The command line: settings from flags, the logs, and the exit codes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from trainedmodel_puller.settings import PodIdentity, Settings
 from trainedmodel_puller.storage.outside import OutsideLoop
 from trainedmodel_puller.storage.settings import StorageSettings, fsspec_schemes
 
-#: What is loaded stays loaded, and what a pass makes is gone when it ends: with Python's own
-#: thresholds a thousand models have all objects looked through again and again, for nothing.
+#: Loaded objects stay, and the objects of a pass are freed when it ends. With Python's default
+#: thresholds a thousand models cause repeated collections that free nothing.
 _COLLECT_AFTER: Final = (50_000, 20, 20)
-#: A SIGTERM is answered within 5 s: an orderly end that has not come by then comes no more.
+#: The process ends within 5 s of a SIGTERM. An orderly shutdown that takes longer is forced.
 _LONGEST_END_S: Final = 4.5
-#: Others may read, nobody else may write.
+#: Other users may read; only this user may write.
 _UMASK: Final = 0o022
 
 
@@ -39,15 +39,15 @@ _UMASK: Final = 0o022
 @click.option("--json", "as_json", is_flag=True, help="`plan` prints JSON.")
 @with_flags
 def main(command: str, *, as_json: bool, **flags: Any) -> None:
-    """Make one model server serve what a folder of entries asks for.
+    """Load the models of a folder of entries into one model server.
 
-    `run` goes on for ever. `plan` looks once at the entries, the volume and the server, prints what
-    `run` would do, and does nothing.
+    `run` runs until it gets a signal. `plan` reads the entries, the volume and the server once,
+    prints the actions that `run` would take, and changes nothing.
 
     Store credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*) or the pod's identity.
     """
     configure_logging(flags.pop("log_format"), flags.pop("log_level"))
-    # the server reads what is written here, as another user: that must not hang on who started us
+    # the server reads these files as another user; the inherited umask must not prevent it
     os.umask(_UMASK)
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
@@ -61,10 +61,10 @@ def main(command: str, *, as_json: bool, **flags: Any) -> None:
 
 
 def end_soon() -> None:
-    """See to it that the process ends in time, whatever it waits for.
+    """Force the end of the process if the orderly shutdown takes too long.
 
-    A thread that hangs in a system call (the disk of the model volume, for one) would be waited for
-    by the interpreter. Everything on the volume is safe against a kill at any moment.
+    The interpreter would wait for a thread that hangs in a system call, such as one of the model
+    volume's disk. The files on the volume are safe against a kill at any moment.
     """
     timer = threading.Timer(_LONGEST_END_S, _end_now)
     timer.daemon = True
@@ -73,7 +73,7 @@ def end_soon() -> None:
 
 def _end_now() -> None:
     structlog.get_logger().warning(
-        "ended_early", why=f"something did not end within {_LONGEST_END_S} s of the signal"
+        "shutdown_forced", error=f"a task did not end within {_LONGEST_END_S} s of the signal"
     )
     os._exit(0)
 
@@ -95,7 +95,7 @@ def make_settings(flags: dict[str, Any]) -> Settings:
     """Turn flags into settings.
 
     Raises:
-        SettingsError: two flags do not go together.
+        SettingsError: two flags contradict each other.
     """
     model_dir: Path = flags["model_dir"]
     settings = Settings(
@@ -137,7 +137,7 @@ def make_settings(flags: dict[str, Any]) -> Settings:
 
 
 def _check_volume(settings: Settings) -> None:
-    """Refuse a root of the volume that leaves out a folder of the puller's."""
+    """Refuse a --volume-dir that does not contain the puller's folders."""
     for flag, folder in (("--model-dir", settings.model_dir), ("--state-dir", settings.state_dir)):
         root = settings.volume_dir
         if root is not None and not folder.absolute().is_relative_to(root.absolute()):
@@ -152,7 +152,7 @@ def _make_identity(flags: dict[str, Any]) -> PodIdentity | None:
     missing = [key for key in ("pod_namespace", "pod_uid") if not flags[key]]
     if missing:
         names = ", ".join(key.upper() for key in missing)
-        raise SettingsError(f"with POD_NAME and --service, {names} must be set too")
+        raise SettingsError(f"POD_NAME and --service also need {names} in the environment")
     return PodIdentity(
         pod_name=flags["pod_name"],
         pod_uid=flags["pod_uid"],
@@ -163,7 +163,7 @@ def _make_identity(flags: dict[str, Any]) -> PodIdentity | None:
 
 
 def configure_logging(form: str, level: str) -> None:
-    """Send one structured line a decision to standard error."""
+    """Write the log to standard error, one structured line for each event."""
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -188,14 +188,14 @@ def configure_logging(form: str, level: str) -> None:
 
 
 class _CuttingFormatter(logging.Formatter):
-    """What libraries log, without the queries of addresses."""
+    """Formats the lines of libraries, without the queries of URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_queries(super().format(record))
 
 
 def _cut_queries(_: Any, __: str, event: EventDict) -> EventDict:
-    """Cut the queries of addresses from a line, tracebacks included."""
+    """Remove the queries of URLs from a line, tracebacks included."""
     for key, value in event.items():
         if isinstance(value, str) and "?" in value:
             event[key] = without_queries(value)

@@ -52,11 +52,15 @@ async def make_plan(settings: Settings) -> dict[str, Any]:
     """
     if settings.server == AUTO and await identify(settings.server_url) is None:
         raise SettingsError(
-            "--server auto: no model server says who it is; start it, or name its kind"
+            "--server auto: could not detect the model server; "
+            "start it, or set --server to its kind"
         )
     server = await find_server(settings, asyncio.Event())
     if server is None:
-        raise SettingsError("--server auto: the model server went away")
+        raise SettingsError(
+            "--server auto: the model server stopped answering during its detection; "
+            "start it, or set --server to its kind"
+        )
     try:
         state = make_state(settings)
         volume = make_volume(settings, server)
@@ -121,7 +125,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     for action in made["next"]:
         yield f"  {action['name']}: {action['words']}"
     for name in made["cancelled"]:
-        yield f"  {name}: cancel the download under way"
+        yield f"  {name}: cancel the download in progress"
     if made["waiting"]:
         yield f"waiting   {made['counts']['waiting']}"
     for item in made["waiting"]:

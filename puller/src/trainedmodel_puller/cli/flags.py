@@ -1,8 +1,8 @@
-"""The flags of `trainedmodel-puller`: one place for name, variable, default, bounds and help.
+"""The flags of `trainedmodel-puller`: name, variable, default, bounds and help of each.
 
 Each flag `--some-flag` is also the variable `TRAINEDMODEL_SOME_FLAG`. Sizes take Kubernetes
-quantities (`512Mi`, `10Gi`). `--enable-puller` is what KServe's injector passes to its agent, in
-whose place this program can stand.
+quantities (`512Mi`, `10Gi`). KServe's injector passes `--enable-puller` to its agent. The flag is
+accepted and ignored, so that this program can replace the agent.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MANY: Final = click.IntRange(1, 1024)
 
 
 class ByteCount(click.ParamType[int]):
-    """A number of bytes, as Kubernetes writes it."""
+    """A number of bytes, written as a Kubernetes quantity."""
 
     name = "quantity"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a quantity; anything else is told with the flag's name."""
+        """Parse a quantity; the error of a malformed one names the flag."""
         if isinstance(value, int):
             return value
         try:
@@ -57,7 +57,7 @@ def _flag(name: str, help_text: str, **details: Any) -> Callable[[F], F]:
 _FLAGS: Final = (
     _flag(
         "--config-dir",
-        "Folder with the entries: one <name>.json a model, or KServe's models.json.",
+        "Folder with the entries: one <name>.json for each model, or KServe's models.json.",
         type=_FOLDER,
         default=Path("/mnt/configs"),
     ),
@@ -75,14 +75,14 @@ _FLAGS: Final = (
     ),
     _flag(
         "--server",
-        "Kind of model server; 'auto' asks it, 'none' only keeps the files.",
+        "Kind of model server; 'auto' detects it, 'none' only manages the files.",
         type=click.Choice([AUTO, *SERVER_KINDS]),
         default=AUTO,
     ),
-    _flag("--server-url", "Where the model server listens.  [default: as its kind does]"),
+    _flag("--server-url", "URL of the model server.  [default: the default address of its kind]"),
     _flag(
         "--server-model-dir",
-        "--model-dir as the server sees it.  [default: the same]",
+        "Path of --model-dir in the server's container.  [default: the same]",
         type=_FOLDER,
     ),
     _flag(
@@ -99,15 +99,15 @@ _FLAGS: Final = (
     ),
     _flag(
         "--ready-when",
-        "When /readyz turns good: each model of the first configuration was loaded or has failed "
+        "Condition for /readyz: each model of the first configuration was loaded or has failed "
         "once (settled), was loaded (all), or the model server answers (server).",
         type=click.Choice(names.READY_WHEN),
         default="settled",
     ),
     _flag(
         "--service",
-        "Parent service of this pod. With POD_NAME, POD_NAMESPACE and POD_UID in the "
-        "environment, a ModelReport is kept for it.",
+        "Service of this pod. With POD_NAME, POD_NAMESPACE and POD_UID in the environment, the "
+        "puller maintains a ModelReport for it.",
     ),
     _flag(
         "--service-account-dir",
@@ -117,125 +117,126 @@ _FLAGS: Final = (
     ),
     _flag(
         "--period",
-        "Seconds between two looks when nothing wakes the loop.",
+        "Seconds between two passes of the loop when no event triggers one.",
         type=click.FloatRange(0.05, 3600),
         default=1.0,
     ),
-    _flag("--max-downloads", "Models downloaded at once.", type=_MANY, default=16),
+    _flag("--max-downloads", "Concurrent downloads of models.", type=_MANY, default=16),
     _flag(
         "--max-connections",
-        "Connections to stores at once, over all models.",
+        "Concurrent connections to stores, over all models.",
         type=_MANY,
         default=32,
     ),
     _flag(
         "--max-loads",
-        "Loads at once; 0: as many as the kind of server bears.",
+        "Concurrent loads; 0: the limit of the server's kind.",
         type=click.IntRange(0, 1024),
         default=0,
     ),
     _flag(
         "--load-timeout",
-        "Seconds that a load may take before it is called failed.",
+        "Seconds until a load counts as failed.",
         type=click.FloatRange(1, 86400),
         default=600.0,
     ),
     _flag(
         "--stall-timeout",
-        "Seconds that a store may send nothing.",
+        "Seconds without data from a store until a transfer counts as stalled.",
         type=click.FloatRange(0.1, 3600),
         default=30.0,
     ),
     _flag(
         "--memory-budget",
-        "Memory that the models may declare together, such as 8Gi; 0: any.",
+        "Limit of the memory that all models declare, such as 8Gi; 0: no limit.",
         type=_BYTES,
         default=0,
     ),
     _flag(
         "--keep-versions",
-        "Replaced revisions of a model that are kept for an instant rollback.",
+        "Replaced revisions kept for each model, for an instant rollback.",
         type=click.IntRange(0, 100),
         default=1,
     ),
     _flag(
         "--keep-bytes",
-        "Size of the kept revisions of all models together; a download that needs the room "
-        "takes it anyway.",
+        "Limit of the kept revisions' size, over all models; a download that needs their space "
+        "evicts them earlier.",
         type=_BYTES,
         default="10Gi",
     ),
     _flag(
         "--volume-limit",
-        "Size that the volume may have, such as the sizeLimit of an emptyDir; downloads keep below "
-        "it. 0: whatever its disk has.",
+        "Limit of the volume's size, such as the sizeLimit of an emptyDir; downloads stay below "
+        "it. 0: the size of its disk.",
         type=_BYTES,
         default=0,
     ),
     _flag(
         "--volume-dir",
-        "Root of the volume: all that lies there counts against --volume-limit.  "
+        "Root of the volume; all files below it count against --volume-limit.  "
         "[default: --model-dir and --state-dir alone]",
         type=_FOLDER,
     ),
     _flag(
         "--max-unpacked",
-        "Size that one archive may unpack to; never more than there is room.",
+        "Limit of the size that one archive unpacks to; the free space limits it too.",
         type=_BYTES,
         default="1Ti",
     ),
     _flag(
         "--allow-uri",
-        "Prefix that storage URIs must have, such as s3://models/; may be given more than once. "
+        "Allowed prefix of storage URIs, such as s3://models/; may be given more than once.  "
         "[default: any]",
         names=("--allow-uri", "allowed_uris"),
         multiple=True,
     ),
     _flag(
         "--max-listing",
-        "Most objects that one model may have; a source with more is refused, to bound memory.",
+        "Limit of the objects of one model; a source with more is refused, to bound memory.",
         type=click.IntRange(1, 10_000_000),
         default=100_000,
     ),
     _flag(
         "--storage-backend",
-        "Who speaks to object stores: obstore or fsspec, or for one of them s3=fsspec, gs=fsspec, "
-        "az=fsspec; may be given more than once.  [default: obstore]",
+        "Client library for object stores: obstore or fsspec, or for one store s3=fsspec, "
+        "gs=fsspec, az=fsspec; may be given more than once.  [default: obstore]",
         names=("--storage-backend", "storage_backends"),
         multiple=True,
     ),
     _flag(
         "--file-root",
-        "Folder that file:// may read from; may be given more than once.",
+        "Folder that file:// URIs may read; may be given more than once.",
         names=("--file-root", "file_roots"),
         type=_FOLDER,
         multiple=True,
     ),
     _flag(
         "--pvc-root",
-        "Folder in which volume claims are mounted by name, for pvc://<claim>/<path>.",
+        "Folder with the mounted volume claims, by name, for pvc://<claim>/<path>.",
         type=_FOLDER,
     ),
     _flag(
         "--credentials-dir",
-        "Folder of credential profiles: one folder each, one file a variable (mounted Secrets).",
+        "Folder of credential profiles: a folder for each profile, with a file for each variable "
+        "(mounted Secrets).",
         type=_FOLDER,
     ),
     _flag(
         "--watch",
-        "Whether changes of --config-dir wake the loop at once.",
+        "Watch --config-dir, so that a change starts a pass at once.",
         names=("--watch/--no-watch", "has_watch"),
         default=True,
     ),
     _flag(
         "--log-format",
-        "Form of the log lines.",
+        "Format of the log lines.",
         type=click.Choice(["json", "console"]),
         default="json",
     ),
     _flag(
         "--log-level",
-        "Least level that is logged.",
+        "Lowest level that is logged.",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
     ),

@@ -37,7 +37,7 @@ async def watch_folder(folder: Path, wake: asyncio.Event) -> None:
         try:
             await _watch(folder, wake)
         except OSError as error:
-            log.debug("watch_lost", folder=str(folder), why=str(error))
+            log.debug("watch_lost", folder=str(folder), error=str(error))
         wake.set()
         await asyncio.sleep(_RETRY_S)
 

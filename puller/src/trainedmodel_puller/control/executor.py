@@ -79,7 +79,7 @@ class Executor:
         for name in plan.cancelled:
             task = self._transfers.get(name)
             if task is not None and not task.cancelling():
-                log.info("download_cancelled", model=name, reason="no longer wanted")
+                log.info("download_cancelled", model=name, trigger="no longer wanted")
                 task.cancel()
         for action in plan.actions:
             match action:
@@ -174,7 +174,7 @@ class Executor:
         metrics.DOWNLOAD_SECONDS.observe(seconds)
         self._state.recheck((name, revision))
         log.info(
-            "downloaded",
+            "model_downloaded",
             model=name,
             revision=revision,
             bytes=fetched.size,
@@ -198,7 +198,7 @@ class Executor:
             # the next observation says what is; nothing is known to be wrong with the model
             self._state.doubt_server(str(error))
             metrics.LOADS.labels(outcome="undecided").inc()
-            log.info("load_undecided", model=name, revision=revision, why=str(error))
+            log.info("load_undecided", model=name, revision=revision, error=str(error))
             self._put_off((name, revision), Stage.LOAD, error)
         except ModelFault as fault:
             metrics.LOADS.labels(outcome="failed").inc()
@@ -219,7 +219,11 @@ class Executor:
         metrics.LOAD_SECONDS.observe(seconds)
         metrics.LOADS.labels(outcome="loaded").inc()
         log.info(
-            "loaded", model=name, revision=revision, why=action.reason, seconds=round(seconds, 3)
+            "model_loaded",
+            model=name,
+            revision=revision,
+            trigger=action.reason,
+            seconds=round(seconds, 3),
         )
         self._release(name)
         try:
@@ -288,13 +292,13 @@ class Executor:
         try:
             if loaded is not None and await self._disk.run(name, self._volume.finds, name, loaded):
                 await self._publish(name, loaded)
-                log.info("rolled_back", model=name, revision=loaded, failed=failed)
+                log.info("model_rolled_back", model=name, revision=loaded, failed=failed)
             else:
                 await self._disk.run(name, self._volume.withdraw, name, failed)
             if is_refused:
                 await self._disk.run(name, self._volume.markers.settle, name)
         except VolumeFault as fault:
-            log.warning("rollback_failed", model=name, revision=loaded, why=str(fault))
+            log.warning("rollback_failed", model=name, revision=loaded, error=str(fault))
 
     async def _unload(self, action: Unload) -> None:
         with self._guarded((action.name, ""), Stage.UNLOAD):
@@ -306,7 +310,7 @@ class Executor:
         except (ServerGone, ServerInDoubt) as error:
             self._state.doubt_server(str(error))
             metrics.UNLOADS.labels(outcome="undecided").inc()
-            log.info("unload_undecided", model=name, why=str(error))
+            log.info("unload_undecided", model=name, error=str(error))
             self._put_off((name, ""), Stage.UNLOAD, error)
             return
         except ModelFault:
@@ -314,7 +318,7 @@ class Executor:
             raise
         metrics.UNLOADS.labels(outcome="unloaded").inc()
         self._state.set_server_model(name, ServerState.ABSENT)
-        log.info("unloaded", model=name)
+        log.info("model_unloaded", model=name)
         # if the volume refuses that, the model is unloaded once more, which is no error
         await self._disk.run(name, self._volume.forget_loaded, name)
 
@@ -336,14 +340,14 @@ class Executor:
             await self._disk.run(name, self._volume.remove_versions, name, action.versions)
             metrics.EVICTIONS.inc(len(action.versions))
             log.info(
-                "removed_versions",
+                "versions_removed",
                 model=name,
                 revisions=sorted(action.versions),
-                why=action.reason,
+                trigger=action.reason,
             )
         else:
             await self._disk.run(name, self._volume.remove, name)
-            log.info("removed", model=name)
+            log.info("model_removed", model=name)
 
     # -- what all of them share ---------------------------------------------------------
 
@@ -363,12 +367,12 @@ class Executor:
         failure = self._state.fail(key, stage, entry, fault)
         metrics.count_failure(fault.reason, stage, failure.count)
         log.warning(
-            "failed",
+            "action_failed",
             model=key[0],
             revision=key[1] or None,
             stage=str(stage),
             reason=str(fault.reason),
-            message=failure.message,
+            error=failure.message,
             attempt=failure.count,
             retry_in_s=round(failure.until - time.monotonic(), 1),
         )
@@ -380,6 +384,6 @@ class Executor:
             self._fail(key, stage, ModelFault(Reason.SERVER_UNREACHABLE, str(error)), entry)
 
     def _crash(self, key: FailureKey, stage: Stage, error: Exception, entry: Entry | None) -> None:
-        log.exception("crashed", model=key[0], stage=str(stage))
+        log.exception("action_crashed", model=key[0], stage=str(stage))
         words = without_queries(f"{type(error).__name__}: {error}")
         self._fail(key, stage, ModelFault(Reason.INTERNAL_ERROR, words), entry)

@@ -122,7 +122,7 @@ class Loop:
         self._state.disk = await self._disk.ask(self._volume.scan)
         for name, disk in self._state.disk.items():
             if disk.doubt is not None:
-                log.warning("look_failed", model=name, why=disk.doubt)
+                log.warning("files_in_doubt", model=name, error=disk.doubt)
 
     async def run(self, executor: Executor, stop: asyncio.Event) -> None:
         """Pass after pass, until `stop` is set."""
@@ -235,7 +235,7 @@ class Loop:
             desired, held = resolve_snapshot(files, self._held, owners, why)
         await self._keep(held)
         if desired.problem and desired.problem != self._state.desired.problem:
-            log.warning("config_in_doubt", why=desired.problem)
+            log.warning("config_in_doubt", error=desired.problem)
         metrics.CONFIG_IN_DOUBT.set(desired.problem is not None)
         if desired != self._state.desired:
             log.info("config_read", models=len(desired.models), faults=len(desired.faults))
@@ -253,7 +253,7 @@ class Loop:
             await self._in_thread(self._volume.held.write, held)
             self._kept = held
         except VolumeFault as fault:
-            log.warning("config_not_kept", why=str(fault))
+            log.warning("config_not_saved", error=str(fault))
 
     async def _look_at_disk(self) -> bool:
         """Compare the served folder with what is known; return whether anything may be new.
@@ -320,9 +320,9 @@ class Loop:
         if why != self._state.volume_doubt:
             self._state.volume_doubt = why
             if why is not None:
-                log.warning("volume_in_doubt", why=why)
+                log.warning("volume_in_doubt", error=why)
             else:
-                log.info("volume_in_sight")
+                log.info("volume_recovered")
         return True
 
     def _retry_trash(self) -> None:
@@ -334,7 +334,7 @@ class Loop:
         left = trash.left
         if left.keys() - self._told_left:
             why = next(iter(left.values()))
-            log.warning("not_deleted", folder=str(trash.folder), count=len(left), why=why)
+            log.warning("trash_not_deleted", folder=str(trash.folder), count=len(left), error=why)
         self._told_left, self._state.undeleted = left.keys(), len(left)
 
     async def _look_at(self, name: str) -> None:

@@ -60,7 +60,7 @@ class ServerMonitor:
         self._looks_s: deque[float] = deque(maxlen=RECENT)
         self.is_reachable = False
         self.since = time.time()
-        self.message = "not asked yet"
+        self.message = "not checked yet"
 
     async def run(self) -> None:
         """Look for ever."""
@@ -169,7 +169,7 @@ class ServerMonitor:
         except (ServerGone, ServerInDoubt):
             raise
         except Exception as error:  # a driver's own fault is one more way of not knowing
-            log.exception("observe_crashed", server=self._server.kind)
+            log.exception("observation_crashed", server=self._server.kind)
             raise ServerInDoubt(f"{type(error).__name__}: {error}") from error
 
     def _patience_ends(self) -> float:
@@ -182,7 +182,11 @@ class ServerMonitor:
             return
         self.is_reachable = is_reachable
         self.since = time.time()
-        log.info("server_up" if is_reachable else "server_down", url=self._server.url, why=message)
+        log.info(
+            "server_up" if is_reachable else "server_down",
+            url=self._server.url,
+            error=message or None,
+        )
 
     def _conclude(self, view: ServerView) -> None:
         if view != self._state.server:

@@ -91,5 +91,5 @@ class SourceMonitor:
         except (SourceFault, TimeoutError, ValueError):
             return None
         except Exception:
-            log.exception("look_failed", model=failure.entry.name)
+            log.exception("source_check_failed", model=failure.entry.name)
             return None

@@ -74,7 +74,7 @@ class Draft:
             self.load_slots -= 1
             return True
         self.queued_loads.append(name)
-        self.defer(name, Reason.QUEUED, "waits for a load slot", self.load_slot_at)
+        self.defer(name, Reason.QUEUED, "waiting for a load slot", self.load_slot_at)
         return False
 
     def same_source_in_flight(self, wanted: WantedModel) -> str | None:

@@ -268,7 +268,7 @@ def refuse_versioned(shape: Shape, is_model: IsModel, wanted: str) -> str | None
         wanted: What it would load, for people.
     """
     if MOVING in shape.files or MOVING in shape.folders:
-        return f"{MOVING!r} is a name that the puller needs: rename it in the source"
+        return f"{MOVING!r} is a name that the puller reserves: rename it in the source"
     if holds_model(shape.files, is_model):
         return None
     numbered = numbered_folders(shape)

@@ -126,14 +126,14 @@ def _await_volume(draft: Draft, why: str, only: Collection[str] | None) -> None:
     for name, wanted in draft.desired.models.items():
         disk = observed.disk.get(name, NOTHING)
         if (only is None or name in only) and not _is_settled(name, wanted, disk, observed.server):
-            words = f"the model volume cannot be looked at: {why}"
+            words = f"the model volume cannot be read: {why}"
             draft.defer(name, Reason.VOLUME_ERROR, words, until)
 
 
 def _await_look(draft: Draft, name: str, disk: DiskModel) -> bool:
     if disk.doubt is None:
         return False
-    words = f"its files cannot be looked at: {disk.doubt}"
+    words = f"its files cannot be read: {disk.doubt}"
     draft.defer(name, Reason.VOLUME_ERROR, words, draft.now + DOUBT_S)
     return True
 
@@ -254,7 +254,7 @@ def _fetch(draft: Draft, wanted: WantedModel, failure: Failure | None, *, is_wai
         return  # files of this name are being moved; the end of that is the next pass
     if draft.download_slots <= 0:
         draft.queued_downloads.append(name)
-        draft.defer(name, Reason.QUEUED, "waits for a download slot", draft.download_slot_at)
+        draft.defer(name, Reason.QUEUED, "waiting for a download slot", draft.download_slot_at)
         return
     same_source_in_flight = draft.same_source_in_flight(wanted)
     if same_source_in_flight is not None:

@@ -210,7 +210,7 @@ def _leaving_model(name: str, disk: DiskModel, observed: ObservedState) -> Repor
             next_retry_time=_time(failure.next_retry_time),
         )
     if disk.doubt is not None:
-        words = _words(f"its files cannot be looked at: {disk.doubt}")
+        words = _words(f"its files cannot be read: {disk.doubt}")
         return ReportedModel(
             state=State.UNLOADING,
             loaded_revision=served,

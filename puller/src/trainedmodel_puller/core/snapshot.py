@@ -260,7 +260,7 @@ def _settle_shard(reading: _Reading, index: int, held: LastGoodConfig, groups: G
     if not read and not old and index not in reading.manifests:
         return
     fault = "does not match its manifest" if index in reading.manifests else "has no manifest"
-    reading.problems.append(f"shard {index} {fault}: nothing is dropped until it does")
+    reading.problems.append(f"shard {index} {fault}: no model is unloaded until it does")
     groups[name] = {**old, **{k: _newer(old.get(k), text) for k, text in read.items()}}
     # a half-written shard cannot be seen as such by the operator unless the digest differs
     reading.manifests.pop(index, None)
@@ -280,7 +280,7 @@ def _settle_list(reading: _Reading, held: LastGoodConfig, groups: Groups) -> Non
     elif old:
         groups[LIST] = old
         if not reading.list_is_broken:
-            reading.problems.append(f"{LIST_KEY} is missing: nothing is dropped until it is back")
+            reading.problems.append(f"{LIST_KEY} is missing: no model is unloaded until it is back")
 
 
 def _settle_loose(reading: _Reading, held: LastGoodConfig, groups: Groups) -> None:

@@ -285,10 +285,12 @@ class Fetcher:
             if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
-                    f"unpacks to more than the {readable(max(room or 0, 0))} that are free",
+                    f"unpacks to more than {readable(max(room or 0, 0))}, the free space",
                 ) from fault
             raise
-        log.info("unpacked", model=job.name, kind=str(kind), files=tree.files, bytes=tree.bytes)
+        log.info(
+            "archive_unpacked", model=job.name, kind=str(kind), files=tree.files, bytes=tree.bytes
+        )
 
     # -- the end ------------------------------------------------------------------------
 

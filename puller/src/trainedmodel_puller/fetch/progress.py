@@ -176,7 +176,7 @@ class Progress:
         limit = readable(self._limits.volume_limit)
         return VolumeFault(
             Reason.INSUFFICIENT_DISK,
-            f"is larger than it said, and the volume is limited to {limit}",
+            f"is larger than its listed size, and the volume is limited to {limit}",
         )
 
 

@@ -108,7 +108,7 @@ class Endpoints:
         if self._is_ready():
             return web.Response(text="ok\n")
         if self._ready_when == "server":
-            why = f"the server does not answer: {self._watch.message}"
+            why = f"the model server does not answer: {self._watch.message}"
         else:
             counts = Counter(str(model.state) for model in self._loop.models.values())
             words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))

@@ -172,7 +172,7 @@ class ReportClient:
             try:
                 await asyncio.to_thread(loader.load_and_set, configuration)
             except (config.ConfigException, OSError) as error:
-                raise ApiUnavailable(f"no way to the Kubernetes API: {error}") from error
+                raise ApiUnavailable(f"cannot reach the Kubernetes API: {error}") from error
             # The variables of proxies are for stores. Their NO_PROXY knows no networks in this
             # client, so the API server's address would be sent to the proxy.
             configuration.client_session_kwargs = {"trust_env": False}

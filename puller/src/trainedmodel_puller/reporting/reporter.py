@@ -180,7 +180,7 @@ class KubernetesReporter:
         metrics.REPORT_WRITES.labels(outcome="refused" if is_refused else "failed").inc()
         log.warning(
             "report_refused" if is_refused else "report_failed",
-            why=str(error)[:500],
+            error=str(error)[:500],
             retry_in_s=pause,
             models=len(self._loop.models),
             bytes=self._bounded.size,
@@ -302,7 +302,7 @@ class KubernetesReporter:
             return
         say = log.error if bounded.level is Level.PARTIAL else log.warning
         say(
-            "report_tells_less" if bounded.level > before.level else "report_tells_more",
+            "report_truncated" if bounded.level > before.level else "report_expanded",
             level=bounded.level.name,
             models=len(self._loop.models),
             left_out=bounded.left_out,

@@ -21,7 +21,7 @@ _PATHS: Final = {
     "/metrics": "metrics",
 }
 _STARTING: Final = "the puller is starting"
-_NO_SERVER: Final = "no model server has said yet which kind it is (--server auto)"
+_NO_SERVER: Final = "could not detect the model server yet (--server auto)"
 
 
 class EndpointHandlers(Protocol):

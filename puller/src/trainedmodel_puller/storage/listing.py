@@ -55,7 +55,9 @@ class ListingCount:
             SourceFault: nobody does.
         """
         if self._is_stopped:
-            raise SourceFault(Reason.SOURCE_UNREACHABLE, f"{self._where}: was given up")
+            raise SourceFault(
+                Reason.SOURCE_UNREACHABLE, f"{self._where}: the listing was cancelled"
+            )
 
     def stop(self) -> None:
         """Have a listing that goes on in a thread end at its next entry."""

@@ -112,7 +112,8 @@ class Lookups:
         if found is None:
             if len(self._under_way) >= self._most:
                 raise socket.gaierror(
-                    socket.EAI_AGAIN, f"{self._most} names are being looked up and get no answer"
+                    socket.EAI_AGAIN,
+                    f"{self._most} DNS lookups have not returned; no further lookup is started",
                 )
             call = functools.partial(socket.getaddrinfo, host, port, family, type, proto, flags)
             found = self._workers.start(call, lambda: self._under_way.pop(key, None))

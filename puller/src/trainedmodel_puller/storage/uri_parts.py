@@ -52,7 +52,7 @@ def check_parts(uri: StorageUri) -> None:
         known = next(((name, advice) for name, advice in _PARAMETERS if name in names), None)
         shown, advice = (f" ('{known[0]}')", known[1]) if known else ("", _ADVICE)
         raise _invalid(
-            uri, f"has a query{shown} after '?', which {uri.scheme} has no use for: {advice}"
+            uri, f"has a query{shown} after '?', which {uri.scheme} does not support: {advice}"
         )
     if uri.scheme in PROVIDERS and "//" in uri.path:
         raise _invalid(

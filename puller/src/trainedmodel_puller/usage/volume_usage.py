@@ -115,7 +115,7 @@ class VolumeUsage:
         self._measured_at = time.monotonic()
         self._cost_s = self._measured_at - began
         if unread - self._unread:
-            log.warning("volume_not_measured_whole", unreadable=sorted(unread)[:5])
+            log.warning("volume_partly_measured", unreadable=sorted(unread)[:5])
         self._unread = unread
 
     async def run(self, is_wanted: Callable[[], bool], wake: asyncio.Event) -> None:

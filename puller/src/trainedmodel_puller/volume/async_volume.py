@@ -137,7 +137,7 @@ class AsyncVolume:
         if outcome.doubt is not None:
             before = self._state.disk.get(name)
             if before is None or before.doubt != outcome.doubt:
-                log.warning("look_failed", model=name, why=outcome.doubt)
+                log.warning("files_in_doubt", model=name, error=outcome.doubt)
             self._state.doubt_disk(name, outcome.doubt)
         elif outcome.found is not None:
             self._state.set_disk(name, outcome.found)

@@ -161,11 +161,11 @@ def _dangles(name: str, target: str) -> Exception:
     return entry_fault(
         name,
         f"is a link to {target!a:.200}, which is not in the archive; model servers fail on such"
-        " links: add what it names, or leave it out",
+        " links: add the target, or leave the link out",
     )
 
 
 def _circles(name: str, target: str) -> Exception:
     return entry_fault(
-        name, f"is a link to {target!a:.200}, which leads in a circle; leave the link out"
+        name, f"is a link to {target!a:.200}, which is part of a loop of links; leave the link out"
     )

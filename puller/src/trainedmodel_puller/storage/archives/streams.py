@@ -175,7 +175,7 @@ class Decompressed:
         while rest:
             if rest.count(0) != len(rest):
                 raise archive_fault(
-                    f"has garbage behind the end of its {self._kind.rpartition('.')[2]} data;"
+                    f"has data after the end of its {self._kind.rpartition('.')[2]} data;"
                     " pack and upload it again"
                 )
             rest = self._raw.read(INPUT_BYTES)

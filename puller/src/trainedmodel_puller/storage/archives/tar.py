@@ -47,7 +47,7 @@ _REFUSED: Final = {
     ord("3"): "is a device",
     ord("4"): "is a device",
     ord("6"): "is a pipe",
-    ord("M"): "is a piece of a file that goes on in another archive",
+    ord("M"): "is part of a file that continues in another archive",
 }
 _KEPT_KEYS: Final = frozenset({"path", "linkpath", "size"})
 
@@ -215,7 +215,7 @@ class _TarReader:
             self._budget.count_passed_over(len(piece))
             if piece.count(0) != len(piece):
                 raise archive_fault(
-                    f"has data behind its end mark, after entry {self._name!a:.200}; archives that"
+                    f"has data after its end mark, after entry {self._name!a:.200}; archives that"
                     " were joined must be packed as one"
                 )
 

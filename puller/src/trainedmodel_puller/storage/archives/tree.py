@@ -194,7 +194,7 @@ class TreeWriter:
             if error.errno not in _NO_FOLDER:
                 raise
             raise entry_fault(
-                path, f"is to be a folder, but {segment!a:.200} is a file; pack it again"
+                path, f"must be a folder, but {segment!a:.200} is a file; pack it again"
             ) from None
         self._budget.count_made()
         os.mkdir(segment, FOLDER_MODE, dir_fd=fd)

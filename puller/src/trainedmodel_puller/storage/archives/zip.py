@@ -107,7 +107,9 @@ def read_zip(path: Path, budget: Budget) -> Iterator[Entry]:
         for item in read_directory(path, budget.max_entries):
             packed_left -= item.packed_size
             if packed_left < 0:
-                raise entry_fault(item.name, "shares its data with others, as bombs do")
+                raise entry_fault(
+                    item.name, "shares its data with other entries, as zip bombs do; pack it again"
+                )
             yield _entry(raw, item)
 
 
@@ -290,5 +292,5 @@ def _decoded(name: bytes, flags: int) -> str:
 
 def _no_directory() -> SourceFault:
     return archive_fault(
-        "is a zip without a whole directory at its end: truncated; upload it again"
+        "is a zip without a complete directory at its end: truncated; upload it again"
     )

@@ -59,7 +59,9 @@ class AddressRule:
         """
         for form in _forms(address):
             if any(form.version == net.version and form in net for net in self._denied):
-                raise DeniedAddressError(f"{address} is not an address that models come from")
+                raise DeniedAddressError(
+                    f"{address} is not an address that models may be fetched from"
+                )
 
 
 class CheckedResolver(AbstractResolver):

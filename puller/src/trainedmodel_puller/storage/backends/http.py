@@ -96,7 +96,7 @@ class HttpStorage:
         if not name:
             raise SourceFault(Reason.INVALID_URI, f"{uri}: must name a file, not end with '/'")
         if "/" in name or path_fault(name):
-            raise SourceFault(Reason.UNSAFE_PATH, f"{uri}: {name!a:.200} is no usable file name")
+            raise SourceFault(Reason.UNSAFE_PATH, f"{uri}: {name!a:.200} is not a valid file name")
         await self._look_up_login()
         item = await self._head(uri, name)
         # some answer HEAD with a length of 0, whatever the object holds
@@ -248,7 +248,9 @@ def _url(uri: StorageUri, text: str) -> URL:
     except ValueError:
         host = None
     if not host:
-        raise SourceFault(Reason.INVALID_URI, f"{uri}: is, or leads to, no usable address")
+        raise SourceFault(
+            Reason.INVALID_URI, f"{uri}: is not a valid address, or redirects to one that is not"
+        )
     return url
 
 
@@ -267,7 +269,9 @@ def _url_reference(uri: StorageUri, location: str) -> URL:
     try:
         return URL(location, encoded=True)
     except ValueError:
-        raise SourceFault(Reason.SOURCE_ERROR, f"{uri}: redirects to no usable address") from None
+        raise SourceFault(
+            Reason.SOURCE_ERROR, f"{uri}: redirects to an address that is not valid"
+        ) from None
 
 
 def _source_object(
@@ -325,7 +329,9 @@ def network_fault(uri: StorageUri, error: Exception) -> SourceFault:
     if isinstance(cause, DeniedAddressError):
         return SourceFault(Reason.ACCESS_DENIED, f"{uri}: {cause}")
     if isinstance(error, aiohttp.InvalidURL):
-        return SourceFault(Reason.INVALID_URI, f"{uri}: is, or leads to, no usable address")
+        return SourceFault(
+            Reason.INVALID_URI, f"{uri}: is not a valid address, or redirects to one that is not"
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         words = "its name does not resolve"
     elif isinstance(error, aiohttp.ClientHttpProxyError):

@@ -52,7 +52,9 @@ def http_login(variables: Mapping[str, str]) -> HttpLogin:
     token, user = variables.get("HTTP_BEARER_TOKEN", ""), variables.get("HTTP_USERNAME", "")
     if token:
         if not (token.isascii() and token.isprintable()):
-            raise _denied("the profile's HTTP_BEARER_TOKEN has characters that no header bears")
+            raise _denied(
+                "HTTP_BEARER_TOKEN of the profile has characters that no HTTP header may have"
+            )
         said = f"Bearer {token}"
     elif user:
         pair = f"{user}:{variables.get('HTTP_PASSWORD', '')}"

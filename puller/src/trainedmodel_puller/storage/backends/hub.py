@@ -91,7 +91,7 @@ class HubStorage(HttpStorage):
         except NotHubsAnswerError as error:
             raise SourceFault(
                 Reason.SOURCE_ERROR,
-                f"{uri}: {self._place()} did not answer like a hub of Hugging Face: {error}",
+                f"{uri}: {self._place()} returned a malformed Hugging Face answer: {error}",
             ) from None
         return make_listing(found, is_single=False, where=uri)
 

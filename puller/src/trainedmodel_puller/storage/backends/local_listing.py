@@ -62,7 +62,7 @@ class FolderListing:
             if not self._is_folder(path, shown):
                 self._objects.append(self._entry(path, shown))
             elif path in above:
-                raise self._fault(Reason.UNSAFE_PATH, shown, "is a link that leads into a circle")
+                raise self._fault(Reason.UNSAFE_PATH, shown, "is part of a loop of links")
             else:
                 self._folders.append(shown)
                 self._walk(path, f"{shown}/", (*above, path))
@@ -96,9 +96,7 @@ class FolderListing:
             resolved = Path(os.path.realpath(path, strict=True))
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise self._fault(
-                    Reason.UNSAFE_PATH, shown, "is a link that leads to itself"
-                ) from None
+                raise self._fault(Reason.UNSAFE_PATH, shown, "is a link to itself") from None
             raise local_fault(self._uri, error, shown) from None
         if not any(resolved.is_relative_to(root.resolve()) for root in self._roots):
             raise outside(self._uri, shown)
@@ -141,7 +139,7 @@ def local_fault(uri: StorageUri, error: OSError, shown: str = "") -> SourceFault
     """Say what the file system refused, and for which path of the model."""
     named = _named(uri, shown)
     if error.errno in _MISSING:
-        words = "is a link to what is not there" if shown else "no such file or folder"
+        words = "is a link whose target does not exist" if shown else "no such file or folder"
         return SourceFault(Reason.OBJECT_NOT_FOUND, f"{named} {words}")
     words = f"cannot be read: {error.strerror}"
     if error.errno in _DENIED:

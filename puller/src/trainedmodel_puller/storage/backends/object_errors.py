@@ -145,7 +145,7 @@ def _is_about_tokens(text: str) -> bool:
 
 def _sentence(status: int, code: str, text: str) -> str:
     if _is_about_tokens(text):
-        return "no credentials could be had from the platform's token service"
+        return "the platform's token service returned no credentials"
     if status:
         words = _first(_XML_MESSAGE, text) or _first(_JSON_MESSAGE, text)
         said = ": ".join(part for part in (code, _plain(words)) if part)
@@ -153,7 +153,7 @@ def _sentence(status: int, code: str, text: str) -> str:
     for trace, words in _TROUBLE:
         if trace in text:
             return f"the store cannot be reached: {words}"
-    return _plain(text.split("\n\nDebug source:", 1)[0]) or "the store's client failed"
+    return _plain(text.split("\n\nDebug source:", 1)[0]) or "the client of the store failed"
 
 
 def _plain(text: str) -> str:

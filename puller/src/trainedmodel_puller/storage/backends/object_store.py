@@ -170,7 +170,7 @@ class ObjectStorage:
             source.chunk_bytes = _chunk_bytes(passed / max(time.monotonic() - began, 1e-6))
         except FileNotFoundError:
             raise SourceFault(
-                Reason.SOURCE_CHANGED, f"{what}: is gone since it was listed"
+                Reason.SOURCE_CHANGED, f"{what}: was deleted after it was listed"
             ) from None
         except (SourceFault, asyncio.CancelledError, GeneratorExit):
             source.chunk_bytes = _SLOW_CHUNK_BYTES
@@ -361,7 +361,7 @@ def _shown(uri: StorageUri, item: SourceObject) -> str:
 
 def _elsewhere(uri: StorageUri) -> SourceFault:
     return SourceFault(
-        Reason.SOURCE_ERROR, f"{uri}: the store listed an object that does not lie there"
+        Reason.SOURCE_ERROR, f"{uri}: the store listed an object outside the requested folder"
     )
 
 
