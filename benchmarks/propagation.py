@@ -59,7 +59,7 @@ def snapshot(text: str) -> float:
 def operator_wrote(log: str, since: float) -> float:
     """Return when the operator wrote the first shard after `since`."""
     for line in log.splitlines():
-        if "shard written" in line and snapshot(line.split()[0]) > since:
+        if "shard_written" in line and snapshot(line.split()[0]) > since:
             return snapshot(line.split()[0])
     raise SystemExit("the operator's log has no shard write")
 

@@ -92,7 +92,7 @@ async def measure(services: int) -> bool:
             await asyncio.sleep(REST_S)
             median = await changes(crowd, "b", f"refused in each of {2 * services} services")
         log = scene.log()
-        shards, nudges = log.count("shard not written"), log.count("pod not nudged")
+        shards, nudges = log.count("shard_not_written"), log.count("pod_not_nudged")
         print(f"refused meanwhile: {shards} shards, {nudges} annotations", flush=True)
         return shards >= services and nudges >= CHANGES and median <= WITHIN_S
 

@@ -81,15 +81,15 @@ def test_namespaces_stand_between_commas_or_spaces_and_each_counts_once(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("team-*", "patterns are not understood"),
-        ("^team$", "patterns are not understood"),
-        ("Team", "small letters"),
-        ("a.b", "small letters"),
-        ("-a", "small letters"),
+        ("team-*", "patterns are not supported"),
+        ("^team$", "patterns are not supported"),
+        ("Team", "lower-case letters"),
+        ("a.b", "lower-case letters"),
+        ("-a", "lower-case letters"),
         ("a" * 64, "at most 63"),
-        ("a;b", "small letters"),
-        (" ", "no namespace is named"),
-        (",", "no namespace is named"),
+        ("a;b", "lower-case letters"),
+        (" ", "the value names no namespace"),
+        (",", "the value names no namespace"),
     ],
 )
 def test_what_can_be_no_namespace_is_refused_with_words(
@@ -137,7 +137,7 @@ def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
             patched.setenv(name, value)
         __main__.main([], standalone_mode=False)
     told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [(one["variable"], one["meant"]) for one in told] == [
+    assert [(one["variable"], one["did_you_mean"]) for one in told] == [
         ("TRAINEDMODEL_OPERATOR_NAMSPACE", "TRAINEDMODEL_OPERATOR_NAMESPACE")
     ]
 
@@ -172,9 +172,9 @@ def test_help_names_every_variable_and_hides_what_is_for_tests() -> None:
             ["--puller-qos=guaranteed", "--puller-cpu-request=1", "--puller-cpu-limit=2"],
             "--puller-qos=guaranteed needs a request that is equal to its limit",
         ),
-        (["--puller-cpu-request=lots"], "must be a number of processors"),
-        (["--puller-memory-limit=0"], "must be more than nothing"),
-        (["--puller-run-as-user=0"], "the number of a user that is not root"),
+        (["--puller-cpu-request=lots"], "must be a CPU quantity"),
+        (["--puller-memory-limit=0"], "must be greater than zero"),
+        (["--puller-run-as-user=0"], "the numeric ID of a user that is not root"),
         (["--metrics-port=8080"], "--metrics-port and --health-port are both 8080"),
         (["--webhook-port=9190"], "--metrics-port and --webhook-port are both 9190"),
     ],
@@ -216,11 +216,11 @@ def test_how_it_ends_is_its_exit_code(
 
 def test_a_line_is_one_json_object_whoever_wrote_it(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs(Settings(log_format="json"))
-    structlog.get_logger().info("pod nudged", pod="a")
+    structlog.get_logger().info("pod_nudged", pod="a")
     logging.getLogger("library").warning("of a library")
     logging.getLogger("kopf").info("inner life")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["pod nudged", "of a library"]
+    assert [line["event"] for line in lines] == ["pod_nudged", "of a library"]
 
 
 def test_a_traceback_for_people_shows_no_values(capfd: pytest.CaptureFixture[str]) -> None:

@@ -237,15 +237,15 @@ def test_lists_are_opened_and_strangers_are_named() -> None:
     items = [trained_model(), {"kind": "ConfigMap", "metadata": {"name": "x"}}, None, 7]
     found = list(convert({"kind": "List", "items": items}, Options()))
     assert [len(conversion.objects) for conversion in found] == [1, 0, 0]
-    assert found[1].notes == ("ConfigMap x: is nothing that can be converted: left out",)
-    assert found[2].faults == ("a document is no Kubernetes object: it has no kind",)
+    assert found[1].notes == ("ConfigMap x: is of a kind that cannot be converted: left out",)
+    assert found[2].faults == ("a document is not a Kubernetes object: it has no kind",)
 
 
 def test_what_is_ours_already_stays_as_it_is() -> None:
     ours = made(trained_model())
     conversion = one(ours)
     assert conversion.objects == (ours,)
-    assert "ours already" in conversion.notes[0]
+    assert "already belongs to trainedmodel.dev" in conversion.notes[0]
 
 
 _JSON = st.recursive(

@@ -37,13 +37,13 @@ def test_a_runtime_that_cannot_be_a_service_is_what_the_flag_says() -> None:
     assert spec_of(MODEL_MESH, service="vision") == expected
     assert spec_of(MODEL_MESH, services={"triton-2.x": "vision"}, service="other") == expected
     told = " ".join(converted(MODEL_MESH, service="vision").notes)
-    assert "spec.predictor.model.runtime: 'triton-2.x' cannot be the name of a service" in told
+    assert "spec.predictor.model.runtime: 'triton-2.x' is not a valid service name" in told
 
 
 def test_a_runtime_that_cannot_be_a_service_is_refused_as_the_manifest_has_it() -> None:
     assert fault_of(MODEL_MESH) == (
         "InferenceService modelmesh-serving/mushrooms: spec.predictor.model.runtime: 'triton-2.x' "
-        "cannot be the name of a service (lower-case letters, digits and '-'): say which service "
+        "is not a valid service name (lower-case letters, digits and '-'): say which service "
         "is meant, with --service triton-2.x=NAME"
     )
 

@@ -84,7 +84,7 @@ def test_a_kind_that_serves_nothing_passes_with_a_note() -> None:
     result = CliRunner().invoke(convert_command, input=KUBEFLOW + others)
     assert result.exit_code == 0
     assert result.stderr.count("left out") == 4
-    assert "ConfigMap x: is nothing that can be converted: left out" in result.stderr
+    assert "ConfigMap x: is of a kind that cannot be converted: left out" in result.stderr
 
 
 def test_an_input_without_a_model_is_an_error() -> None:
@@ -102,7 +102,7 @@ def test_two_objects_that_become_one_name_are_an_error_and_the_first_is_kept() -
     ]
     (fault,) = conversion.faults
     assert "becomes a TrainedModel cifar10, and so does the earlier" in fault
-    assert "is there twice: written once" in " ".join(conversion.notes)
+    assert "appears twice: written once" in " ".join(conversion.notes)
 
 
 def test_two_keys_that_would_become_one_profile_are_an_error() -> None:
@@ -120,7 +120,7 @@ def test_two_keys_that_would_become_one_profile_are_an_error() -> None:
         ({"generateName": "x-"}, "metadata.name is missing"),
         ({"name": "x", "namespace": "A B"}, "metadata.namespace: 'A B'"),
         ({"name": "x", "labels": {"version": 1}}, "metadata.labels[version]: 1 is not text"),
-        ({"name": "x", "labels": {"a": "b c"}}, "metadata.labels[a]: 'b c' is no value"),
+        ({"name": "x", "labels": {"a": "b c"}}, "metadata.labels[a]: 'b c' is not a label value"),
         ({"name": "x", "annotations": ["a"]}, "metadata.annotations must be a mapping"),
     ],
 )

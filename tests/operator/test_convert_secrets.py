@@ -173,7 +173,7 @@ def test_one_broken_entry_leaves_the_others_converted() -> None:
         "storage-config-good",
     ]
     told = " ".join(found.faults)
-    for words in ("stringData[bad] is no JSON", "stringData[worse] must be text", "data[not]"):
+    for words in ("stringData[bad] is not a JSON", "stringData[worse] must be text", "data[not]"):
         assert words in told
     assert "hush" not in told
 

@@ -98,10 +98,10 @@ def test_flags_and_variables_of_the_lease_say_the_same(monkeypatch: pytest.Monke
         ),
         (
             "--lease-retry-s=9",
-            "the renew deadline (10 s) must leave time for two renewals, one each 9 s",
+            "the renew deadline (10 s) must leave time for two renewals, one every 9 s",
         ),
         ("--lease-duration-s=999", "2<=x<=120"),
-        ("--lease-name=a/b", "cannot be the name of an object"),
+        ("--lease-name=a/b", "is not a valid object name"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_in_words(flag: str, said: str) -> None:

@@ -109,7 +109,7 @@ def test_a_refusal_for_another_reason_is_news() -> None:
 def test_a_failed_update_says_which_revision_serves_on_and_where() -> None:
     news = transition(UPDATING, UPDATE_FAILED)
     assert news is not None
-    assert news.note == "Revision aaaa serves there on. pod-a: no such object"
+    assert news.note == "The pod keeps serving revision aaaa. pod-a: no such object"
     first = transition(LOADING, FAILED)
     assert first is not None
     assert first.note == "pod-a: no such object"

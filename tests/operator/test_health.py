@@ -27,10 +27,10 @@ LEADER = replace(STANDBY, leading_for_s=1000.0, resync_s=30.0)
 
 
 def test_a_leader_is_alive_while_resyncs_end() -> None:
-    assert judge_life(LEADER) == (True, "leading, a resync ended 30 s ago")
+    assert judge_life(LEADER) == (True, "leading, a resync finished 30 s ago")
     assert judge_life(replace(LEADER, resync_s=300.0)).is_good
     verdict = judge_life(replace(LEADER, resync_s=301.0))
-    assert verdict == (False, "leading, but no resync has ended for 301 s")
+    assert verdict == (False, "leading, but no resync has finished for 301 s")
 
 
 def test_a_leader_is_given_five_minutes_for_its_first_resync() -> None:
@@ -49,16 +49,16 @@ def test_a_standby_is_alive_as_long_as_its_election_turns() -> None:
     assert judge_life(replace(STANDBY, reached_s=None)) == (True, "standing by")
     for one in (STANDBY, LEADER):
         stuck = judge_life(replace(one, turned_s=61.0))
-        assert stuck == (False, "the election has not turned for 61 s")
+        assert stuck == (False, "leader election is stuck: no attempt for 61 s")
     assert judge_life(replace(LEADER, turned_s=None)).is_good, "there may be none"
 
 
 def test_whoever_reached_the_api_is_ready_leader_or_not() -> None:
-    assert judge_readiness(STANDBY) == (True, "standing by, the API was reached 0 s ago")
-    assert judge_readiness(LEADER) == (True, "leading, the API was reached 0 s ago")
+    assert judge_readiness(STANDBY) == (True, "standing by, the API server answered 0 s ago")
+    assert judge_readiness(LEADER) == (True, "leading, the API server answered 0 s ago")
     assert judge_readiness(replace(STANDBY, reached_s=None)) == (
         False,
-        "the API was not reached yet",
+        "the API server has not answered yet",
     )
     assert not judge_readiness(replace(LEADER, reached_s=301.0)).is_good
 
@@ -88,7 +88,7 @@ async def test_the_body_says_why() -> None:
         status, body = await asyncio.to_thread(_ask, port, "/healthz")
         assert (status, body["ok"], body["leader"]) == (503, False, True)
         status, body = await asyncio.to_thread(_ask, port, "/readyz")
-        assert (status, body["reason"]) == (503, "the API was not reached yet")
+        assert (status, body["reason"]) == (503, "the API server has not answered yet")
 
 
 async def test_a_port_that_is_taken_is_named() -> None:

@@ -181,5 +181,5 @@ async def test_without_a_way_to_the_api_the_operator_says_so(
 ) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "")
-    with pytest.raises(ConfigurationError, match="no way to the Kubernetes API"):
+    with pytest.raises(ConfigurationError, match="cannot reach the Kubernetes API"):
         await load_configuration()

@@ -126,7 +126,7 @@ def test_an_ipv6_that_is_there_but_switched_off_is_not_insisted_on(
 async def test_a_port_that_is_taken_is_named_with_its_flag(listener: Listener) -> None:
     with listen_everywhere(0, "--other-port") as taken:
         port = taken.getsockname()[1]
-        words = f"--{listener.__name__}-port {port} cannot be listened on"
+        words = f"cannot bind --{listener.__name__}-port {port}"
         with pytest.raises((ConfigurationError, ExceptionGroup)) as told:
             async with listener(port):
                 pass

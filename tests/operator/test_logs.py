@@ -45,7 +45,7 @@ def test_ours_kopfs_and_pythons_own_words_have_one_form(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs(Settings())
-    structlog.get_logger().info("shard written", key="demo/tabular", reason="+1 entries")
+    structlog.get_logger().info("shard_written", key="demo/tabular", change="+1 entries")
     about = {"k8s_ref": {"namespace": "demo", "name": "iris"}}
     kopf = logging.getLogger("kopf.objects")
     kopf.info("its inner life")
@@ -60,8 +60,8 @@ def test_ours_kopfs_and_pythons_own_words_have_one_form(
         warnings.warn_explicit("old", DeprecationWarning, "file.py", 1)
         logging.captureWarnings(capture=False)
     ours, theirs, python = lines(capsys)
-    assert ours["event"] == "shard written"
-    assert (ours["key"], ours["reason"], ours["level"]) == ("demo/tabular", "+1 entries", "info")
+    assert ours["event"] == "shard_written"
+    assert (ours["key"], ours["change"], ours["level"]) == ("demo/tabular", "+1 entries", "info")
     assert (theirs["event"], theirs["logger"]) == ("a watch failed", "kopf.objects")
     assert theirs["object"] == "demo/iris"
     assert "broken" in theirs["exception"]
@@ -82,10 +82,10 @@ async def test_each_decision_has_one_line_and_a_pass_without_one_has_none() -> N
             for _ in range(5):
                 operator.queue.enqueue(KEY, Trigger.RESYNC)
                 await _moment()
-    written = [one for one in decisions if one["event"] == "shard written"]
-    told = [one for one in decisions if one["event"] == "status written"]
+    written = [one for one in decisions if one["event"] == "shard_written"]
+    told = [one for one in decisions if one["event"] == "status_written"]
     assert [one["key"] for one in written] == ["demo/tabular"]
-    assert written[0]["reason"] == "+1 entries"
+    assert written[0]["change"] == "+1 entries"
     assert [(one["key"], one["model"]) for one in told] == [("demo/tabular", "demo/iris")]
     assert told[0]["revision"]
     assert said == decisions

@@ -170,8 +170,8 @@ async def test_it_is_told_once_and_again_when_it_is_back(tenants: Tenants) -> No
             await asyncio.sleep(100)
     told = [line for line in lines if line.get("namespace") == "b"]
     assert [line["event"] for line in told] == [
-        "namespace is left out",
-        "namespace is served again",
+        "namespace_left_out",
+        "namespace_served_again",
     ]
     assert "grant the operator its Role" in told[0]["todo"]
 

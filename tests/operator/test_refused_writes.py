@@ -86,8 +86,8 @@ async def test_a_refused_shard_is_told_in_the_words_of_the_api_server_and_comes_
         assert accepted(kube, "iris")["status"] == "False"
         assert accepted(kube, "iris")["reason"] == "ShardRefused"
         assert accepted(kube, "iris")["message"] == (
-            "The API server refuses to write ConfigMap tabular-models-0: exceeded quota: q. "
-            "It is tried again."
+            "The API server refused to write ConfigMap tabular-models-0: exceeded quota: q. "
+            "The operator tries again."
         )
         assert put_off(operator, "shard") == 1
         await asyncio.sleep(200)
@@ -172,7 +172,7 @@ async def test_trouble_that_lasts_is_told(operator: Operator, kube: FakeKube) ->
     async with operator.running():
         operator.apply(document("iris"))
         await asyncio.sleep(30)
-    assert "has not written ConfigMap tabular-models-0" in accepted(kube, "iris")["message"]
+    assert "did not write ConfigMap tabular-models-0" in accepted(kube, "iris")["message"]
 
 
 async def test_a_shard_whose_name_cannot_be_looked_at_is_put_off_alone(

@@ -92,7 +92,7 @@ async def test_a_warning_reaches_the_user(client: Client) -> None:
     response = await answer(client, asking_pod(**{"trainedmodel.dev/sever": "triton"}))
     assert response["allowed"]
     assert response["warnings"] == [
-        "trainedmodel.dev: annotation trainedmodel.dev/sever is not known to this operator, "
+        "trainedmodel.dev: annotation trainedmodel.dev/sever is unknown to this operator "
         "and has no effect"
     ]
 
@@ -108,8 +108,8 @@ async def test_a_warning_reaches_the_user(client: Client) -> None:
         (b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1beta1"}', "only "),
         (json.dumps({**review({}), "request": None}).encode(), "no request with a uid"),
         (json.dumps(review({}, uid=7)).encode(), "no request with a uid"),
-        (json.dumps(review({}, kind={"group": "apps", "kind": "Pod"})).encode(), "not of a Pod"),
-        (json.dumps(review({}, kind="Pod")).encode(), "not of a Pod"),
+        (json.dumps(review({}, kind={"group": "apps", "kind": "Pod"})).encode(), "not for a Pod"),
+        (json.dumps(review({}, kind="Pod")).encode(), "not for a Pod"),
         (json.dumps(review({}, operation="UPDATE")).encode(), "only the creation"),
         (json.dumps(review({}, subResource="status")).encode(), "only the creation"),
         (json.dumps(review(None)).encode(), "no object"),
@@ -165,7 +165,7 @@ async def test_a_fault_of_ours_refuses_that_pod_and_no_other(
     pod["metadata"]["labels"] = 7
     response = await answer(client, pod)
     assert not response["allowed"]
-    assert "its log says why" in response["status"]["message"]
+    assert "internal error while injecting this pod" in response["status"]["message"]
     assert (await answer(client, asking_pod()))["allowed"]
     assert observed == ["failed", "injected"]
 

@@ -192,8 +192,9 @@ def test_o11_what_waits_for_a_refused_write_says_so_and_its_neighbours_do_not_wa
     assert told["b"]["reason"] == "ShardRefused"
     message = told["b"]["conditions"][0]["message"]
     assert message == (
-        "The API server refuses to write ConfigMap tabular-models-0: over quota. "
-        "It is tried again. It still has a, whose memory this model needs."
+        "The API server refused to write ConfigMap tabular-models-0: over quota. "
+        "The operator tries again. This model needs the memory of a, which is still in that "
+        "ConfigMap."
     )
     assert {name for name, one in told.items() if one["reason"] == "ReportMissing"} == {
         "old",

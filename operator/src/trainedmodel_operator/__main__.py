@@ -52,42 +52,42 @@ log = structlog.get_logger()
     envvar="TRAINEDMODEL_OPERATOR_NAMESPACE",
     show_envvar=True,
     show_default="all namespaces",
-    help="Serve this namespace only; more of them between commas or spaces, or given again.",
+    help="Namespace to serve. Repeatable; commas or spaces separate several names.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     default=_DEFAULTS.metrics_port,
     show_envvar=True,
-    help="Port of the Prometheus metrics; 0 for none.",
+    help="Port of the Prometheus metrics; 0 turns them off.",
 )
 @click.option(
     "--health-port",
     type=click.IntRange(0, 65535),
     default=_DEFAULTS.health_port,
     show_envvar=True,
-    help="Port of the probes (/healthz and /readyz); 0 for none.",
+    help="Port of the probes (/healthz and /readyz); 0 turns them off.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
     default=_DEFAULTS.log_format,
     show_envvar=True,
-    help="One JSON object a line, or text for people.",
+    help="Format of the log: one JSON object for each line, or readable text.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default=_DEFAULTS.log_level,
     show_envvar=True,
-    help="The least level that is written.",
+    help="Lowest level that is logged.",
 )
 @click.option(
     "--resync-s",
     type=flags.Seconds(min=0.1),
     default=_DEFAULTS.resync_s,
     hidden=True,
-    help="Seconds between two looks at everything.",
+    help="Seconds between two resyncs.",
 )
 @with_lease_flags
 @with_webhook_flags
@@ -115,7 +115,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:
-        log.exception("operator failed")
+        log.exception("operator_failed")
         sys.exit(1)
 
 
@@ -127,7 +127,9 @@ def _tell_unknown_variables() -> None:
             known.add(option.envvar)
     for name, meant in flags.unknown_variables(known).items():
         if not name.startswith(f"{flags.PREFIX}CONVERT_"):
-            log.warning("variable is not known, and sets nothing", variable=name, meant=meant)
+            log.warning(
+                "variable_ignored", variable=name, error="unknown variable", did_you_mean=meant
+            )
 
 
 main.add_command(convert_command)

@@ -146,7 +146,7 @@ async def run(settings: Settings) -> None:
         fenced.trace_configs = [fence_at_the_wire(leadership.fence)]
         api = await stack.enter_async_context(kubernetes_client.ApiClient(fenced))
         services = Services(ApiKubeClient(api, metrics, leadership.fence), metrics, settings)
-        log.info("operator starts", namespaces=settings.namespaces or "all")
+        log.info("operator_started", namespaces=settings.namespaces or "all")
         webhook = partial(
             run_webhook,
             settings.webhook,
@@ -161,7 +161,7 @@ async def run(settings: Settings) -> None:
                 await _supervise(leadership, services, settings, configuration, webhook)
         except ExceptionGroup as failures:
             raise _what_failed(failures) from None
-    log.info("operator ended")
+    log.info("operator_stopped")
 
 
 async def _supervise(

@@ -100,4 +100,4 @@ def check_ports(settings: Settings) -> None:
     }
     for (one, port), (other, same) in combinations(asked.items(), 2):
         if port == same != 0:
-            raise ConfigurationError(f"{one} and {other} are both {port}: give each its own port")
+            raise ConfigurationError(f"{one} and {other} are both {port}: set different ports")

@@ -266,7 +266,7 @@ def test_a_pod_that_says_little_gets_the_defaults() -> None:
 
 def test_what_is_doubtful_is_warned_of() -> None:
     assert inject(ACCEPTED["both-labels-agree"], SETTINGS).warnings == (
-        "annotation trainedmodel.dev/sever is not known to this operator, and has no effect",
+        "annotation trainedmodel.dev/sever is unknown to this operator and has no effect",
     )
     (warning,) = inject(ACCEPTED["exclusive-claim"], SETTINGS).warnings
     assert "fsGroup" in warning

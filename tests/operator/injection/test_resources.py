@@ -53,9 +53,9 @@ def test_a_limit_below_the_built_in_request_takes_the_request_with_it() -> None:
     injection = asked(cpu_limit="20m")
     assert given_to(injection)["requests"]["cpu"] == "20m"
     followed, slow = injection.warnings
-    assert "only 20m of a processor" in slow
+    assert "CPU limit is only 20m" in slow
     assert followed == (
-        "the puller's cpu request is 20m too, because of annotation trainedmodel.dev/cpu-limit=20m"
+        "annotation trainedmodel.dev/cpu-limit=20m also sets the puller's cpu request to 20m"
     )
 
 
@@ -192,8 +192,8 @@ def test_a_pod_that_is_guaranteed_no_longer_is_warned_of() -> None:
 
 
 def test_a_puller_that_will_be_slow_is_warned_of() -> None:
-    assert "only 50m of a processor" in warnings(with_resources(GUARANTEED, qos="guaranteed"))
-    assert "processor" in warnings(with_resources({}, **{"cpu-limit": "0.1"}))
+    assert "CPU limit is only 50m" in warnings(with_resources(GUARANTEED, qos="guaranteed"))
+    assert "CPU limit is only 0.1" in warnings(with_resources({}, **{"cpu-limit": "0.1"}))
     assert warnings(with_resources({}, **{"cpu-limit": "200m"})) == ""
 
 

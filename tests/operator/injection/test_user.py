@@ -74,7 +74,7 @@ def test_a_user_that_cannot_be_is_refused(value: str) -> None:
     document["metadata"]["annotations"] = {names.RUN_AS_USER_ANNOTATION: value}
     refusal = inject(document, InjectionSettings(image="x")).refusal
     assert refusal is not None
-    assert "the number of a user that is not root" in refusal
+    assert "the numeric ID of a user that is not root" in refusal
 
 
 _CONTEXTS = st.fixed_dictionaries(

@@ -85,7 +85,7 @@ def test_what_is_in_memory_must_fit_into_the_pullers_own() -> None:
     assert limit_of(small) == 100 * MIB
     pod = brought({"medium": "Memory", "sizeLimit": "1Gi"})
     (warning,) = inject(pod, InjectionSettings(image="x")).warnings
-    assert "own memory limit of 1Gi: models may take 768Mi" in warning
+    assert "its memory limit of 1Gi: models may take 768Mi" in warning
     assert len(warning) < 238, "the API server cuts longer ones"
 
 

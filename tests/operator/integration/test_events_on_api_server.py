@@ -72,7 +72,7 @@ def test_a_models_life_is_told_by_its_events_and_kubectl_shows_them(
         described = cluster.kubectl("describe", "tmodel", "iris")
     shown.info("kubectl get events:\n%s", listed)
     shown.info("kubectl describe tm:\n%s", described[described.index("Events:") :])
-    assert f"Revision {revision} serves there on. pod-a: no such object" in listed
+    assert f"The pod keeps serving revision {revision}. pod-a: no such object" in listed
     tail = described[described.index("Events:") :]
     assert "Warning  ObjectNotFound" in tail
     assert "trainedmodel.dev/operator" in tail

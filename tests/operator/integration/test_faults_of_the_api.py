@@ -33,7 +33,7 @@ def test_a_third_of_the_writes_is_answered_429(scene: FaultedScene) -> None:
         assert witness.versions > 0
         assert scene.metric("trainedmodel_operator_api_errors", cause="throttled") >= 10
         assert scene.metric("trainedmodel_operator_throttled_seconds", priority_level="status") > 1
-        assert "api asks to come back later" in operator.log()
+        assert "requests_rate_limited" in operator.log()
     refusals = [one for one in scene.proxy.requests if one.status == 429]
     assert len(refusals) < 40, "a lane that is told to wait does not go on asking"
 

@@ -69,7 +69,7 @@ def test_what_was_deleted_in_a_gap_that_was_compacted_away_is_found(scene: Fault
             scene.cluster.control_plane.restart_api_server()
         scene.wait_for_shards([trained_model("kept")], timeout_s=40)
         assert lists_by_kopf(scene) > lists, "the watch could not go on: it was answered 410"
-        assert "early resync" in operator.log()
+        assert "early_resync_started" in operator.log()
         assert witness.lost == []
 
 
@@ -91,7 +91,7 @@ def test_errors_in_a_stream_end_the_watches_but_not_the_operator(scene: FaultedS
         wait_until(lambda: sorted(one.resource for one in scene.proxy.watches()) == one_of_each)
         restarts = scene.metric("trainedmodel_operator_watch_restarts", cause="WatchingError")
         assert restarts == 2, "a 410 is kopf's own matter"
-        assert operator.log().count("operator starts") == 1
+        assert operator.log().count("operator_started") == 1
 
 
 def test_after_watches_began_anew_nothing_is_written_for_nothing(scene: FaultedScene) -> None:
@@ -137,7 +137,7 @@ def test_the_kind_of_reports_is_removed_and_brought_back(scene: FaultedScene) ->
         scene.report_loaded(["pod-0"], [before, after])
         scene.wait_for_truth([before, after])
         assert operator.poll() is None
-        assert operator.log().count("operator starts") == 1
+        assert operator.log().count("operator_started") == 1
         assert witness.lost == []
 
 
@@ -158,5 +158,5 @@ def test_both_kinds_are_removed_and_brought_back(scene: FaultedScene) -> None:
         scene.report_loaded(["pod-0"], [after])
         scene.wait_for_truth([after])
         assert operator.poll() is None
-        assert operator.log().count("operator starts") == 1
+        assert operator.log().count("operator_started") == 1
         assert witness.lost == []

@@ -89,7 +89,7 @@ def test_o9_sigterm_hands_over_at_once(election: Election) -> None:
     measured.warning("hand-over on SIGTERM: %.2f s", took_s)
     assert took_s < 3
     assert leader.wait(10) == 0
-    assert leader.lines("lease released")
+    assert leader.lines("lease_released")
     assert set(cluster.data()) == {"_shard-0", "before.json", "after.json"}
     assert election.lease()["leaseTransitions"] == 1
 
@@ -140,8 +140,8 @@ def test_o9_a_leader_that_was_frozen_and_thawed_writes_nothing_and_ends(
     assert leader.wait(SOON_S) == LOST
     assert election.writes(mark, begun_after=thawed_at) == []
     assert "m00.json" in cluster.data()
-    assert leader.lines("leadership lost")
-    assert not leader.lines("operator failed")
+    assert leader.lines("leadership_lost")
+    assert not leader.lines("operator_failed")
 
 
 def test_o9_a_leader_that_cannot_reach_the_api_ends_and_the_standby_leads(
@@ -152,8 +152,8 @@ def test_o9_a_leader_that_cannot_reach_the_api_ends_and_the_standby_leads(
         with proxy.refusing_connections():
             assert leader.wait(SOON_S) == LOST
             wait_until(standby.leads, SOON_S)
-    (lost,), (led,) = leader.lines("leadership lost"), standby.lines("leading")
-    assert lost["reason"] == f"not renewed for {DEADLINE_S} s"
+    (lost,), (led,) = leader.lines("leadership_lost"), standby.lines("leadership_acquired")
+    assert lost["error"] == f"not renewed for {DEADLINE_S} s"
     assert lost["timestamp"] < led["timestamp"], "who leads ends before the next one may begin"
 
 
@@ -165,11 +165,11 @@ def test_o9_after_an_outage_one_leads_of_those_that_waited_for_its_end(
         leader = election.start(through_proxy)
         wait_until(leader.leads, SOON_S)
         waiting = [election.start(through_proxy)]
-        wait_until(lambda: waiting[0].lines("standing by"), SOON_S)
+        wait_until(lambda: waiting[0].lines("standing_by"), SOON_S)
         with proxy.refusing_connections():
             assert leader.wait(SOON_S) == LOST
             waiting.append(election.start(through_proxy))  # as the kubelet does
-            wait_until(lambda: all(one.lines("lease not reached") for one in waiting), SOON_S)
+            wait_until(lambda: all(one.lines("lease_not_reached") for one in waiting), SOON_S)
         wait_until(lambda: any(one.leads() for one in waiting), SOON_S)
         election.cluster.apply(trained_model("iris"))
         wait_until(lambda: "iris.json" in election.cluster.data(), SOON_S)
@@ -195,8 +195,8 @@ def test_o9_a_lease_that_somebody_gives_to_a_stranger_ends_its_leader(election: 
         "-n", SYSTEM, "patch", "lease", election.name, "--type=merge", "-p", patch
     )
     assert leader.wait(SOON_S) == LOST
-    (line,) = leader.lines("leadership lost")
-    assert line["reason"] == "stranger holds the Lease"
+    (line,) = leader.lines("leadership_lost")
+    assert line["error"] == "stranger holds the Lease"
     assert _seconds_until(standby.leads, began) > DURATION_S - 1, "a stranger is given its time"
 
 
@@ -206,10 +206,10 @@ def test_who_may_not_touch_leases_says_so_and_works_once_it_may(
     control_plane.kubectl("-n", SYSTEM, "delete", "rolebinding", election.name)
     wait_until(lambda: not _may_get(control_plane, election.name), SOON_S)
     replica = election.start()
-    (line,) = wait_until(lambda: replica.lines("lease not reached"), SOON_S)
+    (line,) = wait_until(lambda: replica.lines("lease_not_reached"), SOON_S)
     assert "grant get, create and patch of leases" in line["error"]
     status, body = replica.probe("/readyz")
-    assert (status, body["reason"]) == (503, "the API was not reached yet")
+    assert (status, body["reason"]) == (503, "the API server has not answered yet")
     assert replica.probe("/healthz")[0] == 200
     bind_lease(control_plane, election.name)
     wait_until(replica.leads, SOON_S)
@@ -218,7 +218,7 @@ def test_who_may_not_touch_leases_says_so_and_works_once_it_may(
 
 def test_probes_tell_who_leads(election: Election) -> None:
     leader, standby = election.start_pair()
-    wait_until(lambda: "a resync ended" in leader.probe("/healthz")[1]["reason"], SOON_S)
+    wait_until(lambda: "a resync finished" in leader.probe("/healthz")[1]["reason"], SOON_S)
     for replica, leads in ((leader, True), (standby, False)):
         for path in ("/healthz", "/readyz"):
             status, body = replica.probe(path)

@@ -116,12 +116,12 @@ def test_a_namespace_that_is_deleted_is_left_out_and_served_again_when_it_is_bac
         wait_until(lambda: tenants.readable(tenants.b_name) == 0)
         tenants.prove_a_is_served("one")
         assert tenants.readable(tenants.a.namespace) == 1
-        assert operator.log().count("namespace is left out") == 1
+        assert operator.log().count("namespace_left_out") == 1
         tenants.b = tenants.make_b()
         wait_until(lambda: tenants.readable(tenants.b_name) == 1)
         tenants.b.apply(trained_model("again"))
         wait_until(lambda: "again.json" in tenants.b.data())
-        assert "resync failed" not in operator.log()
+        assert "resync_failed" not in operator.log()
         assert operator.poll() is None
 
 
@@ -132,7 +132,7 @@ def test_started_without_one_of_its_namespaces_it_serves_the_others_and_that_one
     with start_operator(**tenants.arguments) as operator:
         tenants.prove_a_is_served("one")
         assert tenants.readable(tenants.b_name) == 0
-        assert "namespace is left out" in operator.log()
+        assert "namespace_left_out" in operator.log()
         tenants.b = tenants.make_b()
         tenants.b.apply(trained_model("of-b"))
         wait_until(lambda: "of-b.json" in tenants.b.data())

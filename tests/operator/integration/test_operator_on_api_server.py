@@ -152,7 +152,7 @@ def test_200_models_by_one_apply_are_at_most_5_config_map_writes_and_3_statuses_
         done.set()
 
     with start_operator() as operator:
-        wait_until(lambda: "operator starts" in operator.log())
+        wait_until(lambda: "operator_started" in operator.log())
         time.sleep(2)
         mark = cluster.control_plane.audit_mark()
         pullers = [threading.Thread(target=pull, args=(pod,)) for pod in pods]

@@ -96,12 +96,12 @@ def test_a_quota_on_config_maps_is_told_and_its_rise_is_found(
         cluster.apply(trained_model("more", service="served"))
         wait_until(lambda: "more.json" in cluster.data(service="served"))
         written = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
-        wait_until(lambda: operator.log().count("shard not written") >= 4)
+        wait_until(lambda: operator.log().count("shard_not_written") >= 4)
         again = cluster.find("trainedmodels.trainedmodel.dev", "new")["metadata"]
         assert again["resourceVersion"] == written["resourceVersion"], "told once"
         allow(there + 5)
         wait_for_cure(cluster, "new", "other")
-        assert "pass failed" not in operator.log()
+        assert "pass_failed" not in operator.log()
 
 
 def _is_full(cluster: Cluster, count: int) -> bool:
@@ -177,8 +177,8 @@ def test_a_pod_that_may_not_be_annotated_delays_no_shard_and_no_other_pod(
         cluster.run_pod("stuck", labels={"frozen": "yes"})
         for pod in ("free", "stuck"):
             cluster.report(pod, loaded([trained_model("m0")]), configDigest="older")
-        wait_until(lambda: "pod not nudged" in operator.log())
-        refusals = operator.log().count("pod not nudged")
+        wait_until(lambda: "pod_not_nudged" in operator.log())
+        refusals = operator.log().count("pod_not_nudged")
         for n in range(1, 5):
             cluster.apply(trained_model(f"m{n}"))
             began = time.monotonic()
@@ -186,5 +186,5 @@ def test_a_pod_that_may_not_be_annotated_delays_no_shard_and_no_other_pod(
             assert time.monotonic() - began < 10, "its pass waits for no pod"
             digest = seen_digest([(0, cluster.data())])
             wait_until(lambda d=digest: (nudge(cluster, "free") or "").startswith(d))  # type: ignore[misc]
-        assert "pass failed" not in operator.log()
-        assert operator.log().count("pod not nudged") <= refusals + 6, "and is tried seldom"
+        assert "pass_failed" not in operator.log()
+        assert operator.log().count("pod_not_nudged") <= refusals + 6, "and is tried seldom"

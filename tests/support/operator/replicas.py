@@ -42,11 +42,11 @@ class Replica(OperatorProcess):
         return [line for line in lines if line["event"] == event]
 
     def leads(self) -> bool:
-        return self.poll() is None and bool(self.lines("leading"))
+        return self.poll() is None and bool(self.lines("leadership_acquired"))
 
     @property
     def identity(self) -> str:
-        (line,) = self.lines("leading") or self.lines("standing by")
+        (line,) = self.lines("leadership_acquired") or self.lines("standing_by")
         return str(line["identity"])
 
     def send(self, number: int) -> float:
@@ -109,7 +109,7 @@ class Election:
         leader = self.start(kubeconfig, *flags)
         wait_until(leader.leads, SOON_S)
         standby = self.start()
-        wait_until(lambda: standby.lines("standing by"), SOON_S)
+        wait_until(lambda: standby.lines("standing_by"), SOON_S)
         return leader, standby
 
     def lease(self) -> Any:

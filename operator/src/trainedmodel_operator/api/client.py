@@ -188,7 +188,7 @@ class ApiKubeClient:
         try:
             await self._write(PriorityLevel.STATUS, "PATCH", path, patch, _JSON_PATCH)
         except PatchNotApplied as error:  # only its test can fail
-            raise NotFound(f"{namespace}/{name} is another object now", 404) from error
+            raise NotFound(f"{namespace}/{name} was replaced by another object", 404) from error
         self._metrics.count_write("status")
 
     async def namespace_exists(self, namespace: str) -> bool:
@@ -255,7 +255,7 @@ class ApiKubeClient:
         except Conflict as error:
             if error.status != 410:
                 raise
-            log.info("list begun anew", error=str(error))
+            log.info("list_restarted", error=str(error))
             return await self._pages(folder, query, accept, keep)
 
     async def _pages(

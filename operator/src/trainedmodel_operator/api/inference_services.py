@@ -65,7 +65,9 @@ class InferenceServices:
                 found = await self._client.list_inference_services(key.namespace, key.service)
         except NotFound:
             self._absent_until = asyncio.get_running_loop().time() + ABSENT_S
-            log.info("no inference services here", reason="the kind is not installed")
+            log.info(
+                "inference_services_absent", error="the kind InferenceService is not installed"
+            )
             return ServiceView()
         except (ApiError, TimeoutError) as error:
             self._leave_alone(key, error)
@@ -88,9 +90,9 @@ class InferenceServices:
         self._broken_until[key] = now + pause
         if key.namespace not in self._quiet_until:
             log.warning(
-                "inference service not read",
+                "inference_service_not_read",
                 key=str(key),
-                reason=error.cause if isinstance(error, ApiError) else "slow",
+                error_type=error.cause if isinstance(error, ApiError) else "slow",
                 error=str(error),
                 seconds=pause,
             )

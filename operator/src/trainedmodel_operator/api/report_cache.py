@@ -139,7 +139,7 @@ class ReportCache:
             return self._reader.read(document)
         except ValidationError as error:
             name = document["metadata"].get("name")
-            log.warning("report unusable", report=name, faults=error.error_count())
+            log.warning("report_unusable", report=name, faults=error.error_count())
             return None
 
     def parts(self, key: ServiceKey, pod_uid: str, *, as_read: bool = False) -> list[str]:
@@ -199,7 +199,7 @@ class ReportCache:
                 async with limit, asyncio.timeout(PATIENCE_S):
                     document = await client.get_report(metadata["namespace"], metadata["name"])
             except (ApiError, TimeoutError) as error:
-                log.warning("report not read", report=metadata["name"], error=str(error) or "slow")
+                log.warning("report_not_read", report=metadata["name"], error=str(error) or "slow")
                 owners = metadata.get("ownerReferences") or ()
                 unread.update(owner.get("uid", "") for owner in owners)
                 return

@@ -105,7 +105,10 @@ class RequestGate:
         now = asyncio.get_running_loop().time()
         if self._limiter.due(level, now) <= now:
             log.warning(
-                "api asks to come back later", priority_level=level.name.lower(), seconds=pause_s
+                "requests_rate_limited",
+                priority_level=level.name.lower(),
+                seconds=pause_s,
+                error="rate limited by API server",
             )
         until = now + max(pause_s, SHORTEST_PAUSE_S) * (1 + self._jitter() / 10)
         self._limiter = self._limiter.paused(level, until)

@@ -51,7 +51,7 @@ _Loader.yaml_implicit_resolvers = {
     "services",
     multiple=True,
     metavar="NAME or RUNTIME=NAME",
-    help="Service for models that name none, or one that cannot be a service's name. With "
+    help="Service for models that name none, or a name that cannot be a service's name. With "
     "RUNTIME=NAME: service for models of that runtime. Repeatable.",
 )
 @click.option(
@@ -101,7 +101,7 @@ def read_documents(streams: Iterable[IO[str]]) -> list[Any]:
         try:
             documents.extend(_documents(stream.read()))
         except RecursionError:
-            raise Unreadable(f"{name} cannot be read: it is nested too deep") from None
+            raise Unreadable(f"{name} cannot be read: it is nested too deeply") from None
         except (yaml.YAMLError, ValueError) as error:  # an UnicodeDecodeError is one
             raise Unreadable(f"{name} cannot be read as YAML: {error}") from error
     return documents
@@ -128,14 +128,14 @@ def _options(words: Iterable[str], bucket: str) -> Options:
         runtime, mark, name = word.rpartition("=")
         if _SERVICE.fullmatch(name) is None:
             raise click.BadParameter(
-                f"{name!r} cannot be the name of a service: use lower-case letters, digits and '-'",
+                f"{name!r} is not a valid service name: use lower-case letters, digits and '-'",
                 param_hint="--service",
             )
         if mark:
             services[runtime] = name
         elif service not in {"", name}:
             raise click.BadParameter(
-                f"{service!r} and {name!r} are both given for all models: write RUNTIME=NAME",
+                f"{service!r} and {name!r} are both set for all models: write RUNTIME=NAME",
                 param_hint="--service",
             )
         else:

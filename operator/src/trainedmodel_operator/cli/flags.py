@@ -57,16 +57,16 @@ def namespaces(
     source = context.get_parameter_source(str(parameter.name))
     if not found and source not in {ParameterSource.DEFAULT, None}:
         raise click.BadParameter(
-            "no namespace is named. Leave it out to serve all namespaces.", param=parameter
+            "the value names no namespace. Omit the flag to serve all namespaces.", param=parameter
         )
     return tuple(dict.fromkeys(found))
 
 
 def _no_namespace(text: str) -> str:
-    words = f"{text!r} cannot be the name of a namespace"
+    words = f"{text!r} is not a valid namespace name"
     if set(text) & set("*?[]{}|^$"):
-        return f"{words}: patterns are not understood. Name each namespace."
-    return f"{words}: it has small letters, digits and hyphens, at most 63."
+        return f"{words}: patterns are not supported. List each namespace."
+    return f"{words}: use at most 63 lower-case letters, digits and hyphens."
 
 
 def unknown_variables(

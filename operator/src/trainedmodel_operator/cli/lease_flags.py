@@ -28,7 +28,10 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 def _object_name(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     if text is not None and not _NAME.fullmatch(text):
-        raise click.BadParameter(f"{text!r} cannot be the name of an object", param=parameter)
+        raise click.BadParameter(
+            f"{text!r} is not a valid object name: use lower-case letters, digits, '-' and '.'",
+            param=parameter,
+        )
     return text
 
 
@@ -55,21 +58,21 @@ _FLAGS: Final = (
         default=_DEFAULTS.name,
         callback=_object_name,
         show_envvar=True,
-        help="Name of the Lease; operators that serve different namespaces need different ones.",
+        help="Name of the Lease. Operators that serve different namespaces need different Leases.",
     ),
     click.option(
         "--lease-duration-s",
         type=click.IntRange(2, LONGEST_S),
         default=_TERMS.duration_s,
         show_envvar=True,
-        help="Seconds until a leader that vanished is replaced.",
+        help="Seconds after the last renewal until another replica may take the Lease.",
     ),
     click.option(
         "--lease-renew-deadline-s",
         type=flags.Seconds(min=1),
         default=_TERMS.renew_deadline_s,
         show_envvar=True,
-        help="Seconds that a leader goes on writing without having renewed; fewer than those.",
+        help="Seconds that a leader keeps writing without a renewal. Less than the duration.",
     ),
     click.option(
         "--lease-retry-s",
@@ -103,5 +106,5 @@ def take_lease_settings(options: dict[str, Any]) -> LeaseSettings:
     try:
         terms = Terms(**taken)
     except ValueError as error:
-        raise ConfigurationError(f"the flags --lease-*-s do not fit together: {error}") from error
+        raise ConfigurationError(f"the --lease-*-s flags conflict: {error}") from error
     return LeaseSettings(elect=elect, namespace=namespace, name=name, terms=terms)

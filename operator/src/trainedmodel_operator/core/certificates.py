@@ -154,7 +154,7 @@ def why_start(situation: Situation) -> str | None:
     """Say why nothing that is held can be built upon."""
     newest = situation.newest
     if newest is None or not newest.has_key:
-        return "there is no authority that could sign"
+        return "no authority can sign"
     if newest.not_after <= situation.now + situation.lifetimes.overlap:
         return "the authority has expired"
     return None
@@ -162,20 +162,22 @@ def why_start(situation: Situation) -> str | None:
 
 def why_publish(situation: Situation) -> str | None:
     """Say why API servers do not trust what they shall."""
-    return None if situation.is_published else "the configuration has another bundle"
+    return None if situation.is_published else "the webhook configuration has another caBundle"
 
 
 def why_issue_at_once(situation: Situation) -> str | None:
     """Say why the leaf cannot be served, or soon will not be."""
     leaf, needed_until = situation.held.leaf, situation.now + situation.lifetimes.overlap
     if leaf is None or not leaf.has_key:
-        return "there is no serving certificate with its key"
+        return "there is no serving certificate with a key"
     if leaf.signer is None:
         return "no held authority signed the serving certificate"
     if leaf.not_after <= needed_until:
         return "the serving certificate has expired"
     missing = situation.hosts - leaf.hosts
-    return f"the serving certificate is not for {', '.join(sorted(missing))}" if missing else None
+    return (
+        f"the serving certificate does not cover {', '.join(sorted(missing))}" if missing else None
+    )
 
 
 def why_add(situation: Situation) -> str | None:
@@ -183,7 +185,7 @@ def why_add(situation: Situation) -> str | None:
     newest = situation.newest
     if newest is None or not _is_due(newest.not_before, newest.not_after, situation.now):
         return None
-    return "two thirds of the authority's life are over"
+    return "two thirds of the authority's lifetime have passed"
 
 
 def why_issue(situation: Situation) -> str | None:
@@ -196,7 +198,7 @@ def why_issue(situation: Situation) -> str | None:
     if leaf.signer != newest.fingerprint:
         return "there is a newer authority"
     if _is_due(leaf.not_before, leaf.not_after, situation.now):
-        return "two thirds of the serving certificate's life are over"
+        return "two thirds of the serving certificate's lifetime have passed"
     return None
 
 

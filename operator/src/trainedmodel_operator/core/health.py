@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 def judge_life(vitals: Vitals) -> Verdict:
     """Tell whether a replica is alive."""
     if vitals.turned_s is not None and vitals.turned_s > STUCK_AFTER_S:
-        return Verdict(False, f"the election has not turned for {vitals.turned_s:.0f} s")
+        return Verdict(False, f"leader election is stuck: no attempt for {vitals.turned_s:.0f} s")
     if vitals.leading_for_s is None:
         return Verdict(True, "standing by")
     silent_s = vitals.leading_for_s
@@ -62,19 +62,21 @@ def judge_life(vitals: Vitals) -> Verdict:
         silent_s = min(silent_s, vitals.resync_s)
     # Whoever asks for rarer resyncs does not ask to be killed between two of them.
     if silent_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):
-        return Verdict(False, f"leading, but no resync has ended for {silent_s:.0f} s")
+        return Verdict(False, f"leading, but no resync has finished for {silent_s:.0f} s")
     if vitals.resync_s is None:
-        return Verdict(True, f"leading for {silent_s:.0f} s, no resync has ended yet")
-    return Verdict(True, f"leading, a resync ended {vitals.resync_s:.0f} s ago")
+        return Verdict(True, f"leading for {silent_s:.0f} s, no resync has finished yet")
+    return Verdict(True, f"leading, a resync finished {vitals.resync_s:.0f} s ago")
 
 
 def judge_readiness(vitals: Vitals) -> Verdict:
     """Tell whether a replica is ready for what it is there for."""
     if vitals.reached_s is None:
-        return Verdict(False, "the API was not reached yet")
+        return Verdict(False, "the API server has not answered yet")
     if vitals.reached_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):
-        return Verdict(False, f"the API was not reached for {vitals.reached_s:.0f} s")
+        return Verdict(False, f"the API server has not answered for {vitals.reached_s:.0f} s")
     if vitals.is_injecting is False:
-        return Verdict(False, "the webhook does not serve: it has no certificate yet, or is ending")
+        return Verdict(
+            False, "the webhook is not serving: it has no certificate, or it is stopping"
+        )
     role = "standing by" if vitals.leading_for_s is None else "leading"
-    return Verdict(True, f"{role}, the API was reached {vitals.reached_s:.0f} s ago")
+    return Verdict(True, f"{role}, the API server answered {vitals.reached_s:.0f} s ago")

@@ -66,7 +66,7 @@ class Terms:
         if not 0 < 2 * self.retry_s <= self.renew_deadline_s:
             raise ValueError(
                 f"the renew deadline ({self.renew_deadline_s:g} s) must leave time for two "
-                f"renewals, one each {self.retry_s:g} s"
+                f"renewals, one every {self.retry_s:g} s"
             )
         if not self.renew_deadline_s < self.duration_s <= LONGEST_S:
             raise ValueError(

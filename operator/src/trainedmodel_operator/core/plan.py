@@ -189,7 +189,7 @@ def _put_off_waits(
     for write in held:
         put_off = gathered.memory.put_off.get(write.index)
         if put_off is not None and write.index not in gathered.memory.under_way:
-            yield Deferred(max(put_off.until, now), f"the write of {write.name} is put off")
+            yield Deferred(max(put_off.until, now), f"the write of {write.name} is deferred")
 
 
 def _is_seen(gathered: Gathered, digest: str) -> bool:
@@ -221,7 +221,7 @@ def _nudges(
     for pod in _behind(gathered, digest):
         put_off = gathered.memory.unnudged.get(pod.uid)
         if put_off is not None and now < put_off.until:
-            waits.append(Deferred(put_off.until, f"the nudge of {pod.name} is put off"))
+            waits.append(Deferred(put_off.until, f"the nudge of {pod.name} is deferred"))
             continue
         base, count = _last_nudge(pod)
         if base != digest:
@@ -232,7 +232,7 @@ def _nudges(
         due = gathered.memory.nudged.get(pod.uid, now) + pause
         if due <= now:
             value = f"{digest}/{count + 1}"
-            nudges.append(Nudge(pod.name, pod.uid, value, f"nudge {count} showed no effect"))
+            nudges.append(Nudge(pod.name, pod.uid, value, f"nudge {count} had no effect"))
             following = min(pause * 2, LONGEST_NUDGE_PAUSE)
             waits.append(Deferred(now + following, f"{pod.name} was nudged"))
         else:
@@ -332,11 +332,13 @@ def _refusal(
     if found is None:
         return None
     write, put_off = found
-    how = "refuses to write" if put_off.kind is Kind.REFUSED else "has not written"
+    how = "refused to write" if put_off.kind is Kind.REFUSED else "did not write"
     message = f"The API server {how} ConfigMap {write.name}: "
-    message = f"{message}{put_off.words.rstrip('.')}. It is tried again."
+    message = f"{message}{put_off.words.rstrip('.')}. The operator tries again."
     if wait is not None:
-        message += f" It still has {wait.leaver}, whose memory this model needs."
+        message += (
+            f" This model needs the memory of {wait.leaver}, which is still in that ConfigMap."
+        )
     key = names.entry_key(model.name)
     if any(view.is_ours and key in view.data for view in gathered.shards):
         message += " The last good entry stays in force."

@@ -56,7 +56,7 @@ def find_server(pod: Document, model_dir: str = DEFAULT_MODEL_DIR) -> int:
         if named.strip() not in found:
             raise ServerUnclear(
                 f"annotation {names.CONTAINER_ANNOTATION}={named!r:.120}: the pod has no such "
-                f"container (it has: {listed})"
+                f"container (containers: {listed})"
             )
         return found.index(named.strip())
     for name in (names.KSERVE_CONTAINER, annotations.get(DEFAULT_CONTAINER_ANNOTATION)):
@@ -69,8 +69,8 @@ def find_server(pod: Document, model_dir: str = DEFAULT_MODEL_DIR) -> int:
         candidates = at_folder or candidates
     if len(candidates) != 1:
         raise ServerUnclear(
-            f"which container is the model server (there are: {listed})? "
-            f"Name it in the annotation {names.CONTAINER_ANNOTATION}"
+            f"cannot tell which container is the model server (containers: {listed}): "
+            f"name it in the annotation {names.CONTAINER_ANNOTATION}"
         )
     return candidates[0]
 

@@ -175,7 +175,7 @@ class Leader:
             NotLeading: it was not.
         """
         if not self.is_leading:
-            raise NotLeading("not sent: this replica does not lead")
+            raise NotLeading("not sent: this replica is not the leader")
 
     async def run(self, work: Work) -> None:
         """Wait for the Lease, then run `work` and renew; give the Lease back at the end.
@@ -204,7 +204,7 @@ class Leader:
         self._is_open = True
         self.leading_since = asyncio.get_running_loop().time()
         self._metrics.set_leading(True)
-        log.info("leading", identity=self._me, seconds=self._terms.duration_s)
+        log.info("leadership_acquired", identity=self._me, seconds=self._terms.duration_s)
 
     async def _keep(self) -> None:
         """Renew until cancelled.
@@ -227,7 +227,7 @@ class Leader:
 
     def _lost(self, reason: str) -> LeadershipLost:
         self._is_open = self._may_hold = False
-        log.error("leadership lost", identity=self._me, reason=reason)
+        log.error("leadership_lost", identity=self._me, error=reason)
         return LeadershipLost(reason)
 
     async def _turn(self) -> bool:
@@ -241,7 +241,7 @@ class Leader:
             self._complain(error)
             return False
         if self._complaint:
-            log.info("lease is reached again")
+            log.info("lease_reached_again")
             self._complaint = ""
         self.reached_at = clock()
         return is_mine
@@ -288,7 +288,7 @@ class Leader:
                 while not await self._try_release():
                     pass
         except (ApiError, TimeoutError) as error:
-            log.warning("lease not released", error=_words(error))
+            log.warning("lease_not_released", error=_words(error))
 
     async def _try_release(self) -> bool:
         if self._seen is None or not self._is_current:
@@ -301,13 +301,13 @@ class Leader:
             await self._store.change(self._seen.version, released(self._seen.record, self._date()))
         except Conflict:
             return False
-        log.info("lease released", identity=self._me)
+        log.info("lease_released", identity=self._me)
         return True
 
     def _tell_leader(self) -> None:
         if not self._is_open and self.holder != self._leader_told:
             self._leader_told = self.holder
-            log.info("standing by", identity=self._me, leader=self.holder)
+            log.info("standing_by", identity=self._me, leader=self.holder)
 
     def _complain(self, error: Exception) -> None:
         """Count a failure, and log it once, not at each turn."""
@@ -315,7 +315,7 @@ class Leader:
         self._metrics.count_api_error("lease", cause)
         words = _words(error)
         if words != self._complaint:
-            log.warning("lease not reached", identity=self._me, error=words)
+            log.warning("lease_not_reached", identity=self._me, error=words)
         self._complaint = words
 
 
@@ -323,9 +323,9 @@ def _words(error: Exception) -> str:
     """Say what failed, and what to do where somebody must do something."""
     text = str(error) or type(error).__name__
     if isinstance(error, NotFound):
-        return f"{text} (create the namespace, or name another with --lease-namespace)"
+        return f"{text} (create the namespace, or set another with --lease-namespace)"
     if isinstance(error, Refused) and error.status == _FORBIDDEN:
-        return f"{text} (grant get, create and patch of leases there, or use --no-leader-elect)"
+        return f"{text} (grant get, create and patch of leases there, or set --no-leader-elect)"
     return text
 
 

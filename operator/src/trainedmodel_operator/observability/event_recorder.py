@@ -185,7 +185,7 @@ class EventRecorder:
         now = asyncio.get_running_loop().time()
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_S
-            log.warning("event not written", reason=error.cause, error=str(error))
+            log.warning("event_not_written", error_type=error.cause, error=str(error))
 
 
 def _note(write: EventWrite) -> str:

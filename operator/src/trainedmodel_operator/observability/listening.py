@@ -24,6 +24,4 @@ def listen_everywhere(port: int, flag: str) -> socket.socket:
     try:
         return socket.create_server(("0.0.0.0", port))
     except OSError as error:
-        raise ConfigurationError(
-            f"{flag} {port} cannot be listened on: {error.strerror}"
-        ) from error
+        raise ConfigurationError(f"cannot bind {flag} {port}: {error.strerror}") from error

@@ -1,11 +1,21 @@
 """Logs: one structured line for each decision, on standard error.
 
-Our own lines and those of libraries (kopf speaks through `logging`) leave by one formatter, so that
-whoever reads them needs one parser. kopf tells of its inner life at INFO; only its warnings are
-news here, and they say which library speaks and, where it is about an object, which.
+Lines of the operator and of its libraries (kopf uses `logging`) pass one formatter, so a reader
+needs one parser. kopf logs its internal steps at INFO, so only its warnings are kept. They name the
+library and, where there is one, the object.
 
-The words are the same everywhere: `event` what was decided or met, `key` the service, `model` the
-model, `revision` what is to be served, `reason` why. A pass that changes nothing has no line.
+The fields are the same everywhere:
+
+    event        the name, in snake_case: a noun and a past participle, or a state
+    key          the service (namespace/name)
+    model        the model (namespace/name)
+    revision     the desired revision
+    reason       a Reason of the contract
+    error        the cause of a failure, in words
+    error_type   the cause of a failure, as metrics count it (`ApiError.cause`)
+    detail       an explanation of a decision that is not a failure
+
+A pass that changes nothing writes no line.
 """
 
 from __future__ import annotations
@@ -22,7 +32,7 @@ _QUIET = ("kopf", "asyncio", "aiohttp.access", "kubernetes")
 
 
 def configure_logs(settings: Settings) -> None:
-    """Route structlog and logging to standard error in the format that was asked for."""
+    """Route structlog and logging to standard error in the configured format."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -62,7 +72,7 @@ def configure_logs(settings: Settings) -> None:
 def _add_object(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Say which object a line of kopf's is about."""
+    """Add the name of the object that a line of kopf is about."""
     about = getattr(event.get("_record"), "k8s_ref", None)
     if isinstance(about, Mapping) and about.get("name"):
         event["object"] = "/".join(filter(None, (about.get("namespace"), about["name"])))

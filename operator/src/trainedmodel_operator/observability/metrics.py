@@ -31,7 +31,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._passes = Histogram(
             "trainedmodel_operator_reconcile_seconds",
-            "Duration of one pass over one parent, by its result.",
+            "Duration of one pass over one service, by its result.",
             ["result"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -43,19 +43,19 @@ class Metrics:
         )
         self._depth = Gauge(
             "trainedmodel_operator_queue_depth",
-            "What waits to be done: services to reconcile, statuses and Events to write.",
+            "Pending work: services to reconcile, statuses and Events to write.",
             ["queue"],
             registry=self.registry,
         )
         self._writes = Counter(
             "trainedmodel_operator_writes",
-            "Writes to the Kubernetes API that succeeded, by what was written.",
+            "Successful writes to the Kubernetes API, by kind of object.",
             ["kind"],
             registry=self.registry,
         )
         self._api_errors = Counter(
             "trainedmodel_operator_api_errors",
-            "Requests to the Kubernetes API that did not succeed, by priority level and cause.",
+            "Failed requests to the Kubernetes API, by priority level and cause.",
             ["priority_level", "cause"],
             registry=self.registry,
         )
@@ -67,7 +67,7 @@ class Metrics:
         )
         self._watch_restarts = Counter(
             "trainedmodel_operator_watch_restarts",
-            "How often the watches were begun anew, by cause.",
+            "Restarts of the watches, by cause.",
             ["cause"],
             registry=self.registry,
         )
@@ -85,7 +85,7 @@ class Metrics:
         )
         self._readable = Gauge(
             "trainedmodel_operator_namespace_readable",
-            "Whether a namespace that is to be served can be read: 1, or 0 while it is left out.",
+            "Whether a namespace of --namespace can be read: 1, or 0 while it is left out.",
             ["namespace"],
             registry=self.registry,
         )
@@ -110,13 +110,13 @@ class Metrics:
         )
         self._events = Counter(
             "trainedmodel_operator_events",
-            "Kubernetes Events by what became of them.",
+            "Kubernetes Events by outcome.",
             ["outcome"],
             registry=self.registry,
         )
         self._reviews = Histogram(
             "trainedmodel_operator_admission_seconds",
-            "Duration of one answer of the webhook, by what was decided about the pod.",
+            "Duration of one answer of the webhook, by its decision about the pod.",
             ["reason"],
             buckets=_SECONDS,
             registry=self.registry,

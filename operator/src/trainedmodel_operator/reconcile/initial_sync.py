@@ -74,7 +74,7 @@ class InitialSync:
         settled = 0
         for lists, kept in looks:
             settled += await self._settle(lists, kept)
-        log.info("looked at everything", services=len(found), settled=settled)
+        log.info("initial_sync_finished", services=len(found), settled=settled)
         return found
 
     async def _list(self, namespace: str | None, kept: _Kept) -> tuple[Listing, _Kept]:

@@ -121,7 +121,7 @@ class Namespaces:
     def _note(self, found: dict[str, T], errors: dict[str, ApiError]) -> None:
         for namespace in found:
             if self._told.pop(namespace, None) is not None:
-                log.info("namespace is served again", namespace=namespace)
+                log.info("namespace_served_again", namespace=namespace)
             self._metrics.set_readable(namespace, True)
         for namespace, error in errors.items():
             self._known_empty.discard(namespace)
@@ -143,15 +143,15 @@ def _nothing(errors: dict[str, ApiError]) -> ApiError:
     if trouble:
         return trouble[0]
     words = "; ".join(str(error) for error in errors.values())
-    return NothingReadable(f"none of the namespaces to be served can be read: {words}"[:1000])
+    return NothingReadable(f"none of the namespaces in --namespace can be read: {words}"[:1000])
 
 
 def _tell(namespace: str, error: ApiError) -> None:
     log.warning(
-        "namespace is left out",
+        "namespace_left_out",
         namespace=namespace,
-        cause=error.cause,
+        error_type=error.cause,
         error=str(error),
-        todo="create the namespace, or grant the operator its Role there, or take it out of "
-        "--namespace; it is tried again with each resync",
+        todo="create the namespace, grant the operator its Role there, or remove it from "
+        "--namespace; each resync tries again",
     )

@@ -136,22 +136,22 @@ class Nudger:
             self._failed(key, pod, nudge, error)
         else:
             self._note(key, pod, None)
-            log.info("pod nudged", key=str(key), pod=nudge.pod, reason=nudge.reason)
+            log.info("pod_nudged", key=str(key), pod=nudge.pod, detail=nudge.reason)
 
     def _failed(self, key: ServiceKey, pod: _Pod, nudge: Nudge, error: Exception) -> None:
         is_known = isinstance(error, ApiError)
         kind = Kind.REFUSED if isinstance(error, TerminalError) else Kind.TROUBLE
         pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0
-        words = api_words(str(error)) if is_known else "a fault of the operator"
+        words = api_words(str(error)) if is_known else "internal error of the operator"
         now = self._clock()
         failure = Failure(kind, words, _ATTEMPT, pause_s)
         failed = put_off(pod.put_off, failure, now, self._jitter())
         self._note(key, pod, failed)
         log.warning(
-            "pod not nudged",
+            "pod_not_nudged",
             key=str(key),
             pod=nudge.pod,
-            cause=error.cause if isinstance(error, ApiError) else "fault",
+            error_type=error.cause if isinstance(error, ApiError) else "fault",
             error=str(error),
             again_in_s=round((failed.until - now).total_seconds(), 2),
             exc_info=None if is_known else error,

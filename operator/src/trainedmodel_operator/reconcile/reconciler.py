@@ -261,7 +261,7 @@ class Reconciler:
                 return decided, gathered
             for view in unseen:
                 if not view.is_ours:
-                    log.warning("shard not ours", key=str(gathered.key), shard=view.name)
+                    log.warning("shard_not_ours", key=str(gathered.key), shard=view.name)
             gathered = replace(gathered, shards=(*gathered.shards, *unseen))
             gathered = self._holding(gathered, unread)
 

@@ -95,7 +95,7 @@ class Resync:
             except ApiError as error:
                 if isinstance(error, NothingReadable):
                     self.answered_at = asyncio.get_running_loop().time()
-                log.warning("resync failed", cause=error.cause, error=str(error))
+                log.warning("resync_failed", error_type=error.cause, error=str(error))
                 pause = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S, self._period_s)
                 failures = min(failures + 1, 16)
                 await asyncio.sleep(self._jittered(pause))
@@ -111,7 +111,7 @@ class Resync:
                 async with asyncio.timeout(self._jittered(pause)):
                     await self._asked.wait()
                     await asyncio.sleep(self._jittered(SOON_S))
-                    log.info("early resync")
+                    log.info("early_resync_started")
 
     def _jittered(self, pause_s: float) -> float:
         return pause_s * (0.8 + 0.4 * self._jitter())

@@ -115,7 +115,7 @@ class ShardWriter:
             is_slow = now < self._slow_until.get(key.namespace, now)
             await asyncio.wait(tasks.values(), timeout=0 if is_slow else PATIENCE_S)
         if key in self._fenced:
-            raise NotLeading("not sent: this replica does not lead")
+            raise NotLeading("not sent: this replica is not the leader")
         late = {index for index, task in tasks.items() if not task.done()}
         if late:
             self._note_slow(key.namespace)
@@ -137,7 +137,7 @@ class ShardWriter:
         indices = {write.index for write in due}
         known = self._put_off.get(key, {})
         for index in set(known) - indices:
-            log.info("shard needs no write any more", key=str(key), shard=index)
+            log.info("shard_write_obsolete", key=str(key), shard=index)
             self._forget(key, index)
 
     def forget_namespace(self, namespace: str) -> None:
@@ -165,8 +165,8 @@ class ShardWriter:
         except ApiError as error:
             self._failed(key, write, _failure(write, error), error)
         except Exception as error:
-            log.exception("shard not written by a fault of the operator", key=str(key))
-            words = "a fault of the operator, which its log shows"
+            log.exception("shard_write_crashed", key=str(key))
+            words = "internal error of the operator; see its log"
             self._failed(key, write, Failure(Kind.TROUBLE, words, attempt(write)), error)
         else:
             self._forget(key, write.index)
@@ -185,11 +185,11 @@ class ShardWriter:
                     raise
                 write = rebased
         log.info(
-            "shard written",
+            "shard_written",
             key=str(key),
             shard=write.name,
             kind=write.kind.value,
-            reason=write.reason,
+            change=write.reason,
             **({"tries": tries} if tries > 1 else {}),
         )
 
@@ -203,11 +203,11 @@ class ShardWriter:
         known[write.index] = put_off(known.get(write.index), failure, now, self._jitter())
         pause = (known[write.index].until - now).total_seconds()
         log.warning(
-            "shard not written",
+            "shard_not_written",
             key=str(key),
             shard=write.name,
             kind=write.kind.value,
-            cause=error.cause if isinstance(error, ApiError) else "fault",
+            error_type=error.cause if isinstance(error, ApiError) else "fault",
             error=str(error),
             again_in_s=round(pause, 2),
         )
@@ -224,7 +224,7 @@ class ShardWriter:
         now = asyncio.get_running_loop().time()
         self._slow_until = {one: until for one, until in self._slow_until.items() if until > now}
         if namespace not in self._slow_until:
-            log.warning("writes are slow here", namespace=namespace, seconds=PATIENCE_S)
+            log.warning("shard_writes_slow", namespace=namespace, seconds=PATIENCE_S)
         self._slow_until[namespace] = now + SLOW_S
 
 

@@ -270,7 +270,7 @@ class StatusWriter:
         now = asyncio.get_running_loop().time()
         self._slow_until = {one: until for one, until in self._slow_until.items() if until > now}
         if namespace not in self._slow_until:
-            log.warning("statuses are slow here", namespace=namespace, seconds=SLOW_AFTER_S)
+            log.warning("status_writes_slow", namespace=namespace, seconds=SLOW_AFTER_S)
         self._slow_until[namespace] = now + SLOW_S
         self._give_back()
 
@@ -293,7 +293,7 @@ class StatusWriter:
         self._put_off(slot, write.namespace)
         if isinstance(error, TerminalError):
             slot.retry_at = now + LONGEST_BACKOFF_S
-            log.error("status refused", model=model, error=str(error))
+            log.error("status_refused", model=model, error=str(error))
             return
         longest = min(FIRST_BACKOFF_S * 2**slot.failures, LONGEST_BACKOFF_S)
         slot.failures = min(slot.failures + 1, 16)
@@ -303,7 +303,7 @@ class StatusWriter:
             self._waiting.add(uid)
         slot.pending.weight = max(slot.pending.weight, write.weight)
         slot.pending.told = write.told  # what this write wanted to say was not said
-        log.warning("status not written", model=model, error=str(error))
+        log.warning("status_not_written", model=model, error=str(error))
 
     def _forget(self, now: float) -> None:
         """Forget models that were not written for so long that pacing has nothing to say."""
@@ -327,7 +327,7 @@ def _tell(write: _Pending) -> None:
     """Log a status that somebody waits for; progress is not worth a line."""
     if write.weight is Weight.URGENT:
         log.info(
-            "status written",
+            "status_written",
             key=f"{write.namespace}/{write.service}",
             model=f"{write.namespace}/{write.name}",
             state=write.status.get("state"),

@@ -152,10 +152,12 @@ class WorkQueue:
                     result = await self._reconcile_past_conflicts(slot.key, is_open)
             except ApiError as error:
                 self._failed(slot, error)
-                log.warning("pass failed", key=str(slot.key), cause=error.cause, error=str(error))
+                log.warning(
+                    "pass_failed", key=str(slot.key), error_type=error.cause, error=str(error)
+                )
             except Exception as error:
                 self._failed(slot, error)
-                log.exception("pass failed by a fault of the operator", key=str(slot.key))
+                log.exception("pass_crashed", key=str(slot.key))
             else:
                 now = clock()
                 slot.was_unavailable = False
@@ -172,7 +174,7 @@ class WorkQueue:
             try:
                 return await self._reconcile(key, is_open)
             except Conflict as error:
-                log.info("pass met another writer", key=str(key), error=str(error))
+                log.info("pass_conflicted", key=str(key), error=str(error))
                 await asyncio.sleep(CONFLICT_PAUSE_S * tries * self._jitter())
         return await self._reconcile(key, is_open)
 

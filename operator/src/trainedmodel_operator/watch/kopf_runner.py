@@ -119,7 +119,7 @@ class KopfRunner:
                 pauses = iter(Backoffs())
             pause = next(pauses)
             self._metrics.count_watch_restart(cause)
-            log.warning("watches ended, they begin anew", cause=cause, seconds=round(pause, 1))
+            log.warning("watches_restarted", error=cause, seconds=round(pause, 1))
             await asyncio.sleep(pause)
             await self._broken()
 

@@ -139,11 +139,11 @@ class SelfSignedCertificates:
             decision = await asyncio.to_thread(self._decide, bundle, configuration)
             if decision.step is Step.KEEP:
                 break
-            log.info("webhook certificates", step=decision.step, reason=decision.reason)
+            log.info("webhook_certificates_due", step=decision.step, detail=decision.reason)
             try:
                 await self._carry_out(decision, secret, bundle, configuration)
             except Conflict:
-                log.info("webhook certificates changed meanwhile")
+                log.info("webhook_certificates_conflicted")
         await self._load(self._read(secret))
 
     def _decide(self, bundle: pki.Bundle, configuration: Document | None) -> Decision:
@@ -195,7 +195,7 @@ class SelfSignedCertificates:
             {"metadata": {"resourceVersion": version}, "webhooks": [webhook]},
             _STRATEGIC,
         )
-        log.info("webhook authority published", configuration=place.configuration)
+        log.info("webhook_authority_published", configuration=place.configuration)
 
     async def _store(self, bundle: pki.Bundle, secret: Document | None) -> None:
         """Write the Secret: under the version that was read, or create it.
@@ -227,7 +227,7 @@ class SelfSignedCertificates:
         await asyncio.to_thread(pki.load_pair, self.context, bundle.certificate, bundle.key)
         self._served = bundle.certificate
         self.has_begun.set()
-        log.info("webhook certificate loaded")
+        log.info("webhook_certificate_loaded")
 
     def _read(self, secret: Document | None) -> pki.Bundle:
         if secret is None:
@@ -236,8 +236,8 @@ class SelfSignedCertificates:
         if labels.get(names.MANAGED_BY_LABEL) != names.MANAGED_BY:
             place = f"{self._place.namespace}/{self._place.secret}"
             raise CertificateError(
-                f"Secret {place} is not the operator's own: delete it, or name another in "
-                "--webhook-secret"
+                f"Secret {place} does not belong to the operator: delete it, or set another name "
+                "with --webhook-secret"
             )
         return pki.Bundle.from_secret(secret.get("data") or {})
 
@@ -266,7 +266,7 @@ class SelfSignedCertificates:
         """Log a failure once, not at each look."""
         fault = str(error)
         say = log.debug if fault == self._fault else log.warning
-        say("webhook certificates not looked at", error=fault)
+        say("webhook_certificates_not_checked", error=fault)
         self._fault = fault
 
 
@@ -286,12 +286,12 @@ class FileCertificates:
         while True:
             try:
                 if await asyncio.to_thread(self._look):
-                    log.info("webhook certificate loaded", folder=str(self._folder))
+                    log.info("webhook_certificate_loaded", folder=str(self._folder))
                     self.has_begun.set()
                 fault = ""
             except (CertificateError, OSError, UnicodeDecodeError) as error:
                 if str(error) != fault:
-                    log.warning("webhook certificate not loaded", error=str(error))
+                    log.warning("webhook_certificate_not_loaded", error=str(error))
                 fault = str(error)
             is_begun = self.has_begun.is_set()
             await asyncio.sleep(self._period_s if is_begun else _FIRST_LOOK_S)

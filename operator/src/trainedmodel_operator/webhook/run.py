@@ -49,13 +49,13 @@ async def run_webhook(
     """
     resources = settle(settings.injection.resources)
     log.info(
-        "pullers are given",
+        "puller_defaults_set",
         image=settings.injection.image,
         requests=[resources.cpu_request, resources.memory_request],
         limits=[resources.cpu_limit, resources.memory_limit],
     )
     for note in resources.notes:
-        log.warning("a puller's resource follows another", what=note)
+        log.warning("puller_resource_adjusted", detail=note)
     certificates: Certificates
     if settings.certificates is not None:
         certificates = FileCertificates(settings.certificates)

@@ -83,7 +83,7 @@ class Webhook:
             asked = await _read_request(request)
         except Malformed as error:
             self._observe("malformed", time.monotonic() - began)
-            log.warning("webhook request refused", error=str(error), remote=request.remote)
+            log.warning("webhook_request_refused", error=str(error), remote=request.remote)
             return web.Response(status=400, text=f"{error}\n")
         injection = self._decide(asked)
         self._observe(injection.reason, time.monotonic() - began)
@@ -103,11 +103,12 @@ class Webhook:
             injection = inject(pod, self._settings)
         except Exception:
             # Whatever it is, it is ours: this pod waits, the next one has nothing to do with it.
-            say.exception("injection failed")
+            say.exception("injection_failed")
             return Injection(
-                refusal="the operator failed at this pod; its log says why", reason="failed"
+                refusal="internal error while injecting this pod; see the log of the operator",
+                reason="failed",
             )
-        say.info("pod reviewed", decision=injection.reason, refusal=injection.refusal)
+        say.info("pod_reviewed", decision=injection.reason, refusal=injection.refusal)
         return injection
 
 
@@ -158,7 +159,7 @@ async def _serve(
     await runner.setup()
     try:
         await _listen(runner, host, port, certificates)
-        log.info("webhook serves", port=port)
+        log.info("webhook_started", port=port)
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -168,7 +169,7 @@ async def _serve(
             await asyncio.sleep(linger_s)
     finally:
         await runner.cleanup()
-        log.info("webhook ended")
+        log.info("webhook_stopped")
 
 
 async def _listen(
@@ -182,9 +183,7 @@ async def _listen(
     try:
         await web.TCPSite(runner, host, port, ssl_context=context).start()
     except OSError as error:
-        raise ConfigurationError(
-            f"--webhook-port {port} cannot be listened on: {error.strerror}"
-        ) from error
+        raise ConfigurationError(f"cannot bind --webhook-port {port}: {error.strerror}") from error
 
 
 async def _read_request(request: web.Request) -> Document:
@@ -199,7 +198,7 @@ async def _read_request(request: web.Request) -> Document:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             body = await request.read()
     except TimeoutError as error:
-        raise Malformed(f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from error
+        raise Malformed(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise Malformed(f"the body is longer than {MOST_BYTES} bytes") from error
     if len(body) > _LONG_BYTES:
@@ -215,13 +214,13 @@ def _parse(body: bytes) -> Document:
     if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
         raise Malformed("the body is not an AdmissionReview")
     if review.get("apiVersion") != API_VERSION:
-        raise Malformed(f"only {API_VERSION} is spoken here")
+        raise Malformed(f"only {API_VERSION} is supported")
     asked = review.get("request")
     if not isinstance(asked, dict) or not isinstance(asked.get("uid"), str):
         raise Malformed("the review has no request with a uid")
     kind = asked.get("kind")
     if not isinstance(kind, dict) or (kind.get("group"), kind.get("kind")) != ("", "Pod"):
-        raise Malformed("the review is not of a Pod")
+        raise Malformed("the review is not for a Pod")
     if asked.get("operation") != "CREATE" or asked.get("subResource"):
         raise Malformed("only the creation of pods is reviewed")
     if not isinstance(asked.get("object"), dict):

@@ -78,7 +78,7 @@ def readable_uri(found: Field) -> tuple[str, list[str]]:
             "trainedmodel.dev/claims"
         )
     if parsed.scheme == "file":
-        notes.append("is read from a folder of the puller's own: allow it with --file-root")
+        notes.append("is read from a local folder of the puller: allow it with --file-root")
     if parsed.scheme in {"az", "azure"}:
         notes.append(
             "names no storage account: set AZURE_STORAGE_ACCOUNT_NAME in its credential profile or "
@@ -113,7 +113,7 @@ def _azure(found: Field, text: str) -> str:
         return text
     if match["query"]:
         raise Unconvertible(
-            f"{found}: a signature does not belong into an address: leave it out, put it into a "
+            f"{found}: an address must not contain a signature: remove it, put it into a "
             "Secret as AZURE_STORAGE_SAS_TOKEN, and name that credential profile in "
             "spec.model.credentials"
         )

@@ -95,7 +95,7 @@ def _opened(documents: Iterable[Any]) -> Iterator[Any]:
 
 def _answer(document: Any, options: Options, entries: Entries) -> Conversion:
     if not isinstance(document, Mapping) or not isinstance(document.get("kind"), str):
-        return Conversion(faults=("a document is no Kubernetes object: it has no kind",))
+        return Conversion(faults=("a document is not a Kubernetes object: it has no kind",))
     what = describe(document)
     try:
         found = _by_kind(document, options, entries)
@@ -122,7 +122,7 @@ def _by_kind(document: Document, options: Options, entries: Entries) -> Conversi
         raise Unconvertible(f"apiVersion {version}: this kind cannot be converted: {advice}")
     if group == "" and secrets.is_store_secret(document):
         return secrets.from_secret(document)
-    return Conversion(notes=("is nothing that can be converted: left out",))
+    return Conversion(notes=("is of a kind that cannot be converted: left out",))
 
 
 def _from_inference_service(document: Document, options: Options, entries: Entries) -> Conversion:
@@ -143,8 +143,10 @@ def _ours(document: Document) -> Conversion:
         try:
             parse_trained_model(dict(document))
         except SpecError as error:
-            raise Unconvertible(f"is one of ours already, and not valid: {error}") from error
-    return Conversion((document,), ("is one of ours already: left as it is",))
+            raise Unconvertible(
+                f"already belongs to {names.GROUP}, and is invalid: {error}"
+            ) from error
+    return Conversion((document,), (f"already belongs to {names.GROUP}: left unchanged",))
 
 
 def _once(
@@ -162,7 +164,7 @@ def _once(
         if first[1] is one:
             kept.append(one)
         elif first[1] == one:
-            notes.append(f"{what}: is there twice: written once")
+            notes.append(f"{what}: appears twice: written once")
         else:
             faults.append(
                 f"{what}: becomes a {key[0]} {key[2]}, and so does the earlier {first[0]}: rename "

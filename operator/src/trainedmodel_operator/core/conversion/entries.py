@@ -97,7 +97,7 @@ def entry_values(document: Document, key: str) -> Mapping[str, Any]:
         values = None
     if not isinstance(values, Mapping):
         raise Unconvertible(
-            f'{path} is no JSON document such as {{"type": "s3", ...}}: put it right'
+            f'{path} is not a JSON document such as {{"type": "s3", ...}}: correct it'
         )
     return values
 
@@ -122,4 +122,4 @@ def secret_text(document: Document, key: str) -> tuple[str, str]:
     try:
         return path, base64.b64decode(str(value or ""), validate=True).decode()
     except (binascii.Error, ValueError):
-        raise Unconvertible(f"{path} is not text in base64: put it right") from None
+        raise Unconvertible(f"{path} is not text in base64: correct it") from None

@@ -80,13 +80,13 @@ def _service(found: Field, options: Options) -> tuple[str, list[str]]:
                 "with --service NAME"
             )
         raise Unconvertible(
-            f"{found} cannot be the name of a service (lower-case letters, digits and '-'): say "
+            f"{found} is not a valid service name (lower-case letters, digits and '-'): say "
             f"which service is meant, with --service {named}=NAME"
         )
     if not named:
         return options.service, []
     return options.service, [
-        f"{found} cannot be the name of a service: the model goes to {options.service!r}, as "
+        f"{found} is not a valid service name: the model goes to {options.service!r}, as "
         "--service says"
     ]
 

@@ -94,10 +94,10 @@ def _is_below(name: str, domains: tuple[str, ...]) -> bool:
 def _checked(metadata: Document, key: str, form: re.Pattern[str], most: int) -> str:
     value = metadata.get(key)
     if value in (None, ""):
-        raise Unconvertible(f"metadata.{key} is missing: give the object one")
+        raise Unconvertible(f"metadata.{key} is missing: set it")
     if not isinstance(value, str) or len(value) > most or form.fullmatch(value) is None:
         raise Unconvertible(
-            f"metadata.{key}: {shown(value)} is no name of a Kubernetes object: use lower-case "
+            f"metadata.{key}: {shown(value)} is not an object name: use lower-case "
             f"letters, digits and '-', at most {most} characters"
         )
     return value
@@ -108,7 +108,7 @@ def _strings(metadata: Document, key: str) -> dict[str, str]:
     if values in (None, {}):
         return {}
     if not isinstance(values, Mapping):
-        raise Unconvertible(f"metadata.{key} must be a mapping, and is {shown(values)}")
+        raise Unconvertible(f"metadata.{key} must be a mapping, not {shown(values)}")
     for name, text in values.items():
         if not isinstance(name, str) or _QUALIFIED.fullmatch(name) is None:
             raise Unconvertible(f"metadata.{key}: {shown(name)} cannot be a key: rename it")
@@ -118,7 +118,7 @@ def _strings(metadata: Document, key: str) -> dict[str, str]:
             )
         if key == "labels" and _LABEL_VALUE.fullmatch(text) is None:
             raise Unconvertible(
-                f"metadata.labels[{name}]: {shown(text)} is no value of a label: use at most 63 "
+                f"metadata.labels[{name}]: {shown(text)} is not a label value: use at most 63 "
                 "letters, digits, '-', '_' and '.'"
             )
     return dict(values)

@@ -119,7 +119,7 @@ def _make(document: Document, found: _Model, options: Options, entries: Entries)
     entry = entries.find(namespace, storage.key.text(), _type_of(storage))
     if uri.value and storage.model_path.value:
         raise Unconvertible(
-            f"{uri.path} and {storage.model_path.path} are both there: leave one of them out"
+            f"{uri.path} and {storage.model_path.path} are both set: remove one of them"
         )
     if not uri.value:
         if not storage.model_path.value and not storage.is_given:
@@ -148,7 +148,7 @@ def _general(made: Document, credentials: Field) -> Iterator[str]:
         f"goes to the service {service!r}, which must be there: pods with the label "
         f"{names.PARENT_LABEL}={service}, or an InferenceService of that name"
     )
-    yield "is loaded in each pod of its service: no model is unloaded for another to have room"
+    yield "is loaded in each pod of its service: no model is unloaded to make room for another"
     if credentials.value:
         yield credentials_note(credentials, made)
 

@@ -83,7 +83,7 @@ def _s3(values: Mapping[str, str]) -> Profile:
     if values.get("verify_ssl", "").lower() in _FALSE:
         variables["S3_VERIFY_SSL"] = "0"
     notes = [
-        f"{name} is lost: an authority of your own is named by AWS_CA_BUNDLE"
+        f"{name} is lost: set an authority of your own with AWS_CA_BUNDLE"
         for name in ("certificate", "ca_bundle", "cabundle_configmap")
         if name in values
     ]
@@ -96,7 +96,7 @@ def _gs(values: Mapping[str, str]) -> Profile:
         try:
             key = json.loads(base64.b64decode(encoded, validate=True))
         except (binascii.Error, ValueError):
-            raise Unconvertible("base64_service_account is no key file in base64") from None
+            raise Unconvertible("base64_service_account is not a key file in base64") from None
         return Profile({"GOOGLE_APPLICATION_CREDENTIALS": json.dumps(key)})
     own = ("private_key", "client_email", "token_uri", "private_key_id", "project_id", "client_id")
     if not values.get("private_key") and not values.get("client_email"):
@@ -144,7 +144,7 @@ def _http(values: Mapping[str, Any]) -> Profile:
         raise Unconvertible(
             f"headers: {', '.join(others)}: the puller sends no headers but Authorization"
         )
-    notes = ["certificate is lost: an authority of your own is to be mounted"]
+    notes = ["certificate is lost: mount an authority of your own"]
     lost = tuple(notes if values.get("certificate") else ())
     if not headers:
         return Profile({}, lost)
@@ -173,7 +173,9 @@ def _origin(url: str) -> str:
         host = None
         port = ""
     if not host or parts.scheme not in {"http", "https"}:
-        raise Unconvertible("url is missing or no http address: whom are the headers for?")
+        raise Unconvertible(
+            "url is missing or not an http address: set the url that gets the headers"
+        )
     return f"{parts.scheme}://{host}{port}"
 
 
@@ -183,7 +185,7 @@ def _some(variables: Mapping[str, str | None], notes: Any = ()) -> Profile:
 
 def _lost(values: Mapping[str, str], settled: set[str]) -> list[str]:
     return [
-        f"{name} is lost: the puller knows no such setting"
+        f"{name} is lost: the puller has no such setting"
         for name in values
         if name not in settled and name not in _PLACES
     ]

@@ -140,7 +140,7 @@ def _from_keys(document: Document) -> Profile:
         if value := annotation(document, name).text():
             variables[variable] = value
     notes = [
-        f"{found.path} is lost: an authority of your own is named by AWS_CA_BUNDLE"
+        f"{found.path} is lost: set an authority of your own with AWS_CA_BUNDLE"
         if "cabundle" in name
         else f"{found.path} is lost: there is no such setting"
         for name in _S3_LOST
@@ -150,9 +150,9 @@ def _from_keys(document: Document) -> Profile:
         if key in _KEYS:
             variables[_KEYS[key]] = secret_text(document, key)[1]
         elif key not in _NEEDLESS:
-            notes.append(f"{key} is lost: the puller knows no such variable")
+            notes.append(f"{key} is lost: the puller has no such variable")
     if not variables:
-        raise Unconvertible("has no key that the puller knows: write its credential profile anew")
+        raise Unconvertible("has no key that the puller knows: write a new credential profile")
     return Profile(variables, tuple(notes))
 
 

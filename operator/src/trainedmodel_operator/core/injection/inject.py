@@ -135,7 +135,7 @@ def check_platform(pod: Document) -> None:
         (spec.get("nodeSelector") or {}).get(_OS_SELECTOR),
     }
     if "windows" in told:
-        raise InjectionImpossible("the puller runs on Linux only: this is a Windows pod")
+        raise InjectionImpossible("the puller runs on Linux only, and this is a Windows pod")
 
 
 def check_names(pod: Document, volumes: Sequence[Document]) -> None:
@@ -148,8 +148,8 @@ def check_names(pod: Document, volumes: Sequence[Document]) -> None:
     for volume in volumes:
         if volume["name"] in taken:
             raise InjectionImpossible(
-                f"the pod has a volume {volume['name']} already, and no container "
-                f"{names.PULLER_CONTAINER}: give the volume another name"
+                f"the pod already has a volume {volume['name']} but no container "
+                f"{names.PULLER_CONTAINER}: rename the volume"
             )
 
 
@@ -206,4 +206,4 @@ def _first(spec: Document, container: Document) -> Iterator[Operation]:
 
 def _unknown(request: InjectionRequest) -> Iterator[str]:
     for key in request.unknown:
-        yield f"annotation {key} is not known to this operator, and has no effect"
+        yield f"annotation {key} is unknown to this operator and has no effect"

@@ -191,20 +191,20 @@ def _service(labels: Mapping[str, str]) -> str:
     found = {key: labels[key] for key in names.PARENT_POD_LABELS if labels.get(key)}
     if not found:
         raise InjectionImpossible(
-            "the pod does not say which service it belongs to: give it the label "
-            f"{names.PARENT_LABEL} with the name that its TrainedModels have in "
-            "spec.inferenceService"
+            f"the pod names no service: set the label {names.PARENT_LABEL} to the "
+            "spec.inferenceService of its TrainedModels"
         )
     if len(set(found.values())) > 1:
         told = " and ".join(f"{key}={value}" for key, value in found.items())
         raise InjectionImpossible(
-            f"the pod names two services, {told}: take the label {names.PARENT_LABEL} away, "
+            f"the pod names two services, {told}: remove the label {names.PARENT_LABEL}, "
             "or make both equal"
         )
     key, service = next(iter(found.items()))
     if _PARENT.fullmatch(service) is None:
         raise InjectionImpossible(
-            f"label {key}={service!r}: a service's name has only lower case letters, digits and '-'"
+            f"label {key}={service!r} is not a service's name: use lower-case letters, digits "
+            "and '-'"
         )
     return service
 
@@ -237,7 +237,7 @@ def _list_of(text: str) -> list[str]:
     if not found:
         raise ValueError("must name at least one")
     if len(set(found)) != len(found):
-        raise ValueError("names something twice")
+        raise ValueError("names an item twice")
     return found
 
 
@@ -250,7 +250,7 @@ def _profiles(text: str) -> tuple[Profile, ...]:
             raise ValueError(f"{part!r} must be <secret> or <profile>=<secret>")
         if _PROFILE.fullmatch(profile.name) is None:
             raise ValueError(
-                f"{profile.name!r} cannot be a profile's name (lower case letters, digits, '-'): "
+                f"{profile.name!r} is not a profile's name (lower-case letters, digits, '-'): "
                 f"write <profile>={profile.secret}"
             )
         if profile.name in profiles:
@@ -287,7 +287,7 @@ def read_user(text: str) -> str:
         return text
     if _USER.fullmatch(text) is None or int(text) > _LARGEST_USER:
         raise ValueError(
-            f"must be {RUN_AS_SERVER}, {RUN_AS_UNSET}, or the number of a user that is not root"
+            f"must be {RUN_AS_SERVER}, {RUN_AS_UNSET}, or the numeric ID of a user that is not root"
         )
     return text
 
@@ -299,7 +299,7 @@ def read_size(text: str) -> str:
         ValueError: it is none, or nothing.
     """
     if parse_bytes(text) <= 0:
-        raise ValueError("must be more than nothing")
+        raise ValueError("must be greater than zero")
     return text
 
 
@@ -310,7 +310,7 @@ def read_cpu(text: str) -> str:
         ValueError: it is none, or nothing.
     """
     if _CPU.fullmatch(text) is None or not text.strip("0.m"):
-        raise ValueError("must be a number of processors such as 100m or 0.5")
+        raise ValueError("must be a CPU quantity such as 100m or 0.5")
     return text
 
 

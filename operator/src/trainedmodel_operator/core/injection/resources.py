@@ -124,7 +124,7 @@ def _pair(
     said = _spell(sources[stronger], fields[asked_by < most_by], value)
     follower = fields[asked_by > most_by].replace("_", " ")
     if stronger == len(sources) - 1:
-        notes.append(f"the puller's {follower} is {value} too, because of {said}")
+        notes.append(f"{said} also sets the puller's {follower} to {value}")
     return value, value
 
 

@@ -71,8 +71,8 @@ def check_port_is_free(pod: Document, request: InjectionRequest) -> None:
     if port == (request.server_port or names.SERVER_PORTS.get(request.server)):
         raise InjectionImpossible(
             f"the model server ({request.server}) and the puller would both listen on port {port}: "
-            f"name another one for the puller in the annotation {names.PORT_ANNOTATION}, or where "
-            f"the server listens in {names.SERVER_PORT_ANNOTATION}"
+            f"set another port of the puller in the annotation {names.PORT_ANNOTATION}, or the "
+            f"server's port in {names.SERVER_PORT_ANNOTATION}"
         )
     spec = pod["spec"]
     for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
@@ -81,5 +81,5 @@ def check_port_is_free(pod: Document, request: InjectionRequest) -> None:
             if is_tcp and declared.get("containerPort") == port:
                 raise InjectionImpossible(
                     f"container {container.get('name')} listens on port {port}, which is the "
-                    f"puller's: name another one in the annotation {names.PORT_ANNOTATION}"
+                    f"puller's: set another one in the annotation {names.PORT_ANNOTATION}"
                 )

@@ -33,8 +33,8 @@ def side_effects(pod: Document, puller: Resources) -> Iterator[str]:
         )
     if puller.cpu_limit and parse_millicores(puller.cpu_limit) < _LITTLE_CPU:
         yield (
-            f"the puller may use only {puller.cpu_limit} of a processor: it takes many seconds to "
-            f"start, and downloads slowly. The annotation {names.CPU_LIMIT_ANNOTATION} changes it"
+            f"the puller's CPU limit is only {puller.cpu_limit}: it takes many seconds to start, "
+            f"and downloads slowly. The annotation {names.CPU_LIMIT_ANNOTATION} changes the limit"
         )
     for resource, limit, annotation in (
         ("cpu", puller.cpu_limit, names.CPU_LIMIT_ANNOTATION),

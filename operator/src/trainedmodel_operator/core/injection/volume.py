@@ -121,9 +121,9 @@ def choose_volume(pod: Document, server: int, request: InjectionRequest) -> Mode
 def _memory_warning(volume: str, memory: str) -> str:
     room = (memory_for_models(memory) or 0) // 2**20
     return (
-        f"volume {volume} is in memory, and what the puller writes there counts against its own "
-        f"memory limit of {memory}: models may take {room}Mi. The annotation "
-        f"{names.MEMORY_LIMIT_ANNOTATION} changes it"
+        f"volume {volume} is in memory, so the puller's writes count against its memory limit of "
+        f"{memory}: models may take {room}Mi. The annotation {names.MEMORY_LIMIT_ANNOTATION} "
+        "changes the limit"
     )
 
 
@@ -151,7 +151,9 @@ def _choose(pod: Document, server: int, request: InjectionRequest) -> ModelVolum
     folder = str(mount.get("subPath") or "").strip("/")
     if folder:
         if folder.split("/")[0] == HIDDEN_STATE:
-            raise InjectionImpossible(f"{where} has the subPath {folder}: that is the puller's own")
+            raise InjectionImpossible(
+                f"{where} has the subPath {folder}, which is reserved for the puller: use another"
+            )
         return ModelVolume(
             volume["name"],
             models=folder,
@@ -161,8 +163,8 @@ def _choose(pod: Document, server: int, request: InjectionRequest) -> ModelVolum
         )
     if source not in _BEGIN_EMPTY:
         raise InjectionImpossible(
-            f"{where} is mounted whole, so that the puller has no room beside the served models: "
-            f"mount it with a subPath, for example subPath: {MODELS}"
+            f"{where} is mounted without a subPath, which leaves the puller no room beside the "
+            f"models: mount it with a subPath, for example subPath: {MODELS}"
         )
     return ModelVolume(
         volume["name"],
@@ -207,8 +209,8 @@ def _check_writable(volume: Document, source: str, where: str) -> None:
     is_read_only = (volume.get(source) or {}).get("readOnly") is True
     if source in _NEVER_WRITABLE or is_read_only:
         raise InjectionImpossible(
-            f"{where} is read-only ({source}): models cannot be put there. Name another folder in "
-            f"the annotation {names.MODEL_DIR_ANNOTATION}, where the server shall find them"
+            f"{where} is read-only ({source}), so the puller cannot write models there: name "
+            f"another model folder in the annotation {names.MODEL_DIR_ANNOTATION}"
         )
 
 
@@ -220,9 +222,9 @@ def _check_one_pods(
     if source == _CLAIM and _is_claim_of_this_pod(pod, volume):
         return
     raise InjectionImpossible(
-        f"{where} is one that several pods may share ({source}), and each pod needs its own: take "
-        f"an emptyDir or an ephemeral volume, name another folder in the annotation "
-        f"{names.MODEL_DIR_ANNOTATION}, or say {names.VOLUME_ANNOTATION}={EXCLUSIVE} if no other "
+        f"{where} may be shared by several pods ({source}), but each pod needs its own: use an "
+        "emptyDir or an ephemeral volume, name another model folder in the annotation "
+        f"{names.MODEL_DIR_ANNOTATION}, or set {names.VOLUME_ANNOTATION}={EXCLUSIVE} if no other "
         "pod uses it"
     )
 

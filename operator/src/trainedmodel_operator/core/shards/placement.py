@@ -317,7 +317,7 @@ def _no_room(draft: _Draft, model: DesiredModel) -> Verdict:
     size = entry_bytes(model.name, render_entry(model, 0)) + MANIFEST_BYTES
     if size > names.SHARD_BUDGET_BYTES:
         words = (
-            f"The entry alone has {size_words(size)}, a shard takes "
+            f"The entry has {size_words(size)}, but a shard holds at most "
             f"{size_words(names.SHARD_BUDGET_BYTES)}: shorten spec.model.parameters."
         )
         return Verdict(accepted=False, reason=Reason.SHARDS_FULL, message=words + kept)

@@ -104,7 +104,7 @@ def _failed(told: Told, status: Told) -> Transition | None:
         None,
     )
     note = f"{now.get('pod')}: {now.get('message') or now.get('reason')}"
-    words = f"Revision {serving} serves there on. " if serving else ""
+    words = f"The pod keeps serving revision {serving}. " if serving else ""
     return _news(EventKind.WARNING, str(now.get("reason")), f"{words}{note}")
 
 
@@ -118,7 +118,7 @@ def _updating(told: Told, status: Told) -> Transition | None:
     before, now = told.get("revision"), status.get("revision")
     if not before or not now or before == now:
         return None
-    return _news(EventKind.NORMAL, "Updating", f"Revision {now} takes the place of {before}.")
+    return _news(EventKind.NORMAL, "Updating", f"Revision {now} replaces {before}.")
 
 
 def _not_ready(told: Told, status: Told) -> Transition | None:
