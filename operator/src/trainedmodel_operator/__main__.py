@@ -1,9 +1,10 @@
 """The command line: `trainedmodel-operator`, or `python -m trainedmodel_operator`.
 
-Needs no argument. Every option has an environment variable, shown by `--help`; the option wins.
+The command needs no argument. Every option has an environment variable, which `--help` shows. The
+option wins.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 if it cannot start or a part failed, 75 if it led and lost
-the Lease (another process leads, or may), 2 for a command line that cannot be read.
+Exit codes: 0 after SIGTERM or SIGINT, 1 if the operator cannot start or a part failed, 75 if it was
+the leader and lost the Lease, 2 for an invalid command line.
 """
 
 from __future__ import annotations

@@ -1,30 +1,30 @@
-"""Composition: the parts, who owns whom, and how it all ends.
+"""Composition: the parts of the process, their owners, and the order in which they end.
 
     run
-    │                           of every replica
+    │                           on every replica
     ├── probes_served           /healthz and /readyz
-    ├── run_webhook             injection, with its certificates, which the leader keeps
-    │                           of the one that leads
-    ├── Leadership.run          waits for the Lease, then renews it beside
-    │   └── services            one task group; if any of them fails, the process ends
+    ├── run_webhook             injection and its certificates, which the leader renews
+    │                           on the leader only
+    ├── Leadership.run          waits for the Lease, then renews it beside the services
+    │   └── services            one task group; if one task fails, the process ends
     │       ├── WorkQueue.run       the workers of the services
     │       ├── Reconciler.run      shard writes and nudges, each by itself
     │       ├── StatusWriter.run    the status writes
-    │       ├── Resync.run          the look at everything
+    │       ├── Resync.run          the survey of all services
     │       └── EventRecorder.run   the Events
-    └── Watches.run             kopf; begins when the first resync has succeeded
+    └── KopfRunner.run          kopf; starts when the first resync has succeeded
 
-kopf is the event source and nothing else of it is used: no handler that keeps state in objects, no
-finalizer, no index, no event posting, no peering, no probe. So it writes nothing (O6), and any of
-its watches may break without harm. It may end by itself; `watches` begins it anew while the
-services go on.
+kopf is used as a source of events only: no handler that keeps state in objects, no finalizer, no
+index, no event posting, no peering, no probe. So kopf writes nothing (O6), and any of its watches
+may break without harm. kopf may end by itself. `kopf_runner` restarts it while the services
+continue.
 
-Two clients: one for the Lease, and one for all else, which sends no write unless this replica leads
-(`leader`).
+There are two clients. One is for the Lease. The other is for all other requests and sends a write
+only while this replica leads (`leader`).
 
-The end: on SIGTERM everything is cancelled at once. As soon as the services have ended the Lease is
-given back; watches and webhook may take a little longer. A status that was not sent is computed
-again by whoever leads next. A replica that loses the Lease ends as a process.
+On SIGTERM all tasks are cancelled at once. The Lease is released as soon as the services have
+ended. Watches and webhook may take a little longer. The next leader computes the statuses that were
+not sent. A replica that loses the Lease ends its process.
 """
 
 from __future__ import annotations

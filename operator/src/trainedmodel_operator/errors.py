@@ -1,27 +1,28 @@
-"""Everything that the operator raises.
+"""All errors of the operator.
 
     OperatorError
-    ├── ConfigurationError      it cannot start as it was told to
-    ├── LeadershipLost          the Lease is not this replica's any more: the process must end
-    ├── InjectionImpossible     a pod asks for a puller in a way that cannot be given
+    ├── ConfigurationError      the configuration does not allow a start
+    ├── LeadershipLost          another replica may hold the Lease: the process must end
+    ├── InjectionImpossible     a pod asks for a puller that it cannot get
     ├── CertificateError        the webhook's certificates cannot be used
-    └── ApiError                a request to the Kubernetes API did not succeed
-        ├── RetryableError      the same pass, made again, may succeed
-        │   ├── Unavailable     a late answer, a broken one, or a 5xx
-        │   │   └── Unreachable nobody answered: refused, reset, no way there
-        │   ├── NotLeading      a write that was not sent: the Lease's time is over
-        │   ├── Throttled       429, or 503 with Retry-After: come back later (`retry_after_s`)
-        │   └── Conflict        409 or 410: somebody was faster; read again
+    └── ApiError                a request to the Kubernetes API failed
+        ├── RetryableError      the same pass may succeed later
+        │   ├── Unavailable     a late or broken answer, or a 5xx
+        │   │   └── Unreachable no answer: refused, reset, or no route
+        │   ├── NotLeading      a write that was not sent, because the Lease has expired
+        │   ├── Throttled       429, or 503 with Retry-After: retry after `retry_after_s`
+        │   └── Conflict        409 or 410: another writer was faster; read again
         └── TerminalError       the same request would fail again
-            ├── NotFound        404: the object (or its kind) is not there
+            ├── NotFound        404: the object or its kind does not exist
             ├── Refused         any other 4xx: not allowed, or not valid
-            │   ├── NamespaceEnds     nothing new may be made where all is being deleted
+            │   ├── NamespaceEnds     the namespace is being deleted, so it takes no new object
             │   └── PatchNotApplied   a JSON patch does not fit the object, or its test failed
-            └── NothingReadable none of the namespaces to be served can be read
+            └── NothingReadable none of the namespaces in --namespace can be read
 
-A pass that cannot *read* is made again with back-off, whichever kind it met: what makes a request
-terminal may change (a role is granted, a CRD installed). A *write* that fails is put off by itself
-(`core.pacing.put_off`); the split says for how long, and whether it is told at once.
+A pass that cannot *read* is retried with back-off after any error, because the cause of a terminal
+error may change: a role is granted, a CRD is installed. A *write* that fails is deferred by itself
+(`core.pacing.put_off`). The kind of its error decides for how long, and whether the status shows it
+at once.
 """
 
 from __future__ import annotations

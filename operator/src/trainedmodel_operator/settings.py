@@ -1,4 +1,4 @@
-"""Settings: what can be said on the command line, with units, defaults and the reasons for them."""
+"""Settings: the values of the command line, with their units, defaults and reasons."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The Kubernetes API as the operator uses it: reads, writes, and their errors."""
+"""The Kubernetes API: reads, writes and their errors."""

@@ -1,14 +1,13 @@
-"""Requests to the Kubernetes API: every read and write of the operator, and nothing else.
+"""Requests to the Kubernetes API: every read and write of the operator.
 
-`ApiKubeClient` implements `protocol.KubeClient` over the official client's `kubernetes.aio`, of
-which it uses the configuration, authentication and transport. It speaks in plain JSON documents:
-building model objects for thousands of TrainedModels costs more than all decisions about them. When
-a request may be sent, and how it is sent, is the matter of `transport`; which priority level it is
-in is said here.
+`ApiKubeClient` implements `protocol.KubeClient` over `kubernetes.aio` of the official client, and
+uses its configuration, authentication and transport. Documents are plain JSON, because building
+model objects for thousands of TrainedModels costs more than all decisions about them. This module
+chooses the priority level of each request. `transport` decides when and how a request is sent.
 
-Promises: a list is whole or an error (a page that fails fails the list, O1); lists are consistent
-reads, never served from a stale cache; every request has a time limit; every write names its field
-manager; what comes back as an error is one of `errors`.
+Guarantees: a list is complete or an error (a page that fails fails the list, O1). Lists are
+consistent reads, never served from a stale cache. Every request has a timeout. Every write names
+its field manager. Every failure is one of `errors`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The connection: where the API server is, and as whom we speak to it.
+"""The connection: the address of the API server and the identity of the operator.
 
-Read once, at start: from KUBECONFIG, the pod's service account, or `~/.kube/config`, as `kubectl`
-and every in-cluster client do. Our own clients and kopf's watches share it, so they are never two
-different users.
+It is read once, at start, from KUBECONFIG, the pod's service account, or `~/.kube/config`, as
+`kubectl` and in-cluster clients do. The operator's clients and kopf's watches share it, so they
+always use one identity.
 """
 
 from __future__ import annotations

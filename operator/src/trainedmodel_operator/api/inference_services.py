@@ -1,18 +1,17 @@
-"""Services: the InferenceService behind a service, where there is such a kind.
+"""InferenceServices: the URL of a service, where KServe is installed.
 
-A service is a name on pods; whether a KServe InferenceService of that name exists makes no
-difference to what is placed and served. It only knows the URL, which `status.url` tells. So nothing
-that is wrong here may cost a pass: whatever cannot be read is *not known*, and what was told of it
-stays.
+A service is a name on pods. A KServe InferenceService of that name changes nothing about placement
+or serving. It only has the URL for `status.url`. So no fault of this kind may cost a pass: if an
+object cannot be read, its URL is *unknown*, and the status keeps the last one.
 
-- The kind is not installed (404 for the list): not asked again for `ABSENT_S`, for any service.
-- Not allowed (403), or anything else of that sort: the same, for that namespace.
-- Slow or broken, which for this kind usually means its conversion webhook: this service is left
-  alone for `BROKEN_S`, and the whole namespace if that happens to a second one meanwhile. A single
-  answer is waited for no longer than `PATIENCE_S`.
+- The kind is not installed (404 for the list): no request for any service for `ABSENT_S`.
+- Not allowed (403), or another refusal: the same, for that namespace.
+- Slow or broken, which for this kind usually means its conversion webhook: no request for this
+  service for `BROKEN_S`, and none for the whole namespace if a second service fails meanwhile. A
+  single answer may take at most `PATIENCE_S`.
 
-A list that selects one name is asked for, not the object: an empty list says that *this service* is
-not there, and a 404 only that the *kind* is not.
+The request is a list that selects one name, not a get: an empty list means that *this service* does
+not exist, and a 404 means that the *kind* does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pod that the operator runs in: its own namespace, as its service account tells."""
+"""The pod of the operator: its own namespace, read from its service account."""
 
 from __future__ import annotations
 

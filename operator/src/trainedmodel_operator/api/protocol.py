@@ -1,7 +1,7 @@
-"""The seam to the Kubernetes API: what the operator asks of it.
+"""The interface to the Kubernetes API, as the operator needs it.
 
-The shell knows this protocol only. `client` has the implementation; tests that must force a fault
-or a delay implement it in memory, all others run against a real API server.
+The shell depends on this protocol only. `client` implements it. Tests that must force a fault or a
+delay implement it in memory. All other tests use a real API server.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Reports as last read: a cache that is validated each time, never trusted.
+"""The cache of ModelReports. Each use is validated against a fresh list of metadata.
 
-ModelReports are the heavy part of a pass (5,000 models: 300 KB for each pod), and most of them have
-not changed since the last one. So a pass lists their metadata only, takes from here each report
-whose uid, generation and owner are still those of the list, and reads the others one by one. Watch
-events drop their documents in here on the way, which usually makes even those reads unnecessary. A
-report that no event ever brought is simply read: nothing depends on the watch.
+ModelReports are the heavy part of a pass (5,000 models: 300 KB for each pod), and most have not
+changed since the last pass. So a pass lists their metadata only. It takes a report from the cache
+if uid, generation and owner are those of the list, and reads the others one by one. Watch events
+put their documents in here, which makes most of those reads unnecessary. Nothing depends on the
+watch: a report without an event is read.
 
-One report that cannot be read costs no other anything: what it said before stands, and it is read
-again by the next pass (`unread`).
+A report that cannot be read affects no other report. Its last content stays, and the next pass
+reads it again (`unread`).
 
-A heartbeat changes a report's metadata and not its generation. So it rings no bell, and costs
-neither a read nor a parse; a pass sees it in the list, and judges by it how quiet each report is
-(`core.staleness`).
+A heartbeat changes the metadata of a report but not its generation. So it triggers no pass, and
+costs neither a read nor a parse. A pass sees the heartbeat in the list and judges by it whether the
+report is stale (`core.staleness`).
 """
 
 from __future__ import annotations

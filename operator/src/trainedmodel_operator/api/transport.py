@@ -1,19 +1,18 @@
-"""The way to the API server: one request, when it may be sent, and what its answer means.
+"""Transport: when a request is sent, how it is sent, and how its answer is read.
 
-`RequestGate` is the shell around `core.limiter`: it lets requests through in the order of their
-priority levels, and within a priority level in the order in which they came. Whoever waits there
-holds nothing but its own turn; as no priority level ever opens before a more urgent one, a flood of
-statuses cannot delay a shard.
+`RequestGate` is the shell around `core.pacing.rate_limiter`. It admits requests by priority level,
+and within a level in the order of arrival. A waiting request holds no resource. No level opens
+before a more urgent one, so a flood of statuses cannot delay a shard.
 
-`Transport` sends. Every request has a time limit. A request that the server refused *because of
-load* (429, or 503 with `Retry-After`) was not carried out: its priority level falls silent for as
-long as the server asks, and it is sent again from here, a few times, so that a pass is not read
-anew for each of them. Any other failure is told to the caller at once, as one of `errors`: a write
-whose answer was lost may have been carried out, and only a fresh look can tell. The fence is asked
-before each sending, after all waiting: what it protects from is a write that waited too long.
+`Transport` sends. Every request has a timeout. A request that the server refused *because of load*
+(429, or 503 with `Retry-After`) was not carried out. Its priority level pauses for as long as the
+server asks, and the transport sends the request again, a few times, so that a pass need not read
+everything again. Any other failure goes to the caller at once, as one of `errors`: a write without
+an answer may have been carried out, and only a new read can tell. The fence is checked before each
+sending, after all waiting, because a write that waited too long is the one to stop.
 
-Nothing waits or fails silently: seconds of waiting by priority level and failed requests by cause
-are metrics, and a silence begins with a line in the log.
+No wait or failure is silent. Metrics count the seconds of waiting by priority level and the failed
+requests by cause. The log has a line when a pause begins.
 """
 
 from __future__ import annotations

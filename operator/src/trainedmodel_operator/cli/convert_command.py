@@ -1,12 +1,12 @@
-"""`trainedmodel-operator convert`: manifests of KServe and ModelMesh in, ours out.
+"""`trainedmodel-operator convert`: converts manifests of KServe and ModelMesh.
 
-Reads files or standard input (YAML or JSON, many documents, lists), writes to standard output what
-is to be applied, and to standard error what to know about it. What comes of each document is
-decided in `core.conversion.convert`.
+The command reads files or standard input (YAML or JSON, several documents, lists). It writes the
+converted manifests to standard output, and notes and errors to standard error.
+`core.conversion.convert` decides the result for each document.
 
-Ends with 0 if everything was converted (notes are no failure), 1 if a document could not be, or if
-nothing at all was made, 2 if the input could not be read. With 1, what could be converted is
-written all the same.
+Exit codes: 0 if everything was converted (notes are not failures), 1 if a document could not be
+converted or nothing was made, 2 if the input could not be read. With 1, the command still writes
+the documents that it converted.
 """
 
 from __future__ import annotations

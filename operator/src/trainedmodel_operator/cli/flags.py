@@ -1,7 +1,7 @@
-"""Flags: values of the command line that could be read and would match nothing are refused here.
+"""Flags: checks of values that parse but cannot work.
 
-A namespace that no cluster can have, or a duration that is not a number, would be taken without a
-word and leave an operator that leads, is ready and serves nobody.
+A namespace that no cluster can have, or a duration that is not a number, would be accepted in
+silence. The operator would then lead and be ready, but serve nothing. So these values are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flags of the leader election, and the settings that they make."""
+"""Flags of the leader election, and the settings made from them."""
 
 from __future__ import annotations
 

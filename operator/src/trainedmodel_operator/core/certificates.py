@@ -1,9 +1,9 @@
-"""Certificates: what to do next, given what is held, what is published, and the time.
+"""Certificates: the next step, given the Secret, the published bundle and the time.
 
-The API server calls the webhook over TLS and trusts what the webhook configuration's `caBundle`
-says. Three things must fit together at every moment, though they change in three places (a Secret,
-a configuration, the memory of each replica) and nobody can change them at once. So each step leaves
-a state in which every replica is trusted, whichever of the two last leaves it serves:
+The API server calls the webhook over TLS and trusts the `caBundle` of the webhook configuration.
+Three things must fit together at every moment: a Secret, a configuration, and the memory of each
+replica. They change in three places and cannot change at once. So each step leaves a state in which
+every replica is trusted, whichever of the two last leaves it serves:
 
     authorities   A        B A           B A           B A          B
     published     A        A -> B A      B A           B A          B A -> B
@@ -11,21 +11,22 @@ a state in which every replica is trusted, whichever of the two last leaves it s
                   keep     add, publish  wait, issue   keep         A expired: drop, publish
 
 Between *publish* and *issue* lies `overlap`: longer than API servers take to learn of a changed
-configuration. Between *issue* and *drop* lies what remains of the old authority's life: longer than
-any replica takes to read the Secret.
+configuration. Between *issue* and *drop* lies the rest of the old authority's life: longer than any
+replica takes to read the Secret.
 
-The rules, in order; the first that applies is the next step, and each ends in another look:
+The rules, in order. The first that applies is the next step, and each step is followed by another
+read:
 
- 1. no authority that may sign         START: authority and leaf anew; nothing can be kept
- 2. the bundle is not what is published PUBLISH: first of all, so that what is served is trusted
- 3. the leaf cannot be used             ISSUE, at once
- 4. the newest authority is due         ADD: a second authority, which signs nothing yet
- 5. the leaf is due, or not by the      ISSUE, once the newest authority has been published for
-    newest authority                    long enough
- 6. an old authority has expired        DROP
- 7. else                                KEEP
+ 1. no authority that can sign         START: a new authority and leaf; nothing can be kept
+ 2. the published bundle differs       PUBLISH: first of all, so that the served leaf is trusted
+ 3. the leaf cannot be used            ISSUE, at once
+ 4. the newest authority is due        ADD: a second authority, which signs nothing yet
+ 5. the leaf is due, or not by the     ISSUE, once the newest authority has been published for
+    newest authority                   long enough
+ 6. an old authority has expired       DROP
+ 7. otherwise                          KEEP
 
-Due is what has lived two thirds of its life: there is a third left to fail in.
+A certificate is due after two thirds of its life, so a third remains for failed attempts.
 """
 
 from __future__ import annotations

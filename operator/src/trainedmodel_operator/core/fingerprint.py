@@ -1,9 +1,8 @@
-"""Fingerprints: whether anything that a pass over a service would read has changed.
+"""Fingerprints: show whether any input of a pass over a service has changed.
 
-A pass that came to nothing comes to nothing again while its two sides are the same. What tells is
-each object's uid and resourceVersion, which lists of metadata give for thousands of objects in a
-few requests. A fingerprint only ever saves a pass: none is decided upon, and nothing is written
-because of one.
+A pass that did nothing will do nothing again while its two sides are the same. The uid and
+resourceVersion of each object show that, and lists of metadata return them for thousands of objects
+in a few requests. A fingerprint only saves a pass. No decision and no write depends on one.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Health: whether a replica is alive, and whether it is ready, as the kubelet asks.
+"""Health: whether a replica is alive and ready, as the kubelet asks.
 
-Alive, the rules in order:
+Liveness, the rules in order:
 
-1. The election has not turned for a minute: dead, whether it leads or not. (It takes a turn every
-   few seconds, reached or not reached: only a bug stops it.)
-2. It leads, and for five minutes no resync has ended: dead. A new process may find what this one
-   does not, and meanwhile another replica may lead.
+1. Leader election made no attempt for a minute: not alive, leader or not. (It makes one every few
+   seconds, with or without an answer. Only a bug stops it.)
+2. The replica leads, and no resync has ended for five minutes: not alive. A new process may succeed
+   where this one does not, and another replica may lead meanwhile.
 3. Alive otherwise. A standby has nothing to prove beyond the first rule.
 
-Ready: the API was reached within the last five minutes, and the webhook, where there is one, has a
-certificate and serves. Not whether it leads: a standby is as ready as a leader for what it is there
-for, and a rollout that waited for each new replica to lead would never end.
+Readiness: the API answered within the last five minutes, and the webhook, if there is one, has a
+certificate and serves. Leading is no condition: a standby is as ready for its task as a leader, and
+a rollout that waited for each new replica to lead would never end.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Lags: how long what was applied takes to be seen, to reach the pods, and to be served.
+"""Latency: the times from a change to the pass that reads it, to the pods, and to Ready.
 
-The clock is the operator's own monotonic one, and it starts when the operator *hears* of a change:
-the first watch event that shows a generation. The times in the objects would not do: they have
-whole seconds, no object says when its spec was last changed, and two machines' clocks would be
-compared. What lies between the API server's answer and that event is some milliseconds, or all of a
-watch that was broken; the latter shows in other metrics. A model that was there when the operator
-came up is not measured until it changes.
+The clock is the operator's own monotonic clock. It starts when the operator *sees* a change: at the
+first watch event that shows a generation. The times in the objects would not do: they have whole
+seconds, no object has the time of its last spec change, and two machines' clocks would be compared.
+Between the API server's answer and that event are some milliseconds, or the whole outage of a
+broken watch. Other metrics show such an outage. A model that existed when the operator started is
+not measured until it changes.
 
-Everything here is bounded: at most `MOST_MODELS` are followed, and of more the oldest are let go,
-unmeasured; so is a generation that a newer one overtakes.
+All memory is bounded: at most `MOST_MODELS` are tracked. Beyond that the oldest are dropped without
+a measurement. So is a generation that a newer one overtakes.
 """
 
 from __future__ import annotations

@@ -1,34 +1,36 @@
-"""The Lease: who may take it, when its holder renews, and when the holder must stop writing.
+"""The Lease: when a replica may take it, when its holder renews, when the holder stops writing.
 
-A replica knows two things: what the Lease said when it last looked, and its own clock, which counts
-seconds and is compared with nobody else's. The times that are written in the Lease are for people;
-that they *change* is what shows its holder to be alive.
+A replica knows two things: the content of the Lease at its last read, and its own clock, which
+counts seconds and is compared with no other clock. The times in the Lease are for people. Only
+their *change* shows that the holder is alive.
 
-The rules for whoever looks, in order:
+The rules for a replica that reads the Lease, in order:
 
-1. Held by me: renew. (Nobody else has my name: it is new with every start of the process.)
-2. Held by somebody, and I have not seen it unchanged for as long as it lasts: wait. How long it
-   lasts is what the Lease says, or what I was told to give it, whichever is longer: while the flags
-   are rolled out, both the old and the new replica are right.
-3. Gone, though I saw it there: the same, from when I found it gone (it may have been renewed or
-   taken since I last saw it). Somebody deleted it, which stops no holder. Only who may still write
-   makes it anew at once: nobody else can have held it meanwhile.
-4. Not there: create it. Released, or unchanged for that long: take it.
+1. Held by me: renew. (No other process has my name, which is new with every start.)
+2. Held by another, and I have not seen it unchanged for its duration: wait. The duration is that of
+   the Lease or that of my own flags, whichever is longer. So both old and new replicas are right
+   while the flags are rolled out.
+3. Deleted after I had seen it: treat it as still held from the moment at which I found it deleted
+   (it may have been renewed or taken since my last read), because a deletion does not stop the
+   holder. Only a replica that may still write recreates it at once: no other can have held it
+   meanwhile.
+4. Never there: create it. Released, or unchanged for that long: take it.
 
-The rule for its holder: what it sent at `s` and saw accepted lets it write until `s` and the renew
-deadline, and not a moment longer, whatever else happens to it.
+The rule for its holder: a renewal that was sent at `s` and accepted allows writes until `s` plus
+the renew deadline, and not longer, whatever happens.
 
 Why this is enough. Others count from when they *saw* the renewal, which is never before it was
 sent, and they count to the duration, which is longer than the deadline. So when the first of them
 may take the Lease, its holder has been silent for the difference. That holds for any delay of any
-message and any freeze of any process, and takes one thing for granted: that two clocks do not drift
-apart by a third within a few seconds. Who takes it names the version that it saw, so of two who
-try, one succeeds.
+message and any freeze of any process. It assumes one thing: that two clocks do not drift apart by a
+third within a few seconds. A replica that takes the Lease names the version that it read, so of two
+that try, one succeeds.
 
-What is not covered, and must do no harm for other reasons (the decision record says which): who
-starts after a Lease was deleted has seen no holder and takes it at once, and the holder notices
-when it next renews; a Lease that is made and deleted again between two looks leaves no trace; and
-one that is taken by a replica with longer times and deleted between them does not tell those times.
+Three cases are not covered, and do no harm for other reasons (see the decision record). A replica
+that starts after a Lease was deleted has seen no holder and takes it at once; the holder notices at
+its next renewal. A Lease that is created and deleted between two reads leaves no trace. A Lease
+that is taken by a replica with longer times, and deleted between two reads, does not show those
+times.
 """
 
 from __future__ import annotations

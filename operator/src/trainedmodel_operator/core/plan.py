@@ -1,21 +1,21 @@
-"""The plan of one pass: everything that is decided about one service, in order.
+"""The plan of one pass: all decisions about one service, in order.
 
 `plan` is total and deterministic: the same two sides and the same instant give the same plan, and a
-plan that has been carried out gives an empty one. The rules, in the order in which they run:
+plan that was carried out is followed by an empty one. The rules, in the order in which they run:
 
 1. `place` (`placement`): which shard holds which entry, and which model is refused, and why.
 2. `_shard_writes`: the ConfigMaps that differ, as the smallest writes; none while the shard window
    is closed. A shard that lost its last model becomes empty, and is deleted only when its service
-   has neither models nor pods (O8). What is not ours is never touched (O5). A write that has failed
-   is held until it is due again (`putoff`), and that is all that it changes: the others are what
-   they would be without it (O11).
+   has neither models nor pods (O8). Foreign objects are never touched (O5). A write that has failed
+   is held until it is due again (`put_off`). Nothing else changes: the other writes are the same as
+   without it (O11).
 3. `_nudges`: pods whose own report shows that they have not seen the shards as they are after these
    writes. A changed annotation makes their kubelet refresh the volume at once.
-4. `_statuses`: what each model's status shall be; only of models whose entry lies where it shall,
-   so that `Accepted` never runs ahead of the ConfigMap. A model whose entry is in a write that is
-   held is told so (`ShardRefused`). Reports of another service prove nothing.
-5. `deferred`: when to look again without being asked, and why: a nudge that may show no effect, a
-   move that waits. Reports that go stale are found by resyncs, which list their metadata anyway.
+4. `_statuses`: the desired status of each model, only if its entry is in the shard that the plan
+   wants, so that `Accepted` never precedes the ConfigMap. The status of a model whose entry is in a
+   held write says so (`ShardRefused`). Reports of another service prove nothing.
+5. `deferred`: when to make the next pass without an event, and why: a nudge that may have no
+   effect, a move that waits. Resyncs find reports that go stale, because they list their metadata.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a Pod document proves: whether it is still starting, and what its model server may use.
+"""Facts from a Pod document: whether it is starting, and the memory of its model server.
 
-Both are read from the Pod alone, never remembered, so that a restarted operator judges as the one
-before it did.
+Both are read from the Pod alone and never remembered, so a restarted operator judges as the one
+before it.
 """
 
 from __future__ import annotations

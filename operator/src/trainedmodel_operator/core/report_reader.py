@@ -1,12 +1,12 @@
-"""Reading reports: many that say nearly the same, kept once.
+"""The report reader: parses reports, and keeps equal content once.
 
-A service with 5,000 models in 100 pods has half a million reported models, and once they have
-settled, a hundred of them are always equal. As objects of their own they are half a gigabyte, and
-take three seconds to validate. So a reader keeps each distinct content once, for as long as some
-report says it, and each model's name once: a pod more costs a table of pointers.
+A service with 5,000 models in 100 pods has half a million reported models. Once they have settled,
+a hundred of them are always equal. As separate objects they need half a gigabyte, and three seconds
+to validate. So the reader keeps each distinct content once, for as long as some report has it, and
+each model's name once. A further pod costs a table of pointers.
 
-What cannot be looked up (nothing that the schema allows) is validated by itself, which says what is
-wrong with it.
+Content that cannot be looked up (nothing that the schema allows) is validated by itself, and the
+validation names the fault.
 """
 
 from __future__ import annotations

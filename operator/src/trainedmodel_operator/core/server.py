@@ -1,21 +1,21 @@
 """Which container of a pod is the model server.
 
-Injection and memory admission ask the same question, so it is answered here and nowhere else. The
-webhook asks when the pod is created, and writes the answer into the annotation
-`trainedmodel.dev/container`. A pass asks again for the stored pod, and finds that annotation first:
-what other webhooks added meanwhile cannot change the answer. Pods whose puller was not injected
-have no such record unless their owner wrote it; for them the same rules are applied.
+Injection and memory admission both need the answer, and both get it here. The webhook needs it when
+the pod is created, and writes it into the annotation `trainedmodel.dev/container`. A pass needs it
+for the stored pod, and finds that annotation first, so containers that other webhooks added
+meanwhile cannot change the answer. Pods whose puller was not injected have no such record unless
+their owner wrote it. The same rules apply to them.
 
 The rules, in order; the first that finds a container decides:
 
  1. the container that `trainedmodel.dev/container` names
  2. the container that KServe calls its server
  3. the container that kubectl takes for the main one
- 4. the only container, when pullers and known sidecars are left aside
- 5. the only one of those that has something mounted at the model folder
+ 4. the only container, apart from pullers and known sidecars
+ 5. the only one of those with a mount at the model folder
 
-Nothing is guessed where two containers could be meant. The wrong container would get a folder that
-it never reads, or would lend its small memory limit to a large server.
+If two containers are possible, the result is an error and not a guess. The wrong container would
+get a folder that it never reads, or would apply its small memory limit to a large server.
 """
 
 from __future__ import annotations

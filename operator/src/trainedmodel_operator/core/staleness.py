@@ -1,18 +1,18 @@
-"""Quiet: how long a report has said nothing, and when that is too long.
+"""Staleness: how long a report has not changed, and when that is too long.
 
-A puller that lives changes its report at least once a period: by news, or by a heartbeat, which is
-an annotation with the time, beside one that says within how many seconds the next one comes. What
-counts is that the report *changed*, and when the operator saw that on its own clock; the time that
-is written in it is for people. So clocks that disagree harm nobody.
+A live puller changes its report at least once a period, by news or by a heartbeat. The heartbeat is
+an annotation with the time, beside one with the seconds until the next one. What counts is that the
+report *changed*, and when the operator saw the change on its own clock. The time in the annotation
+is for people. So clocks that disagree do no harm.
 
 The rules:
 
-1. A report that promises no heartbeat (an older puller's) is never too quiet.
-2. One is stale when it has not changed for `MISSED` of its own periods, and for `STALE_AFTER` at
-   least.
-3. What the operator could not watch it does not judge: after a start, or after it could not look
-   for `BLIND_AFTER`, counting begins anew. An API server that was away kept the pullers silent too.
-   Resyncs are the looks; one that comes less often than that never calls a report stale.
+1. A report that promises no heartbeat (an older puller's) never becomes stale.
+2. A report is stale when it has not changed for `MISSED` of its own periods, and for `STALE_AFTER`
+   at least.
+3. Time without observation does not count: after a start, or after no observation for
+   `BLIND_AFTER`, counting begins again. An API server that was away silenced the pullers too.
+   Resyncs are the observations. A resync period longer than that never makes a report stale.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What one pass looks at: both sides of one service, read once and frozen.
+"""The input of one pass: both sides of one service, read once and frozen.
 
-The shell reads documents from the API and turns them into these values; decisions see nothing
-else. A TrainedModel that breaks a rule is still a value here (`fault` says what is wrong), because
-one bad object must neither stop the pass nor lose the entry that it may already have (O4).
+The shell reads documents from the API and turns them into these values. Decisions see nothing else.
+A TrainedModel that breaks a rule is still a value here (`fault` names the rule), because one bad
+object must neither stop the pass nor lose the entry that it may already have (O4).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Words: what the API server says of a refusal, made fit for a status.
+"""Messages of the API server, made safe for a status.
 
 The text comes from policies, webhooks and quotas that other people wrote. It is put on one line,
-cut to `MOST_WORDS` characters, and loses what may be a secret: the login and the query of a URL,
-tokens, and long runs of characters as keys have them.
+cut to `MOST_WORDS` characters, and loses possible secrets: the login and the query of a URL,
+tokens, and long runs of characters that look like keys.
 
-Many texts name something new at each try: a port, a duration, a count, an id. `shape` is what is
-left of a text without such words. Two texts of one shape say the same, so the first is kept and a
-status does not change with each try.
+Many texts differ at each try in a port, a duration, a count or an id. `shape` is the text without
+such words. Two texts of one shape say the same, so the first is kept, and a status does not change
+with each try.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Election as a part of the operator: its flags, the place of its Lease, the name of a process.
+"""The election as a part of the operator: whether it runs, the Lease's namespace, the identity.
 
-On in a cluster, off elsewhere: on a developer's machine there is one operator, and the namespace
-that a Lease would lie in is often not there. `--leader-elect` and `--no-leader-elect` decide it.
+The election is on in a cluster and off elsewhere: a developer's machine runs one operator, and the
+namespace of the Lease often does not exist there. `--leader-elect` and `--no-leader-elect` override
+this.
 
-A process is called by its pod's name and something that is new with each start. So whoever starts
-again in the same pod is another candidate, and waits for the Lease as any other would: the name of
-a pod does not prove that the process before is dead, and one that crashes again and again must not
-stay the leader beside a healthy standby.
+The identity of a process is the name of its pod and a part that is new with each start. So a
+process that restarts in the same pod is a new candidate and waits for the Lease like any other. The
+pod's name does not prove that the earlier process has ended, and a process that crashes again and
+again must not stay the leader beside a healthy standby.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
 """Leadership: one replica of several works, and writes only while it certainly leads.
 
-`Leader` is the shell around `core.lease`. It looks at the Lease until it may take it, then runs the
-work it was given and renews beside it. Services, watches and caches begin with the work: a standby
-knows nothing but the Lease, so there is nothing in it that could be stale.
+`Leader` is the shell around `core.lease`. It reads the Lease until it may take it. Then it runs its
+work and renews the Lease beside it. Services, watches and caches start with the work. A standby
+knows only the Lease, so it holds no stale state.
 
-How it ends, in each case with the work cancelled before anything else:
+There are two ways to end. In both the work is cancelled first:
 
-- told to end, or the work failed: the Lease is given back, and a standby takes it at its next look;
-- the Lease was not renewed within the deadline, or somebody else holds it: `LeadershipLost`, and
-  the process ends. There is no way back to standby within a process: what a leader held, half read
-  and half written, is gone for certain only when the process is. A start is cheap, and the next
-  process waits as a standby.
+- The process is told to end, or the work failed: the Lease is released, and a standby takes it at
+  its next read.
+- The Lease was not renewed within the deadline, or another replica holds it: `LeadershipLost`, and
+  the process ends. A process never returns to standby, because only its end certainly removes the
+  half-read and half-written state of a leader. A start is cheap, and the next process begins as a
+  standby.
 
-`fence` is asked before every write and is only a comparison with the clock: it needs nobody to be
-scheduled in time, so a leader that was frozen finds it shut when it is thawed, whatever runs first.
-It is asked twice: when a request's turn has come (`Transport`), and when its first byte is about to
-leave (`fence_at_the_wire`), because a connection may have taken seconds to be made.
+`fence` is checked before every write, and only compares the clock. It needs no task to be scheduled
+in time, so a leader that was frozen finds the fence closed after the thaw, in whatever order its
+tasks run. The fence is checked twice: when the turn of a request has come (`Transport`), and before
+its first byte leaves (`fence_at_the_wire`), because making a connection may take seconds.
 
-The clock counts while a machine is suspended, where the system has such a clock.
+The clock continues while the machine is suspended, if the system has such a clock.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The Lease as an object of the API: read, made, changed under the version that was seen.
+"""The Lease as an object of the API: read it, create it, change it under the version read.
 
-Every change carries the `resourceVersion` that it was decided on, so of two replicas that saw the
-same Lease, one is refused. A change is a merge patch of the fields that are ours: labels and
-annotations that somebody put on the Lease stay.
+Every change carries the `resourceVersion` that it was decided on. So if two replicas saw the same
+Lease, one of them is refused. A change is a merge patch of the operator's fields only. Labels and
+annotations of others stay.
 
-Requests are sent at once (`Transport.request_once`): whoever must renew within seconds does not
-stand in a queue with statuses, nor fall silent because those shall come back later. They have a
-connection of their own for the same reason, and because the fence is not for them.
+Requests are sent at once (`Transport.request_once`). A renewal has only seconds, so it does not
+queue behind statuses and does not pause when they are throttled. The requests have a connection of
+their own for the same reason, and because the fence does not apply to them.
 """
 
 from __future__ import annotations

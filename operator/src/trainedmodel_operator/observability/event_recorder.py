@@ -1,18 +1,18 @@
-"""Events: what `kubectl describe` and `kubectl get events` tell about a model's past.
+"""Events: the history of a model in `kubectl describe` and `kubectl get events`.
 
-The recorder owns all Events of the operator (`events.k8s.io/v1`). It is told of each status that
-was *written*, with what the status said before; `core.status.transitions` says whether that is
-news, and `core.pacing.event_correlator` when it is written, as what, and what is left out. So an
-Event never runs ahead of the status, and an operator that starts anew and changes no status writes
-no Event.
+The recorder owns all Events of the operator (`events.k8s.io/v1`). It gets each status that was
+*written*, with the status before it. `core.status.transitions` decides whether that is news.
+`core.pacing.event_correlator` decides when and how it is written, and which news is dropped. So an
+Event never precedes its status, and an operator that restarts and changes no status writes no
+Event.
 
-Promises: telling the recorder takes no time and cannot fail. Writes are in the least urgent
-priority level, one at a time, in a queue of their own: whatever is wrong with them, no shard and no
-status waits. An Event that cannot be written is counted and forgotten: it is not worth a second
-try. Nor are any in a namespace where one had no answer, for `SLOW_S`: each would keep those of all
-others waiting. What was not written when the process ends is lost.
+Guarantees: a call of the recorder takes no time and cannot fail. Writes are in the least urgent
+priority level, one at a time, in a queue of their own, so they delay no shard and no status. An
+Event that cannot be written is counted and dropped, without a retry. In a namespace where a write
+had no answer, Events are dropped for `SLOW_S`, because each would delay those of all other
+namespaces. Events that were not written when the process ends are lost.
 
-`reportingInstance` names the pod that wrote it: of two replicas, one can tell who led.
+`reportingInstance` names the pod that wrote the Event. With two replicas it shows the leader.
 """
 
 from __future__ import annotations

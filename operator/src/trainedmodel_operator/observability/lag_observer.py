@@ -1,7 +1,7 @@
-"""The observer: what the other parts tell it becomes metrics; nothing depends on it.
+"""The observer: turns what the other parts report into metrics. Nothing depends on it.
 
-It is told of each event, pass and status that was written, looks at the clock, and leaves what that
-means to `core.latency`.
+It gets each event, pass and written status, adds the time, and leaves the interpretation to
+`core.latency`.
 """
 
 from __future__ import annotations

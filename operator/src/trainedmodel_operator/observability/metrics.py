@@ -1,7 +1,7 @@
-"""Metrics: what the operator counts about itself, in its own registry.
+"""Metrics: the operator's own counters, in a registry of its own.
 
-The names are part of what users build dashboards on; they are listed in the documentation. No label
-has the name of a model or a service: the number of series is bounded by the number of namespaces.
+Users build dashboards on the names, so the documentation lists them. No label has the name of a
+model or a service: the number of namespaces bounds the number of series.
 """
 
 from __future__ import annotations

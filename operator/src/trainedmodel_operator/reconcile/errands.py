@@ -1,7 +1,7 @@
-"""Errands: tasks that may outlive the pass that began them.
+"""Errands: tasks that may outlive the pass that started them.
 
-A pass does not wait for a write that hangs: a slow admission webhook of one namespace would else
-keep the few passes that run at once. The tasks belong to the task group of `run`; when that is
+A pass does not wait for a write that hangs. Otherwise a slow admission webhook of one namespace
+would hold the few passes that run at once. The tasks belong to the task group of `run`. When it is
 cancelled, all of them are, and it returns when they have ended.
 """
 

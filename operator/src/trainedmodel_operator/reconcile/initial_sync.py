@@ -1,17 +1,17 @@
-"""The first look: after a start, which services are already as they shall be.
+"""The initial sync: finds after a start which services need no pass.
 
-An operator that starts has to look at everything once, and nearly always finds everything as the
-last one left it. Pass by pass that is five requests for each service, a thousand for two hundred.
-So here everything is read once, in lists, and each service is planned from them: one whose plan
-comes to nothing is settled, exactly as if a pass had come to nothing. Nothing is ever written
-because of that: a service that has something to do, or to wait for, gets a pass, which reads it
-afresh.
+An operator that starts must check everything once, and nearly always finds it unchanged. A pass for
+each service costs five requests, so a thousand for two hundred services. The initial sync lists
+everything once and plans each service from those lists. A service with an empty plan is settled, as
+if a pass had found nothing to do. Nothing is written from these lists: a service that has something
+to do or to wait for gets a pass, which reads it again.
 
-The lists are not of one moment, and need not be. What changed since is told by the watches, which
-begin later, and list; or it changes the fingerprint that the next resync compares.
+The lists are not of one moment, and need not be. Later changes arrive by the watches, which start
+later with a list, or they change the fingerprint that the next resync compares.
 
-Memory: what is kept of ten thousand models are some 60 MB, for the seconds that this takes. Beyond
-`MOST_MODELS`, or `MOST_BYTES` of shards, no more is kept, and the services concerned get passes.
+Memory: the kept part of ten thousand models is some 60 MB, for the few seconds that this takes.
+Beyond `MOST_MODELS`, or `MOST_BYTES` of shards, nothing more is kept, and those services get
+passes.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The survey: which services there are, and whether a pass over each would see anything new.
+"""The inventory: lists all services, and tells whether a pass over each would see a change.
 
-Level-triggered means to look again and again, and nearly always to find nothing. Looking service by
-service costs some seven requests for each of them; so the survey reads everything once, in lists of
-metadata where nothing else is needed, and makes each service's fingerprint. Ten thousand models of
-two hundred services are some 25 requests a minute instead of 1,400.
+A level-triggered operator checks again and again, and nearly always finds nothing. Some seven
+requests for each service would be too many. So the inventory lists everything once, as metadata
+where that is enough, and makes a fingerprint of each service. Ten thousand models in two hundred
+services cost some 25 requests a minute instead of 1,400.
 
-On the way it hears the heartbeats of all reports, so that no pass is needed to know who is alive.
+The same lists carry the heartbeats of all reports, so liveness of pullers costs no pass.
 
-The lists are not of one moment, and need not be: a fingerprint that is wrong by that costs a pass
-that finds nothing.
+The lists are not of one moment, and need not be: a fingerprint that is wrong for this reason costs
+a pass that finds nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one service has in the API, as it was listed: models, shards, pods and reports."""
+"""The objects of one service as they were listed: models, shards, pods and reports."""
 
 from __future__ import annotations
 

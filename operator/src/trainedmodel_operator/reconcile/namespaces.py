@@ -1,20 +1,21 @@
-"""Namespaces: which of those that are to be served can be read, and what becomes of the others.
+"""Namespaces: which of those in `--namespace` can be read, and the handling of the others.
 
-Where namespaces are named, each is looked at by itself: "never write from a partial view" (O1)
-holds for each of them separately. One that cannot be read (it was deleted, its Role is gone, a
-single kind in it is refused) is left out of that look, whole; the others are served. It is told
-once in the log and by a metric, and tried again by each following look. When it can be read again,
-all of its services are looked at.
+If namespaces are named, each is read by itself: "never write from a partial view" (O1) holds for
+each separately. A namespace that cannot be read (it was deleted, its Role is gone, one kind in it
+is refused) is left out of that survey as a whole. The others are served. The log reports it once
+and a metric shows it. Each following survey tries again. When it can be read again, all its
+services are checked.
 
-- *Refused* (403, 404): passes over its services are not made until a look succeeds; each would only
-  be refused as well.
-- *Trouble* (no answer, a 5xx): it is left out of this look alone, and the next one comes earlier.
+- *Refused* (403, 404): no passes over its services until a survey succeeds, because each would be
+  refused as well.
+- *Trouble* (no answer, a 5xx): it is left out of this survey only, and the next one comes earlier.
 
-A list of a namespace that does not exist is not refused where the operator may read all namespaces:
-it is empty. So one in which nothing was found is asked for by creating a ConfigMap in it without
-keeping it (a dry run), which needs no right that the operator does not have.
+If the operator may read all namespaces, a list of a missing namespace is empty instead of refused.
+So an empty namespace is checked by a dry run that creates a ConfigMap in it. This needs no further
+right.
 
-Where all namespaces are served there is one list of each kind, and a look succeeds or fails whole.
+If all namespaces are served, there is one list of each kind, and a survey succeeds or fails as a
+whole.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The nudger: sets the annotation that makes a pod's kubelet look, for each pod by itself.
+"""The nudger: sets the annotation that makes a kubelet refresh the shards of a pod.
 
-A nudge is worth the least of what a pass decides: without it a kubelet looks within its own minute.
-So a pass hands its nudges over and goes on, whatever becomes of them. One that fails is put off by
-itself (`core.pacing.put_off`): the next plans leave that pod out until it is due again. Refused
-nudges stay put off even if the shards change meanwhile, because what refuses a pod's annotation
-seldom looks at its value.
+A nudge is the least urgent decision of a pass: without it a kubelet refreshes within its own
+minute. So a pass hands its nudges over and does not wait. A nudge that fails is deferred by itself
+(`core.pacing.put_off`): the next plans leave that pod out until it is due again. A refused nudge
+stays deferred even if the shards change, because a refusal of a pod's annotation seldom depends on
+its value.
 
-Of one pod only the latest wish counts: one that comes while another is under way is sent after it,
-and what was sent is lent to passes (`sent_since`), whose lists may not show it yet.
+For each pod only the latest nudge counts. One that arrives while another is in progress is sent
+after it. Passes get the values that were sent (`sent_since`), because their lists may not show them
+yet.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """One pass over one service: gather, plan, act.
 
-The order of the acts is the design: shards first, because pods wait for them; then annotations,
-which make the pods look, and statuses. Both are only *handed over*: there may be thousands, and
-none of them is worth a late shard. A pass that cannot gather everything does nothing (O1); one that
-is stopped between any two acts is simply made again, from what is there then.
+The order of the actions is part of the design. Shards come first, because pods wait for them. Then
+come annotations, which make kubelets refresh the shards, and statuses. Both are only *handed over*:
+there may be thousands, and none justifies a late shard. A pass that cannot gather everything does
+nothing (O1). A pass that is stopped between two actions is made again from the state that it left.
 
-Each write is carried out by itself (O11). After one has failed the pass plans again, now knowing
-that, and goes on: what is told and what pods are nudged for is then what the other writes made.
+Each write is carried out by itself (O11). After a failed write the pass plans again with that
+knowledge and continues. So statuses and nudges reflect the writes that succeeded.
 
-Besides the API this module knows only a little memory for each service (when a pod was nudged,
-since when an entry lies in two shards). Losing it costs a delay.
+Besides the API this module has only a small memory for each service: when a pod was nudged, and
+since when an entry is in two shards. Losing it costs a delay.
 """
 
 from __future__ import annotations

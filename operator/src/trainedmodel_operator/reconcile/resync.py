@@ -1,22 +1,22 @@
-"""The resync: the pass that needs no event.
+"""The resync: the survey that needs no event.
 
-Watches lose things. A deletion that falls into a gap of the watch is never reported, a hand that
-edits a ConfigMap rings no bell, and at start nothing has rung at all. So now and then (60 s,
-jittered) a survey finds every service that a TrainedModel or a shard names (a shard tells of one
-whose last model is gone), and each is looked at unless it is *settled*: its last pass did nothing,
-and nothing that the pass read has changed since. Even so, each is looked at every `WHOLE_ROUNDS`
-resyncs, in turn: whatever a fingerprint may miss lasts no longer than that.
+Watches lose events. A deletion in a gap of the watch is never reported, manual ConfigMap edits
+cause no event here, and at start-up there have been none. So every 60 s, with jitter, a survey
+finds every service that a TrainedModel or a shard names (a shard shows a service without models).
+Each service is reconciled unless it is *settled*: its last pass did nothing, and nothing that the
+pass read has changed since. Every `WHOLE_ROUNDS` resyncs each service is reconciled all the same,
+in turn. So a change that fingerprints miss lasts no longer than that.
 
-Who knows that something was lost (a watch that listed anew, or ended) asks for an early one, which
-comes within `SOON_S`, for many who ask together once. A resync that failed is tried again within
-`LONGEST_RETRY_S`: it is also how the operator learns that the API server is back, and its bells end
-the back-off of services that failed because it was not.
+A caller that knows of a loss (a watch that listed again, or ended) asks for an early resync. It
+comes within `SOON_S`, once for all that ask together. A resync that failed is retried within
+`LONGEST_RETRY_S`. Its success also shows that the API server is back, and ends the back-off of
+services that failed because it was away.
 
-A namespace that cannot be read is left out (`namespaces`): a resync succeeds if one could be.
+A namespace that cannot be read is left out (`namespaces`). A resync succeeds if one could be read.
 
-The first resync is the start of the operator, and looks closer (`initial_sync`), so that few
-services need a pass. Until it has succeeded once, the API or the CRDs are not there, and the
-watches are not begun.
+The first resync is the start of the operator and checks more closely (`initial_sync`), so that few
+services need a pass. Until it has succeeded, the API or the CRDs are missing, and the watches do
+not start.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """The shard writer: carries out each shard write of a pass by itself.
 
 The writes of one pass do not depend on each other (rules 6 and 7 of `core.shards.placement`), so
-all are sent at once and none waits for another. One that fails is put off by itself
-(`core.pacing.put_off`): the next plans leave it out until it is due again, and tell the models
-concerned.
+all are sent at once and none waits for another. A write that fails is deferred by itself
+(`core.pacing.put_off`): the next plans leave it out until it is due again, and the status of its
+models shows it.
 
-A pass waits for its writes, because what it tells depends on them, but no longer than `PATIENCE_S`.
-A write that takes longer goes on as an errand. Until it has ended, its shard is held, and then the
-service's bell rings. In a namespace where that happened, passes do not wait at all for `SLOW_S`:
-only eight passes run at once, and each other namespace needs them too.
+A pass waits for its writes, because its statuses depend on them, but at most `PATIENCE_S`. A slower
+write continues as an errand. Its shard is held until it has ended, and then the service is
+enqueued. In a namespace with such a write, passes do not wait at all for `SLOW_S`: only eight
+passes run at once, and other namespaces need them too.
 
-A write that meets another writer is made again from a fresh read, if what it was planned upon has
-not changed (`rebase`).
+A write that conflicts with another writer is made again from a fresh read, if the basis of its plan
+has not changed (`rebase`).
 """
 
 from __future__ import annotations

@@ -1,22 +1,20 @@
 """The status writer: its own queue, so that a flood of statuses never delays a shard.
 
-A pass hands over what each model's status shall be and goes on. What waits here is merged by model:
-a newer status takes the place of an older one that was not sent yet, so whatever is sent is the
-latest; and a status that has become what lies there already is taken back. When each may be sent is
-decided by `core.pacing.windows` (urgent at once, all else in its turn). At most `IN_FLIGHT` writes
-run at once, and `YIELDING` while passes queue up: the API server that carries out the one is the
-one that answers the other, and ten thousand statuses would take it from the shards.
+A pass hands over the desired status of each model and continues. The queue merges by model: a newer
+status replaces an older one that was not sent, so the sent status is always the latest. A status
+that equals the stored one is dropped. `core.pacing.windows` decides when each is sent (urgent ones
+at once, the others in turn). At most `IN_FLIGHT` writes run at once, and `YIELDING` while passes
+queue: the same API server serves both, and ten thousand statuses would delay the shards.
 
-The writer knows what it sent last, and lends it to passes (`newer_than`): a list that was read
-while a write was under way shows an older status, and comparing with that would write twice and
-move transition times.
+Passes get the last sent statuses (`newer_than`). A list that was read during a write shows the
+older status, and a comparison with that would write twice and move transition times.
 
-A write that takes longer than `SLOW_AFTER_S` gives its turn back, and its namespace has at most
-`SLOW_AT_ONCE` at a time for `SLOW_S`: a webhook that hangs there keeps no other namespace waiting.
+A write that takes longer than `SLOW_AFTER_S` gives its slot back, and its namespace has at most
+`SLOW_AT_ONCE` slots for `SLOW_S`. So a webhook that hangs there delays no other namespace.
 
-A write that fails is made again with back-off; one for an object that is gone is dropped; one that
-the API refuses is logged and dropped, and the model left alone for a minute. A write replaces the
-whole status, so it never depends on what lies there, and names the object's uid, so it never
+A write that fails is retried with back-off. A write for a deleted object is dropped. A write that
+the API refuses is logged and dropped, and the model gets no write for a minute. A write replaces
+the whole status, so it does not depend on the stored one. It tests the object's uid, so it never
 reaches a later object of the same name.
 """
 

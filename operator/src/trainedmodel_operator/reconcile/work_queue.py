@@ -1,25 +1,24 @@
-"""The work queue: one worker for each service that has something to do.
+"""The work queue: one worker for each service with pending work.
 
-Events carry no data here. They ring a bell: "look at this service". The worker of that service
-makes a pass, which reads everything afresh, so a hundred bells between two passes are one pass, and
-a bell during a pass is another pass after it. As one worker serves one service, no two passes over
-a service ever overlap; as services have workers of their own, a slow or failing one delays no
-other.
+An event carries no data here. It only marks a service. The worker of the service makes a pass,
+which reads everything again. So a hundred events between two passes cause one pass, and an event
+during a pass causes another pass after it. One worker serves one service, so passes over a service
+never overlap. Services have separate workers, so a slow or failing one delays no other.
 
-*When* a pass may begin is decided by `core.pacing.windows`, on this loop's monotonic clock. A
-failed pass is made again with back-off (1 s doubling to 60 s, with jitter), for ever, and what it
-was for stays due. Two failures are no reason to wait so long. A conflict says that somebody wrote
-while the pass was made: it is made again at once, a few times, for each try is another chance
-against a writer who never rests. And a service that failed because the API server did not work is
-forgiven as soon as a resync has found that it does.
+`core.pacing.windows` decides *when* a pass may begin, on the monotonic clock of this loop. A failed
+pass is retried without end, with back-off (1 s doubling to 60 s, with jitter), and its triggers
+stay due. Two failures wait less. A conflict means that another writer wrote during the pass. The
+pass is made again at once, a few times, because each try may win against a busy writer. And a
+service that failed because the API server was away is retried as soon as a resync finds the server
+back.
 
-A worker ends when nothing is due and its pace has become that of a service never seen: an idle
-operator has no tasks here. Between the test for that and the removal there is no await, so no bell
-can fall in between.
+A worker ends when nothing is due and its pace equals that of a new service, so an idle operator has
+no tasks here. There is no await between that check and the removal, so no event is lost between
+them.
 
-Every worker belongs to the task group of `run`; when `run` is cancelled, all of them are, and it
-returns when they have ended. At most `ACTIVE_PASSES` passes run at once, which bounds the lists
-that a start or a resync sends to the API server.
+Every worker belongs to the task group of `run`. When `run` is cancelled, all of them are, and it
+returns when they have ended. At most `ACTIVE_PASSES` passes run at once. This bounds the lists that
+a start or a resync sends to the API server.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Event handlers: doorbells, and nothing that must be right.
+"""Watch handlers. They only enqueue a reconcile; correctness never depends on them.
 
-kopf watches TrainedModels and ModelReports and calls these for each event. They do no I/O, cannot
-fail in a way that matters, and keep nothing that a pass relies on: an event that is lost costs at
-most one resync period. kopf does not retry them, tells nobody that its first list is complete, and
-never reports a deletion that happened while its watch was broken, so nothing else may live here.
-When a watch lists anew, which shows in a listed object that was seen before, `listed_anew` is
-called: what was deleted meanwhile rings no bell, so somebody had better look at everything.
+kopf watches TrainedModels and ModelReports and calls these handlers for each event. They do no I/O
+and keep nothing that a pass relies on: a lost event costs at most one resync period. kopf does not
+retry them, does not say when its first list is complete, and does not report a deletion that
+happened while its watch was broken. So no other logic may live here. When a watch lists again
+(a listed object was seen before), `listed_anew` is called. Objects deleted in the meantime caused
+no event, so a resync has to find them.
 
-What `EventHandlers` does remember, by uid, is which service a model last named, so that a model
-that moves rings at its old service too; and which generation was rung for, so that our own status
-writes ring nothing. Neither does an object in the first list of a watch that the survey saw as it
-is: a start would else make its passes twice.
+`EventHandlers` remembers two things by uid. The service that a model last named, so that a model
+that moves also triggers its old service. And the generation that was enqueued, so that the
+operator's own status writes trigger nothing. An object in the first list of a watch that the
+initial sync saw unchanged triggers nothing either: otherwise a start would make its passes twice.
 
-The registry is private: kopf's global one would be shared with whatever else is imported.
+The registry is private. kopf's global registry would be shared with any other imported module.
 """
 
 from __future__ import annotations

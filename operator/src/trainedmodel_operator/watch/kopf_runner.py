@@ -1,33 +1,34 @@
-"""The watches: kopf, kept running.
+"""The watches: runs kopf, and restarts it when it ends.
 
-kopf watches TrainedModels and ModelReports and rings our bells; nothing else of it is used. Watches
-break in many ways, and kopf recovers from most: it connects again when a stream is cut, lists anew
-on a 410, tries for ever while nobody answers. It ends the *process* on the others: an ERROR of 500
-or 504 inside a stream, a 410 between two pages of a list, a kind that is gone. All of them happen
-while a control plane is upgraded, to all replicas at once, and a process that ends three times in a
-row is kept waiting by the kubelet for minutes. So kopf ends here and is begun anew here, with
-back-off: passes, status writes, Lease and webhook go on meanwhile, and the resync finds what the
-watches missed. Each new beginning is counted, and waits for an early resync to succeed: that proves
-the API server and both kinds to be there. (For a kind that is missing kopf would wait in silence.)
+kopf watches TrainedModels and ModelReports and calls the handlers. Nothing else of kopf is used.
+Watches break in many ways, and kopf recovers from most: it reconnects when a stream is cut, lists
+again on a 410, and retries without end while the server does not answer. It ends the *process* on
+the others: an ERROR of 500 or 504 inside a stream, a 410 between two pages of a list, a kind that
+is gone. All of these happen during an upgrade of the control plane, on all replicas at once, and
+after three ends in a row the kubelet delays the next start by minutes. So here kopf is restarted
+within the process, with back-off. Passes, status writes, Lease and webhook continue meanwhile, and
+the resync finds the changes that the watches missed. Each restart is counted, and waits for an
+early resync to succeed: that proves that the API server and both kinds are there. (For a missing
+kind kopf would wait in silence.)
 
-What is set differently from kopf's defaults, and why:
+Settings that differ from kopf's defaults, and the reasons:
 
-- A 5xx, 403 or 429 on a watched kind is tried again for ever (default: 54 s, then the end).
-- A stream is closed by the server after `STREAM_S` and dropped by us after `SILENCE_S` without a
-  word (default: 70 s). The API server sends a bookmark two seconds before it closes a stream, so
-  each stream begins where the last one ended, and a silent one (half open: the other side is gone
-  and nobody said so) is found after 30 s. A quiet operator sends five requests a minute for that.
-- Lists come in pieces (`page_size`), small ones where reports are long: a hundred reports of
-  5,000 models are 30 MB, and five times that while they are parsed. Pieces are asked for one after
-  the other, so small ones of many small objects make a start late.
-- kopf's worker of an object ends after `IDLE_S` (default: 5 s): it holds the object's last document
-  for so long, and a hundred of those reports are 250 MB.
-- No essence of an object is made: it is a deep copy for each event, for handlers that we have not.
-- A list, and any answer's beginning, is waited for a minute (default: five).
+- A 5xx, 403 or 429 on a watched kind is retried without end (default: 54 s, then kopf ends).
+- The server closes a stream after `STREAM_S`, and the client drops it after `SILENCE_S` without
+  data (default: 70 s). The API server sends a bookmark two seconds before it closes a stream, so
+  each stream starts where the last one ended. A half-open stream is found after 30 s. An idle
+  operator sends five requests a minute for that.
+- Lists come in pages (`page_size`), small ones where reports are long: a hundred reports of 5,000
+  models are 30 MB, and five times that while they are parsed. Pages are read one after the other,
+  so small pages of many small objects slow down a start.
+- kopf's worker of an object ends after `IDLE_S` (default: 5 s). Until then it holds the object's
+  last document, and a hundred of those reports are 250 MB.
+- No essence of an object is made. It is a deep copy for each event, and no handler uses it.
+- A list, and the first byte of any answer, may take a minute (default: five).
 
-`kopf.operator` itself is not used, only `spawn_tasks`: the former waits five seconds for every task
-of the process that was begun after it, ours among them, and then cancels it. What kopf's tasks have
-begun in turn and left behind is known here by the file that its code is in.
+`kopf.operator` is not used, only `spawn_tasks`. `kopf.operator` waits five seconds for every task
+of the process that was started after it, including the operator's own, and then cancels them. Tasks
+that kopf's tasks have started and left behind are recognised by the file of their code.
 """
 
 from __future__ import annotations

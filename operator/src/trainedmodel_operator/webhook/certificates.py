@@ -1,21 +1,20 @@
-"""The webhook's certificates: kept in a Secret, published, handed to the server of this replica.
+"""The webhook's certificates: stored in a Secret, published, and loaded by this replica's server.
 
-Two ways to have them, both a `Certificates` that runs beside the server:
+There are two implementations of `Certificates`. Each runs beside the server:
 
-`SelfSignedCertificates`: all replicas read one Secret, every few seconds, and serve the leaf that
-it holds. The one that may write (the leader) carries out what `core.certificates` decides, one step
-a look: a write of the Secret, under the resourceVersion that was read, or a patch of the one
-`caBundle`. It takes back what somebody changed by hand there. A replica that may not write never
-makes a certificate of its own, so at any moment one leaf is served, or two of which both are
-trusted.
+`SelfSignedCertificates`: all replicas read one Secret every few seconds and serve its leaf. The
+leader carries out the decisions of `core.certificates`, one step for each read: a write of the
+Secret under the resourceVersion that was read, or a patch of the one `caBundle`. It reverts manual
+edits there. A replica that may not write never makes a certificate of its own. So at any moment
+there is one served leaf, or two that are both trusted.
 
-`FileCertificates`: cert-manager (or anybody) keeps `tls.crt` and `tls.key` in a mounted folder, and
-puts the authority into the configuration itself. Here the files are only read again when they
+`FileCertificates`: cert-manager, or another tool, keeps `tls.crt` and `tls.key` in a mounted folder
+and puts the authority into the configuration itself. Here the files are read again when they
 change.
 
-Neither ever ends because of a failure: a certificate lives for months, so a Secret that cannot be
-read for an hour is a warning in the log, and the next look may succeed. What is not ours is not
-touched: a Secret without our label is refused with the words what to do.
+A failure ends neither of them. A certificate lives for months, so a Secret that cannot be read for
+an hour is a warning in the log, and the next read may succeed. Foreign objects are not touched: a
+Secret without the operator's label is refused with a message that names the fix.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Keys and certificates: making them, reading them, and handing them to TLS.
+"""Keys and certificates: makes them, reads them, and loads them into TLS.
 
-What is to be made is decided in `core.certificates`; here it is done. A `Bundle` is all that the
-Secret holds, as PEM text under the keys that other tools use (`ca.crt`, `tls.crt`, `tls.key`), and
-`ca.key`. Reading never raises: text that is no certificate is an authority or a leaf that is not
-there, and the decision is then to make a new one.
+`core.certificates` decides, and this module carries out. A `Bundle` is the content of the Secret:
+PEM text under the keys that other tools use (`ca.crt`, `tls.crt`, `tls.key`), and `ca.key`. Reading
+never raises. Text that is not a certificate counts as a missing authority or leaf, and the decision
+is then to make a new one.
 
-Keys are elliptic (P-256): made in a millisecond, and small. An authority may sign leaves only, and
-no leaf of it is good for anything but serving.
+Keys are elliptic (P-256): small, and made in a millisecond. An authority may sign leaves only, and
+its leaves are valid for serving only.
 """
 
 from __future__ import annotations

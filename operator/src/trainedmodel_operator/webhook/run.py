@@ -1,6 +1,6 @@
-"""Injection as a part of the operator: its flags, and the webhook with its certificates as one.
+"""The injection webhook as a part of the operator: the server with its certificates.
 
-`app` runs `run_webhook` on every replica; what leads is asked for, never decided here.
+`app` runs `run_webhook` on every replica. The caller says which replica leads.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""The webhook: the API server shows a pod that asks for a puller, and is told what to change.
+"""The webhook: the API server sends a pod that asks for a puller, and gets the patch back.
 
-Served by every replica, whether it leads or not: injecting a pod reads nothing and writes nothing,
-so there is nothing to agree about, and pods can be created while the leader is being replaced.
+Every replica serves it, leader or not. Injection reads nothing and writes nothing, so replicas need
+no agreement, and pods can be created while the leader is being replaced.
 
-Promises: each request is answered, within a second of its body being there; what is not a review is
-told so with 400; a pod that cannot be is refused in words for its owner; a fault of our own refuses
-that pod and no other, and its words are in the log. Only pods that ask are ever sent here (the
-configuration's object selector), so when no replica is there, only those wait. A body is bounded,
-and whoever sends it slowly is cut off: it holds a connection, nothing more.
+Guarantees: each request gets an answer within a second of its body. A request that is not a review
+gets a 400. A pod that cannot be injected is refused with a message for its owner. An internal error
+refuses that pod only, and the log has its traceback. Only pods that ask are sent here (object
+selector of the configuration), so if no replica runs, only those wait. A body has a maximum size,
+and a slow sender is cut off: it holds a connection and nothing more.
 
-Certificates change while it serves, without a connection being dropped (`certificates`).
+Certificates change while it serves, without dropping a connection (`certificates`).
 
-The end: whoever sends requests learns late that a replica goes. So a replica that was told to end
-is not ready any more, and answers for three seconds longer, closing each connection after its
-answer; only then it stops to listen.
+Shutdown: clients learn late that a replica is leaving. So a replica that was told to end is no
+longer ready, and answers for three more seconds, closing each connection after its answer. Then it
+stops listening.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Conversion: what manifests of KServe and ModelMesh become here, and what cannot come along.
+"""Conversion: the result for each manifest of KServe and ModelMesh.
 
-    TrainedModel (serving.kserve.io, serving.kubeflow.org)   a TrainedModel of ours
+    TrainedModel (serving.kserve.io, serving.kubeflow.org)   a TrainedModel of this group
     InferenceService in the mode ModelMesh, Predictor        a TrainedModel: each of them is a model
-    InferenceService in any other mode                       stays KServe's; a note what to label
+    InferenceService in any other mode                       stays KServe's; a note with the labels
     Secret with credentials for KServe or ModelMesh          Secrets that are credential profiles
-    any other kind of a serving project                      an error: it has to be moved by hand
+    any other kind of a serving project                      an error: it must be moved by hand
     anything else (ConfigMap, Namespace, ...)                left out, with a note
 
-What is made is checked by the contract's rules, so nothing comes out that the API server would
-refuse. An error names the field of the manifest, its value and what to do; the other documents are
-converted all the same. What is lost on the way is a note.
+The results are checked by the contract's rules, so the API server accepts them. An error names the
+field of the manifest, its value and the fix. The other documents are converted all the same. A note
+names each setting that is lost.
 """

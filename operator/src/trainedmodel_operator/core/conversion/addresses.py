@@ -1,10 +1,10 @@
-"""Storage addresses as KServe knows them, in the form that the puller reads.
+"""Storage addresses of KServe, in the form that the puller reads.
 
 gs:// s3:// hf:// pvc:// http(s)://       the same
 az:// abfs(s):// wasb(s)://               the same
 https://ACCOUNT.blob.core.windows.net/CONTAINER/PATH
                                           abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH
-hdfs:// webhdfs:// oci:// ...             refused, with what to do instead
+hdfs:// webhdfs:// oci:// ...             refused, with the alternative
 """
 
 from __future__ import annotations

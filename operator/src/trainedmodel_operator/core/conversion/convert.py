@@ -1,6 +1,6 @@
-"""Conversion of a whole input: each document by its kind, and what two of them have in common.
+"""Conversion of a whole input: each document by its kind, and conflicts between two of them.
 
-What becomes of which kind is in `conversion`.
+The package docstring has the result for each kind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The Secret `storage-config`: one JSON document a key, each a store and how to get in.
+"""The Secret `storage-config`: one JSON document for each key, with a store and its credentials.
 
-ModelMesh and KServe read it alike. What is known of it here says of which kind the store behind
-`storage.key` is, and which bucket a model means that names none.
+ModelMesh and KServe read it alike. The operator reads two facts from it: the kind of the store
+behind `storage.key`, and the default bucket.
 """
 
 from __future__ import annotations

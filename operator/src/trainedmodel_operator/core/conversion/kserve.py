@@ -1,4 +1,4 @@
-"""KServe's own kinds: its TrainedModel, and InferenceServices that stay where they are."""
+"""KServe's own kinds: its TrainedModel, and InferenceServices that stay unchanged."""
 
 from __future__ import annotations
 

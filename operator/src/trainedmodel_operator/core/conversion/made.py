@@ -1,4 +1,4 @@
-"""A TrainedModel of ours, made of what a manifest says, and checked in the manifest's own words."""
+"""Makes a TrainedModel from a manifest, and reports its faults by the manifest's field names."""
 
 from __future__ import annotations
 

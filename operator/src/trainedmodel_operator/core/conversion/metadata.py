@@ -1,7 +1,7 @@
-"""Names, labels and annotations of what is made: the user's own, and nobody's bookkeeping.
+"""Names, labels and annotations of the results: the user's own, without those of other tools.
 
-Deployment tools find what they own by labels and annotations. A copy that carried them would be
-pruned, or fought over, by a tool that has never heard of it.
+Deployment tools find their objects by labels and annotations. A copy that carried them would be
+pruned, or overwritten, by a tool that does not know it.
 """
 
 from __future__ import annotations

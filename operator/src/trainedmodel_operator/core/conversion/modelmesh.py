@@ -1,6 +1,6 @@
-"""ModelMesh's models: InferenceServices of its deployment mode, and its own kind Predictor.
+"""Models of ModelMesh: InferenceServices of its deployment mode, and its kind Predictor.
 
-There each object is a model, and the pods of a ServingRuntime are what is called a service here.
+In ModelMesh each object is a model, and the pods of a ServingRuntime are a service here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A store of `storage-config`, as the variables of a credential profile."""
+"""Credential profiles: the variables for one store of `storage-config`."""
 
 from __future__ import annotations
 

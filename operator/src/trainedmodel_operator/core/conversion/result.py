@@ -1,4 +1,4 @@
-"""What all parts of the conversion share: results, faults, and reading documents of any shape."""
+"""Shared by all parts of the conversion: results, faults, and reading documents of any shape."""
 
 from __future__ import annotations
 

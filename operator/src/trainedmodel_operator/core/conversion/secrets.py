@@ -1,9 +1,9 @@
-"""Secrets of KServe and ModelMesh, as credential profiles: a Secret each, a variable a key.
+"""Secrets of KServe and ModelMesh as credential profiles: a Secret each, a variable for each key.
 
     Secret storage-config             a profile for each of its keys
     a Secret of a service account     one profile, by KServe's annotations and keys
 
-Values are copied, never shown in a message.
+Values are copied, and never shown in a message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`storage:` of KServe and ModelMesh: a key of a Secret, a path, parameters; as one address."""
+"""`storage:` of KServe and ModelMesh: turns the key of a Secret, path and parameters into a URI."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Injection: what a pod that asks for a puller becomes.
+"""Injection: the patch for a pod that asks for a puller.
 
-`inject` is the decision, its rules in order; `request` reads what the pod asks for, `serving` finds
-the container that is the model server, `volume` decides which volume both share, `puller` renders
-the sidecar.
+`inject` is the decision, with its rules in order. `request` reads the labels and annotations,
+`server_container` finds the model server, `volume` chooses the volume that both share, `sidecar`
+renders the puller's container.
 """

@@ -1,24 +1,24 @@
 """The decision: from a pod, as admission shows it, to the patch that gives it a puller.
 
-`inject` is total and deterministic: any pod gives a patch (which may be empty) or a refusal in
-words that say which field to change. Equal pods give equal patches, and a pod that was injected
-gives an empty one: webhooks are called again whenever a later one has changed the pod.
+`inject` is total and deterministic. Any pod gives a patch (which may be empty) or a refusal that
+names the field to change. Equal pods give equal patches, and an injected pod gives an empty one:
+webhooks are called again whenever a later one has changed the pod.
 
 The rules, in order; each of the first three can end it:
 
- 1. `asks_for_a_puller`   it has the label; without it nothing is touched, whoever sent it here
- 2. `is_injected`         it has a puller already, ours or one that its owner wrote: nothing to do
+ 1. `asks_for_a_puller`   it has the label; without it nothing is touched
+ 2. `is_injected`         it already has a puller, injected or written by its owner: nothing to do
  3. `serves_no_models`    KServe's transformers and explainers inherit the label: marked as skipped
  4. `check_platform`      Windows pods are refused
- 5. `parse_annotations`         labels and annotations, strictly
- 6. `server_index`        the server's container, or a refusal where two could be meant
+ 5. `parse_annotations`   labels and annotations, strictly
+ 6. `server_index`        the server's container, or a refusal if two are possible
  7. `choose_volume`       the volume that both share
- 8. `check_names`         names and ports of ours must be free
+ 8. `check_names`         the names and ports of the puller must be free
  9. the patch             the server's name, account, volumes, the server's mount, the sidecar in
                           front of all others
 
-The sidecar is an init container, put in front of the others: KServe copies the probe and security
-context of container 0 into its agent, and what other init containers fetch may go through the
+The sidecar is an init container, in front of the others: KServe copies the probe and security
+context of container 0 into its agent, and the files of other init containers may go through the
 volume that the puller prepares.
 """
 

@@ -1,8 +1,8 @@
-"""InjectionRequest: what a pod asks for by its labels and annotations, read strictly.
+"""InjectionRequest: the labels and annotations of a pod, read strictly.
 
-A value that is not understood is refused, never replaced by a default: a pod that starts with
-something else than what was asked for is harder to notice than one that says why it does not start.
-An annotation of ours that nobody knows is only warned of: it may be meant for a newer operator.
+An invalid value is refused and never replaced by a default: a pod that starts with other values
+than the requested ones is harder to notice than one that reports why it does not start. An unknown
+annotation of this group causes only a warning: it may be meant for a newer operator.
 """
 
 from __future__ import annotations

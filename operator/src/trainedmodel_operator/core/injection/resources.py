@@ -1,16 +1,16 @@
-"""What a puller may use: requests and limits that are put together from several sources.
+"""The puller's requests and limits, combined from several sources.
 
-Three sources say something, from the weakest to the strongest: what is built in, the operator's
+There are three sources, from the weakest to the strongest: the built-in values, the operator's
 flags, a pod's annotations. Each value is taken from the strongest source that has it. A request and
-a limit belong together, though, so they are settled as a pair:
+a limit belong together, so they are settled as a pair:
 
  1. A request above its limit: the one from the weaker source follows the other. With
     `--puller-memory-request=2Gi` alone the built-in limit becomes 2Gi.
  2. If both come from the same source, that source contradicts itself, and is refused. The API
     server would refuse every pod with them.
- 3. `guaranteed`: request and limit become equal, so that a pod of the class Guaranteed stays one.
+ 3. `guaranteed`: request and limit become equal, so that a pod of the class Guaranteed keeps it.
     The value is that of the stronger source, else the limit, else the request. A source that asks
-    for it and gives two different values is refused. One that is stronger keeps its two values.
+    for it and gives two different values is refused. A stronger source keeps its two values.
 """
 
 from __future__ import annotations

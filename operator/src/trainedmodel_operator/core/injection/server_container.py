@@ -1,6 +1,6 @@
-"""Serving: whether a pod, and the container that is its model server, may be given models.
+"""The model server's container: whether a pod, and that container, may be given models.
 
-Which container that is, `core.server` says.
+`core.server` decides which container it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a puller changes about its pod as a whole, told to whoever creates the pod.
+"""Side effects of a puller on its pod as a whole, as warnings to the creator of the pod.
 
-Nothing here refuses a pod: whether a class of service matters, and whether a quota counts processor
-limits, only the pod's owner knows.
+Nothing here refuses a pod. Only its owner knows whether the QoS class matters, and whether a quota
+counts CPU limits.
 """
 
 from __future__ import annotations

@@ -1,29 +1,30 @@
 """The sidecar: the puller's container, and the volumes that it alone has.
 
-A native sidecar (an init container that is restarted always): it starts before the server and the
-other init containers, and ends after them. It gets what it needs and nothing more:
+It is a native sidecar (an init container that always restarts): it starts before the server and the
+other init containers, and ends after them. It gets only what it needs:
 
 - the four shards in one projected volume, all optional: a pod may start before its first model;
 - the model volume, whole;
-- a token of its own at the place where clients look for one. Mounting it ourselves has two
-  effects: a pod with `automountServiceAccountToken: false` keeps that for all its other containers,
-  and where it is true, admission does not mount a second one here;
+- a token of its own at the path where clients expect one. The explicit mount has two effects: a pod
+  with `automountServiceAccountToken: false` keeps that for all its other containers, and where it
+  is true, admission does not mount a second one here;
 - the Secrets of its credential profiles, optional, so that a missing one fails the models that name
   it and not the pod;
 - a scratch folder, because its root is read-only;
 - rights of the pod security standard `restricted`, whatever the rest of the pod has.
 
-Nobody waits for the puller to be up: a startup probe would cost each pod one or two seconds more,
-because the kubelet sees a new container, and asks its probes, once a second. Server and puller may
-each restart alone at any time, so neither counts on the other; all that the first start decides is
-who makes the folder `models/`. In an emptyDir that is the kubelet: the puller has what the server
-has mounted there, so the folder is made before either starts, as open as its volume, and never by
-both at once. In another volume the user decides, and only the puller's is known to suit it: there,
-and only there, a startup probe has the rest wait until the puller has made the folder.
+No container waits for the puller to start: a startup probe would cost each pod one or two seconds
+more, because the kubelet sees a new container, and runs its probes, once a second. Server and
+puller may each restart alone at any time, so neither relies on the other. The first start decides
+one thing only: which process makes the folder `models/`. In an emptyDir that is the kubelet: the
+puller mounts the same subfolder as the server, so the folder is made before either starts, as open
+as its volume, and never by both at once. In another volume the user decides, and only a folder of
+the puller's own user is certain to suit it. There, and only there, a startup probe makes the other
+containers wait until the puller has made the folder.
 
-Probes. *Readiness*: a native sidecar's counts for its pod, so the pod joins its service when its
-first models are loaded (or have failed) and not before. *Liveness*: only a loop that is stuck is
-restarted; the puller answers before it reads its volume, however long that takes.
+Probes. *Readiness*: a native sidecar's readiness counts for its pod, so the pod joins its service
+when its first models are loaded (or have failed) and not before. *Liveness*: only a stuck loop is
+restarted. The puller answers before it reads its volume, however long that takes.
 """
 
 from __future__ import annotations

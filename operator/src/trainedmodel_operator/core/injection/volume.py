@@ -1,26 +1,26 @@
-"""The model volume: which one puller and server share, and where in it each of them looks.
+"""The model volume: shared by puller and server, each with its own view of it.
 
-Puller and server must share one file system, of which the server sees the served models and nothing
-else (P4): not what is half downloaded, and not the puller's notes, because some servers list every
-folder that they find. So the puller has the volume whole, and the server a folder of it:
+Puller and server must share one file system, of which the server sees only the served models (P4).
+It must not see partial downloads or the puller's state, because some servers list every folder that
+they find. So the puller mounts the whole volume, and the server a folder of it:
 
-    <volume>/models/     what the server has at its model folder
+    <volume>/models/     mounted at the server's model folder
     <volume>/state/      the puller's own
 
-Four cases, by what the server has mounted at its model folder:
+Four cases, by the server's mount at its model folder:
 
     nothing              an emptyDir is made; the server gets `models/` of it, read-only
-    a folder of a        the puller gets that volume whole; its own folder lies beside the server's
+    a folder of a        the puller gets the whole volume; its own folder is beside the server's
     volume (subPath)
-    a whole volume that  each mount of it moves to `models/`, in every container: whoever filled or
-    begins empty         read it goes on as before (KServe's storage-initializer and agent among
-                         them), and there is room beside
-    anything else        refused: a mount cannot be moved in a volume that has content already
+    a whole volume that  each mount of it moves to `models/`, in every container, so that containers
+    begins empty         that filled or read it continue as before (KServe's storage-initializer and
+                         agent among them), and there is room beside it
+    anything else        refused: a mount cannot move in a volume that has content already
 
-A volume that several pods share cannot be a model volume: each pod's puller keeps its own account
-of what *its* server has loaded, and deletes what that one does not need. emptyDir and ephemeral
-volumes belong to one pod, and so does the claim that a StatefulSet makes for its pod; of any other
-the pod's owner must say so.
+A volume that several pods share cannot be a model volume: each pod's puller has its own record of
+what *its* server has loaded, and deletes what that server does not need. emptyDir and ephemeral
+volumes belong to one pod, and so does the claim that a StatefulSet makes for its pod. For any other
+volume the pod's owner must declare it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much the puller may keep in an emptyDir: the smallest of the limits that a pod puts on it.
+"""The space that the puller may use in an emptyDir: the smallest of the pod's limits.
 
-A kubelet evicts a pod that passes one of them. The file system shows the puller none of them:
+A kubelet evicts a pod that exceeds one of them. The file system shows the puller none of them:
 
-- `sizeLimit` of the volume. All that lies in it counts, whoever wrote it.
-- `ephemeral-storage` limits of the containers. Their sum is held against all volumes on the node's
-  disk together, and logs and what is written outside volumes count too. A tenth is left for those.
-- With `medium: Memory`, what a container writes counts against its own memory limit, and the puller
-  is what writes. It needs some memory for itself.
+- `sizeLimit` of the volume. All its content counts, from every writer.
+- `ephemeral-storage` limits of the containers. Their sum applies to all volumes on the node's disk
+  together, and logs and files outside volumes count too. A tenth is left for those.
+- With `medium: Memory`, the writes of a container count against its own memory limit, and the
+  puller is the writer. It needs some memory for itself.
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""The event book: which Events are written, when, and what is left out.
+"""The event correlator: which Events are written, when, and which are left out.
 
-An Event is worth less than any other write, and there may be thousands at once: the last pod of a
-service comes up, and all its models become Ready in one second. Each of them says so in its status;
-the Events are for the person who looks at one model, or asks what happened in a namespace. So:
+An Event is the least important write, and there may be thousands at once: the last pod of a service
+comes up, and all its models become Ready in one second. The status of each model shows that. Events
+are for a person who looks at one model or asks for the history of a namespace. The rules:
 
 1. Repeats are one Event. The same news about the same model within `SERIES_S` of the last raises
    the count of the first Event's series, which is written at most every `SERIES_PAUSE_S`.
-2. A service may tell `BURST` pieces of good news and as many of bad ones at once, and one more
-   every `REFILL_S`; bad news never waits behind good.
-3. What is beyond that is collected for `COLLECT_S`, by service and reason, and told in one Event
-   on the last of these models, which says how many others there are.
-4. All Events together leave at `RATE` a second after a burst of `RATE_BURST`, so that they can
-   never be what an API server is busy with.
-5. At most `MOST_WAITING` wait. Beyond that they are dropped and counted: somebody asked for too
-   much news, and nobody would read it.
+2. A service may write `BURST` normal Events and as many warnings at once, and one more every
+   `REFILL_S`. A warning never waits behind a normal Event.
+3. News beyond that is collected for `COLLECT_S`, by service and reason, and written as one Event on
+   the last of these models, with the number of the others.
+4. All Events together leave at `RATE` a second after a burst of `RATE_BURST`, so that they never
+   occupy an API server.
+5. At most `MOST_WAITING` wait. Beyond that they are dropped and counted, because nobody would read
+   them.
 
 So ten thousand models in 200 services that become Ready in one minute are at most 2,000 Events and
 a few summaries for each service, in 80 s, instead of 10,000.
 
-All memory is bounded: the book forgets what has no bearing any more, and beyond `MOST_SERIES` the
-oldest, which costs a repeat that is told as new. Times are seconds of one monotonic clock, handed
-in.
+All memory is bounded. Series without effect are forgotten. Beyond `MOST_SERIES` the oldest is
+forgotten too, and its next repeat is a new Event. Times are seconds of one monotonic clock and are
+parameters.
 """
 
 from __future__ import annotations

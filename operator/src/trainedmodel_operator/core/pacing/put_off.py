@@ -1,20 +1,20 @@
-"""Writes that failed: how long each is put off, and when it is told.
+"""Failed writes: how long each is deferred, and when a status shows it.
 
-Each write stands for itself. One that fails is put off by itself: 1 s, doubled by each further
-failure. All other writes of the service go on.
+Each write that fails is deferred by itself: 1 s, doubled by each further failure. All other writes
+of the service continue.
 
 - *Refused* (a quota, a policy, an immutable object; any 4xx): at most `LONGEST_BACKOFF_S` between
-  two tries, and told at once, because it lasts until somebody does something.
-- *Trouble* (no answer, a 5xx, "come back later"): at most `LONGEST_TROUBLE_S`, because nobody knows
-  when it ends, and told when it has lasted for `TELL_AFTER`.
-- *Ending* (the namespace is being deleted): tried again after `LONGEST_BACKOFF_S`, and told to
-  nobody: what the models are about to lose is the models themselves.
-- *Race* (somebody else wrote meanwhile): the first pause is 0.05 s. Told as trouble is.
+  two tries. The status shows it at once, because it lasts until somebody fixes it.
+- *Trouble* (no answer, a 5xx, throttled): at most `LONGEST_TROUBLE_S`, because its end is unknown.
+  The status shows it when it has lasted for `TELL_AFTER`.
+- *Ending* (the namespace is being deleted): retried after `LONGEST_BACKOFF_S`. No status shows it,
+  because the models are about to be deleted too.
+- *Race* (another writer wrote meanwhile): the first pause is 0.05 s. Shown as trouble is.
 
-A write that differs from the one that failed is tried at once: the change may be the cure.
+A write that differs from the failed one is tried at once: the change may be the fix.
 
-The words are those of the first failure for as long as later ones have the same shape
-(`core.words`), so that what is told does not change with each try.
+The message is that of the first failure while later ones have the same shape (`core.words`), so a
+status does not change with each try.
 """
 
 from __future__ import annotations

@@ -1,33 +1,32 @@
-"""RateLimiter: when the next request to the API server may be sent.
+"""The rate limiter: when the next request to the API server may be sent.
 
-The operator is one of many clients of an API server, and its requests are not worth the same. Each
-belongs to a priority level, the most urgent first:
+The operator is one of many clients of an API server, and its requests differ in importance. Each
+has a priority level. The most urgent first:
 
-    READ     what a pass must know before it can do anything
-    SHARD    what pods wait for
-    NUDGE    an annotation that makes a pod look
-    STATUS   what people read
-    EVENT    what people read later
+    READ     the input of a pass
+    SHARD    pods wait for it
+    NUDGE    an annotation that makes a kubelet refresh the shards
+    STATUS   people read it
+    EVENT    people read it later
 
 The rules, in order:
 
-1. A priority level that was told to come back later (429, or 503 with `Retry-After`) is silent
-   until then, and so is *every less urgent one*: an overloaded server is not asked for statuses
-   while it refuses shards. The more urgent priority levels go on: a refused status never delays a
-   shard.
-2. While nobody answers at all (connection refused or reset), each failure makes all priority levels
-   pause, 0.25 s doubling to 4 s. So an outage costs a few requests a second, whatever the number of
-   models that wait, and is over for all of them at most 4 s after it ended. An answer of any kind,
-   even a 500, ends that pause: what is wrong with one object must never delay another (O4).
-3. Writes share one bucket of tokens. Shards never wait for a token, they only leave fewer to the
-   others, at most to a debt of one second. All else waits for one. Reads take none: the number of
-   passes at once bounds them.
+1. A priority level that was throttled (429, or 503 with `Retry-After`) pauses for as long as the
+   server asks, and so does *every less urgent one*: an overloaded server that refuses shards gets
+   no statuses. More urgent levels continue, so a refused status never delays a shard.
+2. While there is no answer at all (connection refused or reset), each failure pauses all priority
+   levels, 0.25 s doubling to 4 s. So an outage costs a few requests a second, whatever the number
+   of waiting models, and all levels resume at most 4 s after it ended. An answer of any kind, even
+   a 500, ends that pause: a fault of one object must never delay another (O4).
+3. Writes share one token bucket. Shards never wait for a token. They only leave fewer to the
+   others, at most to a debt of one second. All other writes wait for one. Reads take none: the
+   number of concurrent passes bounds them.
 
 With the default, 300 writes a second after a burst of 600, ten thousand statuses take half a
-minute, and the shards of ten thousand new models (some two thousand writes) are never waited for.
+minute, and the shards of ten thousand new models (some two thousand writes) never wait.
 
 A pause is never longer than a minute, whatever a header says. Times are seconds of one monotonic
-clock, handed in.
+clock and are parameters.
 """
 
 from __future__ import annotations

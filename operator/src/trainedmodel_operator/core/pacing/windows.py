@@ -1,33 +1,32 @@
-"""Pacing: when a service may be looked at, when its shards and statuses may be written.
+"""Windows: when a service may get a pass, and when its shards and statuses may be written.
 
-A burst must not become a write for each of its objects, and a single change must not wait. Both
-come from one rule: *the first change after quiet runs at once, the next ones wait a window that
-grows while they keep coming*. All times are seconds of one monotonic clock, handed in.
+A burst must not become a write for each of its objects, and a single change must not wait. One rule
+gives both: *the first change after a quiet time runs at once, the next ones wait a window that
+grows while they keep coming*. All times are seconds of one monotonic clock and are parameters.
 
 Shard window: 0.5 s after the first write, doubled by each write that follows as soon as it may, up
-to 2 s. When it opens in the middle of a burst (the last bell less than `SETTLE_S` ago), the write
+to 2 s. If it opens in the middle of a burst (the last trigger less than `SETTLE_S` ago), the write
 waits for the burst to settle, at most `HOLD_S` more. So a burst of 5 s costs three writes and one
-of 13 s five, and no change waits longer than 4 s. A window is never shorter than four times what
-the last pass took: the operator spends at most a fifth of its time on one service. It falls back to
-nothing once it lay open for as long as the longest window.
+of 13 s five, and no change waits longer than 4 s. A window is at least four times as long as the
+last pass: the operator spends at most a fifth of its time on one service. It returns to zero after
+it was open for as long as the longest window.
 
-A change that comes alone (no other in the `SETTLE_S` before it) is no burst: it does not wait for
-the window that another such one has made (only for `SETTLE_S` since the last write), and makes none
-longer. So somebody who applies models one
-by one, each when the last one is Ready, waits for no window at all.
+A change that comes alone (no other in the `SETTLE_S` before it) is no burst. It does not wait for
+the window of another such change (only for `SETTLE_S` since the last write), and lengthens none. So
+a user who applies models one by one, each when the last one is Ready, waits for no window.
 
-EventHandlers: that a *model* changed may open a pass as soon as the shard window allows. That a
-*report* changed (far more frequent) waits a window of its own, 0.05 s after a pass, doubled by each
-pass that follows soon, up to 0.5 s: the first word of a pod is told at once, and a hundred pods
-that load a thousand models are looked at twice a second. Its pass writes shards only if their
-window is open; else it tells statuses only, and the shards come when their window opens.
+Triggers: a changed *model* may start a pass as soon as the shard window allows. A changed *report*
+(far more frequent) waits a window of its own, 0.05 s after a pass, doubled by each pass that
+follows soon, up to 0.5 s. So the first report of a pod counts at once, and a hundred pods that load
+a thousand models cause two passes a second. Such a pass writes shards only if their window is open.
+Otherwise it writes statuses only, and the shards follow when their window opens.
 
-Statuses: what a person waits for is *urgent* (the first word about a generation, Accepted or Ready
-change, a failure comes or goes) and written at once. What tells something (progress of a download,
-copies, Available) waits until 5 s after the model's last write, and after a write of that sort
-15 s. What only says that it is still on its way (Waiting for this or for that, Loading) waits a
+Statuses: a change that a person waits for is *urgent* (the first status of a generation, Accepted
+or Ready changes, a failure appears or disappears) and is written at once. A *telling* change
+(progress of a download, copies, Available) waits until 5 s after the model's last write, and after
+a telling write 15 s. A change between states on the way (waiting, verifying, loading) waits a
 minute: a server that loads 200 models one after the other moves each of them through several such
-words, and nobody reads them 200 times. So a model that becomes ready costs three writes, whatever
+states, and nobody reads them 200 times. So a model that becomes ready costs three writes, whatever
 its pods report on the way.
 """
 

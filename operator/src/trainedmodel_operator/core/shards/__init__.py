@@ -1,1 +1,1 @@
-"""What stands in the shards of a service: placement, names, memory, documents."""
+"""The content of a service's shards: placement, names, memory, documents."""

@@ -1,15 +1,15 @@
-"""Shards: from a decided placement to bytes, and from two sides to the smallest write.
+"""Shard documents: from a placement to bytes, and from two sides to the smallest write.
 
-Owned here: what a shard ConfigMap looks like, and the difference between what lies there and what
-shall. A write is a merge patch of the differing keys only, always with the manifest beside them, so
-that no reader ever finds entries without the manifest that proves them whole. It carries the
-resourceVersion that was read: whoever wrote in between turns it into a conflict. If that changed
-nothing that was decided upon, the same patch holds for the shard as it is now (`rebase`); else the
-pass is made again from what is there then.
+This module owns the form of a shard ConfigMap, and the difference between the stored and the
+desired one. A write is a merge patch of the differing keys only, always with the manifest, so that
+no reader ever finds entries without the manifest that proves them whole. The patch carries the
+resourceVersion that was read, so a write in between is a conflict. If that write changed nothing
+that the plan depends on, the same patch applies to the new version (`rebase`). Otherwise the pass
+is made again.
 
 Equal input gives equal bytes (O2): entries and manifest are canonical JSON, keys are written in
-order, and a shard that is as it shall be gives no write at all. Two operators that see the same
-write the same.
+order, and a shard that is already correct gives no write. Two operators that see the same state
+write the same bytes.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Naming: which of several models may have one served name.
+"""Name conflicts: which of several models gets one served name.
 
 The rules:
 
-1. Who has the name in a shard now keeps it, as long as its spec asks for it (or is not usable, so
-   that its entry is kept as it is). Nobody is displaced by what somebody else applies: not by an
-   older model that is renamed, moved here, or repaired.
-2. Of those that do not have it yet, the older gets it (creation time, then metadata.name).
-3. A model that loses the name which it was renamed to keeps the entry that it has, under the name
-   that entry carries, and with it the first right to that name.
+1. The model that has the name in a shard keeps it while its spec asks for it (or is not usable, so
+   that its entry is kept as it is). No other user's apply displaces it: not an older model that is
+   renamed, moved here, or repaired.
+2. Of models that do not have the name yet, the oldest gets it (creation time, then metadata.name).
+3. A model that does not get the name which it was renamed to keeps its present entry, under the
+   name in that entry, and the first right to that name.
 
-Two models that swap their names ask for two different ones, so nobody loses.
+Two models that swap their names ask for two different ones, so neither loses.
 """
 
 from __future__ import annotations

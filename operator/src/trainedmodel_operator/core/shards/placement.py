@@ -1,36 +1,38 @@
-"""Placement: which model's entry lies in which shard.
+"""Placement: which model's entry is in which shard.
 
-Stable first fit. A model stays where it is; a new one goes to the first shard with room. So most
-services have one ConfigMap, a deleted model leaves a hole that the next one fills, and no change of
-one model ever rewrites the entry of another.
+The algorithm is stable first fit. A model stays in its shard, and a new one goes to the first shard
+with room. So most services have one ConfigMap, a deleted model leaves a gap that the next one
+fills, and no change of one model ever rewrites the entry of another.
 
 Rules, in the order in which a model meets them:
 
-1. `_kept_entries`: a model whose spec is not usable keeps the entry that it has, byte for byte.
-   Doubt never unloads. So does one that was renamed to a name that is taken (rule 2).
-2. `naming`: of two models with one served name, who has it in a shard keeps it, else the older
-   (creation time, then name) gets it. An entry kept by rule 1 takes part under the name that it
-   carries.
-3. `memory`: a model without an entry is refused if what it declares does not fit into the server
-   any more, the newest first. What has an entry stays.
-4. `_settle`: a model stays in its shard if its present entry is right or the new one fits. If it
-   lies in two shards (a move that was cut short) its home is the shard whose entry is already
-   right, and the lower index if both or neither are.
-5. `_move`: a model that fits no longer, or has no shard, goes to the first that has room. One that
-   fits nowhere keeps its old entry, if it has one, and is told why.
-6. `_leave`: a moved model's old entry goes in a *later* write than its new one came, and only when
-   the pods have seen the new one (or have had `MOVE_GRACE` to): a kubelet may refresh the shards of
-   one pod in any order, and a pod that saw only the removal would unload a model that is wanted.
-7. `_wait`: a model that needs the memory of one that leaves *another* shard comes in a later write
-   than that one went. So no write depends on another one of the same pass, and each may fail by
-   itself. (A served name needs no such rule: a puller gives it to nobody else while its owner's
-   entry is there.)
+1. `_kept_entries`: a model whose spec is not usable keeps its entry, byte for byte. Doubt never
+   unloads. So does a model that was renamed to a name that is taken (rule 2).
+2. `name_conflicts`: of two models with one served name, the one that has it in a shard keeps it,
+   else the older (creation time, then name) gets it. An entry kept by rule 1 takes part under the
+   name in that entry.
+3. `memory_admission`: a model without an entry is refused if its declared memory does not fit into
+   the server any more, the newest first. A model with an entry stays.
+4. `_settle`: a model stays in its shard if its present entry is right or the new one fits. If it is
+   in two shards (an interrupted move) its home is the shard whose entry is already right, and the
+   lower index if both or neither are.
+5. `_move`: a model that no longer fits, or has no shard, goes to the first with room. A model that
+   fits nowhere keeps its old entry, if it has one, and its status says why.
+6. `_leave`: a moved model's old entry is removed in a *later* write than the one that added its new
+   entry, and only when the pods have seen the new one (or have had `MOVE_GRACE` to): a kubelet may
+   refresh the shards of one pod in any order, and a pod that saw only the removal would unload a
+   wanted model.
+7. `_wait`: a model that needs the memory of one that leaves *another* shard is added in a later
+   write than that removal. So no write depends on another one of the same pass, and each may fail
+   by itself. (A served name needs no such rule: a puller gives it to no other model while its
+   owner's entry is there.)
 
-A ConfigMap with a shard's name that is not ours is skipped: never written, never counted.
+A foreign ConfigMap with a shard's name is skipped: never written, never counted.
 
-A model that names another service leaves this one's shards and enters the other's in two passes of
-two workers, in either order: no order is safe or unsafe, because no pod mounts shards of two
-services. Who wants no gap applies a second TrainedModel and deletes the first when that is Ready.
+A model that moves to another service leaves the shards of the old one and enters those of the new
+one in two passes of two workers, in either order. No order is safe or unsafe, because no pod mounts
+shards of two services. To avoid a gap, apply a second TrainedModel and delete the first when the
+second is Ready.
 """
 
 from __future__ import annotations

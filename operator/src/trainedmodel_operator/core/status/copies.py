@@ -1,11 +1,11 @@
 """Copies: what one pod's report proves about one model.
 
-The server is the witness: a copy counts as ready only if its own pod's report says that the server
-answers and serves the current revision. Everything less is told as what it is, with the pod's name
-and the reason, and never guessed at.
+A copy counts as ready only if its own pod's report says that the server answers and serves the
+current revision. Every lesser state is shown as it is, with the pod's name and the reason. Nothing
+is guessed.
 
-`CHAIN` is the decision, read from the top: the first rule that has something to say about a copy is
-what people are told.
+`CHAIN` is the decision, from the top: the first rule that applies to a copy gives its state and
+message.
 """
 
 from __future__ import annotations

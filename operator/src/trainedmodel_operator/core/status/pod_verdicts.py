@@ -1,10 +1,10 @@
-"""Witnesses: a service's pods and their reports, prepared once to be asked about many models.
+"""Pod views: a service's pods and their reports, prepared once for many models.
 
-A hundred pods with five thousand models are half a million copies to judge, and nearly all of them
-are one of two: the pod has said nothing about the model, or it is settled (loaded in the revision
-that is wanted, and nothing else to say). How `judge` sees either depends on the pod alone. So it is
-asked for both once a pod, and its verdict serves for all models; every other copy is judged by
-itself. The verdicts are those of `judge`, whichever way they come.
+A hundred pods with five thousand models are half a million copies to judge. Nearly all are in one
+of two states: the pod has not reported the model, or the model is settled (the desired revision is
+loaded, and nothing else is reported). How `judge` decides on either depends on the pod alone. So
+`judge` runs for both once for each pod, and its verdict serves for all models. Every other copy is
+judged by itself. All verdicts are those of `judge`.
 """
 
 from __future__ import annotations

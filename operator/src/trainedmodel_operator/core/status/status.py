@@ -1,24 +1,24 @@
-"""Status: the truth about one TrainedModel, for people and for `kubectl wait`.
+"""The status of one TrainedModel, for people and for `kubectl wait`.
 
-One pure function, `model_status`. What it returns is the whole status, and the writer replaces with
-it whatever lay there before. Only three things are taken from the former status: the time of a
-condition that did not change, the failure that a copy is still retrying, and the revision while
-the spec is unusable.
+There is one pure function, `model_status`. It returns the whole status, and the writer replaces the
+stored one with it. Only three things are taken from the former status: the time of a condition that
+did not change, the failure that a copy is still retrying, and the revision while the spec is not
+usable.
 
-What the conditions mean, exactly:
+The conditions, exactly:
 
-- `Accepted`: the model is valid, and its entry lies in a shard.
-- `Available`: True if a pod's server serves the model, in some revision. An update turns it off at
-  no moment. Unknown if the only pods that did so have been silent for too long.
-- `Ready`: True if at least one pod's server serves the current revision, and so does every pod
-  that has come up. A pod that is still starting (`copies.Copy.starting`) counts in `copies`, but
-  neither for nor against Ready: no traffic reaches it yet. So a scale-up turns nothing off, and
-  a new model is Ready only when all pods that serve have it. Unknown if nothing speaks against
-  it but a report that is stale.
+- `Accepted`: the model is valid, and its entry is in a shard.
+- `Available`: True if a pod's server serves the model in some revision. An update does not turn it
+  off at any moment. Unknown if the reports of all such pods are stale.
+- `Ready`: True if at least one pod's server serves the current revision, and so does every pod that
+  has come up. A pod that is still starting (`copies.Copy.starting`) counts in `copies`, but neither
+  for nor against Ready: no traffic reaches it yet. So a scale-up turns nothing off, and a new model
+  is Ready only when all serving pods have it. Unknown if a stale report is all that speaks against
+  it.
 
-Equal input gives an equal status, so a status that did not change is not written; no message holds
-an age or another number that time alone changes. The function is total: a report that fits the
-schema and is nonsense all the same gives a status like any other.
+Equal input gives an equal status, so an unchanged status is not written. No message contains an age
+or another number that time alone changes. The function is total: a report that fits the schema but
+makes no sense gives a status too.
 """
 
 from __future__ import annotations

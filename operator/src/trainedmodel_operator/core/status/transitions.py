@@ -1,21 +1,21 @@
-"""Transitions: what of a changed status is news that belongs into an Event.
+"""Transitions: which changes of a status become an Event.
 
-A status says how things are; an Event says that they became so. `transition` compares the status
-that was told with the one that takes its place, and returns at most one Event for each such step:
-the first rule that applies, so that the most telling of many changes is told.
+A status describes a state. An Event describes how it came about. `transition` compares the former
+status with its replacement and returns at most one Event. The rules, in order; the first that
+applies decides, so the most important of several changes is reported:
 
-1. Refused: `Accepted` became False, or is so for another reason.
+1. Refused: `Accepted` became False, or its reason changed.
 2. Accepted: `Accepted` became True again. The first time is no news: the model was just created.
 3. Ready: `Ready` became True.
-4. A failure came: there was none, or it has another reason. Says what serves meanwhile, if that is
-   known: a pod whose server refused an update serves the old revision on. Further tries, and
-   other pods that fail for the same reason, are no news.
+4. A failure appeared: there was none, or it has another reason. The note names the revision that
+   the pod keeps serving, if it is known: a server that refused an update serves the old revision.
+   Further tries, and other pods that fail for the same reason, are no news.
 5. Unavailable: `Available` is no longer True, so requests may be lost.
-6. Updating: another revision is wanted.
+6. Updating: another revision is desired.
 7. Not ready: `Ready` is no longer True, for any other reason.
 
 Progress is never an Event. Both statuses come from the API, so an operator that starts and finds
-nothing changed tells nothing; what was written a moment before a crash may go untold.
+nothing changed writes no Event. A change that was written just before a crash may have no Event.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Urls: where one model answers, from its service's URL and the kind of its server.
+"""URLs: the address of one model, from its service's URL and the kind of its server.
 
-KServe's habit, kept: the service's own URL and the path of the model in it. Which path that is, is
-the server's to say, so it is told only once a report names the kind:
+As in KServe, the address is the service's own URL and the path of the model in it. The server
+determines the path, so the address is unknown until a report names the kind of the server:
 
 - the v2 protocol (Triton, MLServer, KServe, OpenVINO): `<service>/v2/models/<name>`, to which
   callers append `/infer` or `/ready`;
 - TensorFlow Serving: `<service>/v1/models/<name>`, to which they append `:predict`;
 - TorchServe and the multi model server: `<service>/predictions/<name>`;
-- servers that speak the OpenAI API (vLLM, SGLang, llama-server): `<service>/v1`, because the model
-  is named in the request.
+- servers that speak the OpenAI API (vLLM, SGLang, llama-server): `<service>/v1`, because the
+  request names the model.
 """
 
 from __future__ import annotations
