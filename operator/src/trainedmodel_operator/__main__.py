@@ -31,7 +31,7 @@ from trainedmodel_operator.settings import Settings, check_ports
 _COLLECT_AFTER: Final = (50_000, 20, 20)
 
 _DEFAULTS = Settings()
-#: How a process ends that has lost the Lease: it did nothing wrong, and shall be started again.
+#: Exit code after the loss of the Lease: not an error; the process is to be started again.
 LOST = 75
 
 log = structlog.get_logger()
@@ -121,7 +121,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 
 def _tell_unknown_variables() -> None:
-    """Tell of variables that set nothing: a misspelt one would else be obeyed by nobody."""
+    """Warn of unknown variables, because a misspelt one would be ignored in silence."""
     known = {f"{flags.PREFIX}{one.name}".upper() for one in main.params}
     for option in main.params:
         if isinstance(option.envvar, str):

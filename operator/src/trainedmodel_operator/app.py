@@ -73,7 +73,7 @@ log = structlog.get_logger()
 
 
 class Services:
-    """Everything of ours that runs, over one client."""
+    """All services of the leader, over one client."""
 
     def __init__(self, client: ApiKubeClient, metrics: Metrics, settings: Settings) -> None:
         self.metrics = metrics
@@ -132,9 +132,9 @@ async def run(settings: Settings) -> None:
     """Run the operator until a signal ends it.
 
     Raises:
-        ConfigurationError: there is no way to the API, or a port cannot be listened on.
+        ConfigurationError: the API cannot be reached, or a port cannot be bound.
         LeadershipLost: another replica leads, or may; the process must end.
-        ExceptionGroup: a part failed; the process must end and be started anew.
+        ExceptionGroup: a part failed; the process must end and be restarted.
     """
     metrics = Metrics()
     configuration = await load_configuration()
@@ -207,7 +207,7 @@ async def _supervise(
 
 
 def _look(leadership: Leadership, services: Services, settings: Settings) -> Vitals:
-    """Look at what the probes are told of."""
+    """Collect the vitals for the probes."""
     now = asyncio.get_running_loop().time()
     resync = services.resync
     answers = [at for at in (resync.ended_at, resync.answered_at) if at is not None]

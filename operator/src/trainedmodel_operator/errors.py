@@ -33,26 +33,26 @@ class OperatorError(Exception):
 
 
 class ConfigurationError(OperatorError):
-    """The operator cannot start as it was told to; the message says what to change."""
+    """The configuration does not allow a start; the message names the field and the fix."""
 
 
 class LeadershipLost(OperatorError):
-    """The Lease is not this replica's any more; the message says why."""
+    """This replica no longer holds the Lease; the message says why."""
 
 
 class InjectionImpossible(OperatorError):
-    """A pod asks for a puller in a way that cannot be given; the message says what to change."""
+    """A pod asks for a puller that it cannot get; the message names the field and the fix."""
 
 
 class CertificateError(OperatorError):
-    """The webhook's certificates cannot be used; the message says which, and why."""
+    """The webhook's certificates cannot be used; the message names the one, and the cause."""
 
 
 class ApiError(OperatorError):
-    """A request to the Kubernetes API did not succeed.
+    """A request to the Kubernetes API failed.
 
-    `cause` is the word that metrics count it under; `status` is 0 where there was no answer;
-    `said` is what the API server said, without the request that it was said about.
+    `cause` is its label in metrics; `status` is 0 without an answer;
+    `said` is the message of the API server, without the request.
     """
 
     cause = "unknown"
@@ -64,7 +64,7 @@ class ApiError(OperatorError):
 
 
 class RetryableError(ApiError):
-    """The same pass, made again, may succeed."""
+    """The same pass may succeed later."""
 
 
 class Unavailable(RetryableError):
@@ -74,19 +74,19 @@ class Unavailable(RetryableError):
 
 
 class Unreachable(Unavailable):
-    """Nobody answered at all."""
+    """There was no answer at all."""
 
     cause = "unreachable"
 
 
 class NotLeading(RetryableError):
-    """A write that was not sent, because this replica does not lead, or may not any more."""
+    """A write that was not sent, because this replica is not, or no longer, the leader."""
 
     cause = "not_leading"
 
 
 class Throttled(RetryableError):
-    """The API asks to come back later; the request was not carried out."""
+    """Rate limited by the API server; the request was not carried out."""
 
     cause = "throttled"
 
@@ -96,7 +96,7 @@ class Throttled(RetryableError):
 
 
 class Conflict(RetryableError):
-    """Somebody was faster, or a list expired while it was read."""
+    """Another writer was faster, or a list expired while it was read."""
 
     cause = "conflict"
 
@@ -118,7 +118,7 @@ class Refused(TerminalError):
 
 
 class NamespaceEnds(Refused):
-    """Nothing new may be made in a namespace that is being deleted."""
+    """A namespace that is being deleted takes no new object."""
 
     cause = "namespace_ends"
 
@@ -130,6 +130,6 @@ class PatchNotApplied(Refused):
 
 
 class NothingReadable(TerminalError):
-    """None of the namespaces that are to be served can be read."""
+    """None of the namespaces in --namespace can be read."""
 
     cause = "refused"

@@ -13,7 +13,7 @@ from trainedmodel_operator.errors import ConfigurationError
 
 LogFormat = Literal["json", "console"]
 
-#: What Service, Secret and configuration of the webhook are called as shipped.
+#: Name of Service, Secret and configuration of the webhook as shipped.
 WEBHOOK_NAME: Final = "trainedmodel-webhook"
 PULLER_IMAGE: Final = "trainedmodel-puller:dev"
 
@@ -24,12 +24,12 @@ class WebhookSettings:
 
     Attributes:
         port: Where API servers reach it; 0: nowhere, nothing is injected.
-        certificates: Folder that somebody else keeps certificates in; None: they are self-made.
+        certificates: Folder of certificates that another tool renews; None: self-signed.
         service: Service that API servers call it by, in the operator's own namespace.
         secret: Secret of the self-made certificates.
         configuration: MutatingWebhookConfiguration that they are published in.
         hosts: Further names and addresses that it is called by.
-        injection: What pods are given.
+        injection: Settings of injected pullers.
     """
 
     port: int = 0
@@ -50,7 +50,7 @@ class LeaseSettings:
     Attributes:
         elect: Whether they do; None: in a cluster.
         namespace: Where the Lease lies; None: in the operator's own namespace.
-        name: What it is called.
+        name: Its name.
         terms: How long things last.
     """
 
@@ -69,8 +69,8 @@ class Settings:
         metrics_port: Where Prometheus reads the metrics; 0: nowhere.
         health_port: Where the kubelet asks whether the process is alive and ready; 0: nowhere.
         log_format: JSON for machines (one object a line), or text for people.
-        log_level: The least level that is written.
-        resync_s: Seconds between two looks at everything. 60 is how long an event that was lost, or
+        log_level: The lowest level that is logged.
+        resync_s: Seconds between two resyncs. 60 is how long an event that was lost, or
             an edit by hand, may go unnoticed; a resync of 10,000 models costs the API server about
             half a second.
         lease: How replicas elect the one that works.

@@ -129,7 +129,7 @@ class ApiKubeClient:
     async def list_report_metadata(
         self, namespace: str | None, service: str | None
     ) -> list[Document]:
-        """List reports without what they say: a tenth of a per cent of the bytes."""
+        """List the metadata of reports: a tenth of a per cent of the bytes."""
         query = {} if service is None else {"fieldSelector": f"inferenceService={service}"}
         return await self._list(
             _GROUP_PATH, namespace, modelreport.PLURAL, query, accept=_METADATA_ONLY
@@ -177,7 +177,7 @@ class ApiKubeClient:
         """Replace a TrainedModel's status.
 
         A JSON patch, because it can ask for the uid: a merge patch of the status subresource
-        ignores metadata, and an object made anew under the name would be told the old one's status.
+        ignores metadata, and a recreated object of that name would get the old one's status.
         """
         path = f"{_GROUP_PATH}/namespaces/{namespace}/{trainedmodel.PLURAL}/{name}/status"
         patch: list[Document] = [
@@ -244,7 +244,7 @@ class ApiKubeClient:
         """Read a whole list, page by page; the pages are of one moment. `keep` says what of each.
 
         That moment may have been compacted away before the last page is read (410). Then the list
-        is begun anew, in one piece, which cannot expire.
+        is read again, in one page, which cannot expire.
         """
         folder = (
             f"{api}/{plural}" if namespace is None else f"{api}/namespaces/{namespace}/{plural}"
@@ -312,7 +312,7 @@ class ApiKubeClient:
 
 
 def _lean(item: Document) -> Document:
-    """Drop who wrote which field: half of a TrainedModel, for which nobody asks here."""
+    """Drop `managedFields`: half of a TrainedModel, and not used here."""
     metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
     return {**item, "metadata": metadata}
 

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class ServiceClient(Protocol):
-    """What is asked of the API."""
+    """The requests of this module."""
 
     async def list_inference_services(self, namespace: str, name: str) -> list[Document]:
         """List the InferenceService of this name: one or none."""

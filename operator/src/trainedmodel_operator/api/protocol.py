@@ -15,7 +15,7 @@ from trainedmodel_operator.core.state import ServiceKey
 
 
 class ModelVersion(NamedTuple):
-    """Which service a TrainedModel names, and what stands for the model in its fingerprint."""
+    """The service of a TrainedModel, and the model's part of its fingerprint."""
 
     key: ServiceKey
     part: str
@@ -27,7 +27,7 @@ def as_it_is(item: Document) -> Document:
 
 
 class KubeClient(Protocol):
-    """What the operator asks of the API. `namespace` None: all namespaces."""
+    """The requests of the operator. `namespace` None: all namespaces."""
 
     async def list_models(
         self,
@@ -40,7 +40,7 @@ class KubeClient(Protocol):
         ...
 
     async def list_model_versions(self, namespace: str | None) -> list[ModelVersion]:
-        """List all TrainedModels that name a service, without holding what they say."""
+        """List all TrainedModels that name a service, without keeping their content."""
         ...
 
     async def list_shards(
@@ -72,7 +72,7 @@ class KubeClient(Protocol):
     async def list_report_metadata(
         self, namespace: str | None, service: str | None
     ) -> list[Document]:
-        """List reports without what they say, of one service or all."""
+        """List the metadata of reports, of one service or all."""
         ...
 
     async def list_reports(

@@ -143,7 +143,7 @@ class ReportCache:
             return None
 
     def parts(self, key: ServiceKey, pod_uid: str, *, as_read: bool = False) -> list[str]:
-        """Return what stands for a pod's report in its service's fingerprint.
+        """Return the part of a pod's report in its service's fingerprint.
 
         That is as last listed, by whomever; or `as_read` by the last `read`: a survey in the midst
         of a pass must not make the pass look as if it had seen more than it has.
@@ -217,7 +217,7 @@ class ReportCache:
 
 
 def report_page_size(most_models: int) -> int:
-    """Return how many reports a list shall bring at once, with so many models in one of them."""
+    """Return the page size of a list of reports, given the most models in one of them."""
     return max(1, min(LARGEST_PIECE, MODELS_A_PIECE // max(most_models, 1)))
 
 

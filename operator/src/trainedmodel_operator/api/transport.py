@@ -100,7 +100,7 @@ class RequestGate:
             self._metrics.count_throttled(level.name.lower(), loop.time() - began)
 
     def silence(self, level: PriorityLevel, pause_s: float) -> None:
-        """Keep a priority level and all less urgent ones silent for so long, or a little longer."""
+        """Pause a priority level and all less urgent ones for so long, or a little longer."""
         now = asyncio.get_running_loop().time()
         if self._limiter.due(level, now) <= now:
             log.warning(
@@ -113,12 +113,12 @@ class RequestGate:
         self._limiter = self._limiter.paused(level, until)
 
     def unanswered(self) -> None:
-        """Note that a request met nobody: all priority levels pause a little."""
+        """Note a request without an answer: all priority levels pause a little."""
         now = asyncio.get_running_loop().time()
         self._limiter = self._limiter.unanswered(now, self._jitter())
 
     def answered(self) -> None:
-        """Note that somebody answered."""
+        """Note an answer."""
         before, self._limiter = self._limiter, self._limiter.answered()
         if self._limiter is not before:
             self._admit()
@@ -143,7 +143,7 @@ class RequestGate:
 
 
 class Transport:
-    """Sends requests, and turns what comes back into documents or errors."""
+    """Sends requests, and turns the answers into documents or errors."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ def _error(message: str, status: int, headers: Mapping[str, str]) -> ApiError:
 
 
 def _date(headers: Mapping[str, str]) -> datetime:
-    """Return when the server says that it answered, else what the time is here."""
+    """Return the date of the answer, or the local time if it has none."""
     try:
         at = parsedate_to_datetime(headers.get("Date", ""))
     except ValueError:

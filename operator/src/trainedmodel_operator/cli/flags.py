@@ -48,7 +48,7 @@ def namespaces(
 ) -> tuple[str, ...]:
     """Read names of namespaces, between commas or spaces; each counts once.
 
-    What was given and names none is refused: it would mean all namespaces.
+    A value without a name is refused, because it would mean all namespaces.
     """
     found = [name for text in texts for name in re.split(r"[\s,]+", text) if name]
     for name in found:

@@ -40,7 +40,7 @@ _DUE: Final = 2 / 3
 
 
 class Step(StrEnum):
-    """What to do next."""
+    """The next step."""
 
     START = "start"
     PUBLISH = "publish"
@@ -71,7 +71,7 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority of ours.
+    """One of the operator's certificate authorities.
 
     Attributes:
         fingerprint: sha256 of its certificate.
@@ -103,7 +103,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the Secret holds.
+    """The content of the Secret.
 
     Attributes:
         authorities: The newest first; only it signs.
@@ -162,7 +162,7 @@ def why_start(situation: Situation) -> str | None:
 
 
 def why_publish(situation: Situation) -> str | None:
-    """Say why API servers do not trust what they shall."""
+    """Say why API servers may not trust the served certificate."""
     return None if situation.is_published else "the webhook configuration has another caBundle"
 
 

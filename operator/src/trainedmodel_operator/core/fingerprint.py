@@ -15,12 +15,12 @@ Metadata = Mapping[str, Any]
 
 
 def part_of(metadata: Metadata) -> str:
-    """Return what stands for an object that counts with all that it says."""
+    """Return the part of an object of which every change counts."""
     return f"{metadata['uid']}/{metadata.get('resourceVersion', '')}"
 
 
 def content_version(metadata: Metadata) -> str:
-    """Return what changes with the content or the owner of a report, and with nothing else.
+    """Return a version that changes only with the content or the owner of a report.
 
     A heartbeat changes the resourceVersion alone.
     """
@@ -30,15 +30,15 @@ def content_version(metadata: Metadata) -> str:
 
 
 def report_part(metadata: Metadata) -> str:
-    """Return what stands for a report: its content, and not its heartbeats."""
+    """Return the part of a report: its content, without its heartbeats."""
     return f"{metadata['uid']}/{content_version(metadata)}"
 
 
 def stale_part(pod_uid: str) -> str:
-    """Return what stands for a pod whose report has been silent for too long."""
+    """Return the part of a pod whose report is stale."""
     return f"{pod_uid}/stale"
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """Return the fingerprint of what a pass reads, whatever the order."""
+    """Return the fingerprint of the input of a pass, in any order of its parts."""
     return hashlib.blake2b("\n".join(sorted(parts)).encode(), digest_size=16).hexdigest()

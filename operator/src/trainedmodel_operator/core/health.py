@@ -24,7 +24,7 @@ STUCK_AFTER_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
-    """What is known of a replica; times are seconds that have passed.
+    """The facts about a replica; times are seconds that have passed.
 
     Attributes:
         leading_for_s: Since it began to lead; None: it does not.
@@ -60,7 +60,7 @@ def judge_life(vitals: Vitals) -> Verdict:
     silent_s = vitals.leading_for_s
     if vitals.resync_s is not None:
         silent_s = min(silent_s, vitals.resync_s)
-    # Whoever asks for rarer resyncs does not ask to be killed between two of them.
+    # A longer resync period must not kill the process between two resyncs.
     if silent_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):
         return Verdict(False, f"leading, but no resync has finished for {silent_s:.0f} s")
     if vitals.resync_s is None:
@@ -69,7 +69,7 @@ def judge_life(vitals: Vitals) -> Verdict:
 
 
 def judge_readiness(vitals: Vitals) -> Verdict:
-    """Tell whether a replica is ready for what it is there for."""
+    """Tell whether a replica is ready for its task."""
     if vitals.reached_s is None:
         return Verdict(False, "the API server has not answered yet")
     if vitals.reached_s > max(DEAF_AFTER_S, 3 * vitals.resync_period_s):

@@ -31,7 +31,7 @@ class _Change:
 
 
 class LatencyTracker:
-    """The changes of models that were heard of and are not served yet, by uid."""
+    """Changes of models that were seen and are not served yet, by uid."""
 
     def __init__(self) -> None:
         self._changes: OrderedDict[str, _Change] = OrderedDict()
@@ -55,7 +55,7 @@ class LatencyTracker:
         self._changes.pop(uid, None)
 
     def seen(self, uid: str, generation: int, now: float) -> float | None:
-        """Return how long ago the change was heard of, if this pass is the first that read it."""
+        """Return the age of a change, if this pass is the first that read it."""
         change = self._changes.get(uid)
         if change is None or change.is_seen or generation < change.generation:
             return None
@@ -63,7 +63,7 @@ class LatencyTracker:
         return now - change.heard_at
 
     def ready(self, uid: str, generation: int, now: float) -> float | None:
-        """Return how long ago the change was heard of that is served now, and let it go."""
+        """Return the age of the change that is served now, and forget it."""
         change = self._changes.get(uid)
         if change is None or generation < change.generation:
             return None
@@ -110,7 +110,7 @@ class StateCounts:
     def update(
         self, key: ServiceKey, states: Iterable[str]
     ) -> Iterator[tuple[tuple[str, str], int]]:
-        """Count a service's models anew; yield the totals that changed, zero if none is left."""
+        """Recount a service's models; yield the totals that changed, zero if none is left."""
         before, after = self._services.pop(key, {}), Counter(states)
         if after:
             self._services[key] = after

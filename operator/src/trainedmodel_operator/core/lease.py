@@ -40,7 +40,7 @@ from enum import StrEnum
 from math import inf
 from typing import Final
 
-#: Nobody waits longer for a holder, whatever a hand wrote into the Lease.
+#: The longest wait for a holder, whatever a manual edit wrote into the Lease.
 LONGEST_S: Final = 120
 
 
@@ -84,7 +84,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a Lease says; `holder` is empty if nobody holds it."""
+    """The content of a Lease; `holder` is empty if it is free."""
 
     holder: str = ""
     duration_s: int = 0
@@ -98,12 +98,12 @@ _NEVER: Final = Record()
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What was seen of the Lease.
+    """The Lease as this replica last saw it.
 
     Attributes:
-        record: What it said, the last time that it was there; nothing, if it never was.
+        record: Its content when it last existed; empty, if it never did.
         version: Its resourceVersion; empty if it is not there.
-        since: When it was first seen to say this, or to be gone, on the clock of whoever looks.
+        since: When this content, or its absence, was first seen, on the own clock.
     """
 
     record: Record
@@ -111,7 +111,7 @@ class Sighting:
     since: float
 
     def freed_at(self, terms: Terms) -> float:
-        """Return when somebody else than its holder may take it."""
+        """Return when a replica other than its holder may take it."""
         is_gone = not self.version and self.record != _NEVER
         if not self.record.holder and not is_gone:
             return -inf
@@ -119,9 +119,9 @@ class Sighting:
 
 
 def see(before: Sighting | None, record: Record | None, version: str, now: float) -> Sighting:
-    """Return what is known after a look that found this; `record` None: there is no Lease.
+    """Return the sighting after a read; `record` None: there is no Lease.
 
-    Only what the record says is compared: who labels a Lease does not keep a dead holder alive.
+    Only the record is compared: a label on a Lease does not keep a dead holder alive.
     """
     if record is None:
         if before is None:
@@ -133,7 +133,7 @@ def see(before: Sighting | None, record: Record | None, version: str, now: float
 
 
 class Step(StrEnum):
-    """What to do about the Lease."""
+    """The next step about the Lease."""
 
     RENEW = "renew"
     WAIT = "wait"
@@ -142,7 +142,7 @@ class Step(StrEnum):
 
 
 def decide(sighting: Sighting, me: str, terms: Terms, now: float, until: float = -inf) -> Step:
-    """Return what a replica does that may write `until` then about what it saw: rules 1 to 4."""
+    """Return the step of a replica that may write until `until`: rules 1 to 4."""
     if sighting.record.holder == me:
         if sighting.version:
             return Step.RENEW
@@ -154,7 +154,7 @@ def decide(sighting: Sighting, me: str, terms: Terms, now: float, until: float =
 
 
 def next_record(sighting: Sighting, me: str, terms: Terms, date: str) -> Record:
-    """Return what the Lease shall say when it is created, taken or renewed by me at `date`."""
+    """Return the record of a Lease that I create, take or renew at `date`."""
     before = sighting.record
     mine = before.holder == me
     return Record(
@@ -167,7 +167,7 @@ def next_record(sighting: Sighting, me: str, terms: Terms, date: str) -> Record:
 
 
 def released(record: Record, date: str) -> Record:
-    """Return what the Lease shall say when its holder gives it back."""
+    """Return the record of a Lease that its holder releases."""
     return replace(record, holder="", duration_s=1, renewed=date)
 
 

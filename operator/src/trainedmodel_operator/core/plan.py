@@ -56,7 +56,7 @@ class Nudge:
 
 @dataclass(frozen=True, slots=True)
 class StatusWrite:
-    """The status that a model shall have."""
+    """The desired status of a model."""
 
     name: str
     uid: str
@@ -74,7 +74,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one pass does.
+    """The actions of one pass.
 
     Attributes:
         behind: Uids of the pods that have not seen the shards yet; the next pass remembers them.
@@ -100,7 +100,7 @@ Contents = dict[int, Mapping[str, str]]
 
 
 def plan(gathered: Gathered, now: datetime) -> Plan:
-    """Decide what one pass does; the rules are listed at the top of this module."""
+    """Decide the actions of one pass; the rules are at the top of this module."""
     present: Contents = {view.index: view.data for view in gathered.shards if view.is_ours}
     seen = _is_seen(gathered, documents.seen_digest(present.items()))
     placed = placement.place(gathered, seen, now)
@@ -134,7 +134,7 @@ def plan(gathered: Gathered, now: datetime) -> Plan:
 
 
 def _shard_writes(gathered: Gathered, placed: Placement) -> tuple[tuple[ShardWrite, ...], Contents]:
-    """Return the writes that are due, and what the shards hold after them."""
+    """Return the writes that are due, and the content of the shards after them."""
     key = gathered.key
     ours = {view.index: view for view in gathered.shards if view.is_ours}
     writes: list[ShardWrite] = []
@@ -173,7 +173,7 @@ def _is_held(gathered: Gathered, write: ShardWrite, now: datetime) -> bool:
 
 
 def _without(held: Iterable[ShardWrite], after: Contents, present: Contents) -> Contents:
-    """Return what the shards hold after all writes but these."""
+    """Return the content of the shards after all writes but these."""
     contents = dict(after)
     for write in held:
         if write.index in present:
@@ -261,7 +261,7 @@ def _statuses(
     held: Iterable[ShardWrite],
     now: datetime,
 ) -> tuple[StatusWrite, ...]:
-    """Return the statuses that differ, of models whose entry lies where it shall.
+    """Return the statuses that differ, of models whose entry is in its shard.
 
     None at all while a pod's report could not be read and was never read before: what the pod
     serves is not known, and each status tells of all pods.
@@ -314,7 +314,7 @@ Told = Mapping[int, tuple[ShardWrite, PutOff]]
 
 
 def _told_refusals(gathered: Gathered, held: Iterable[ShardWrite], now: datetime) -> Told:
-    """Return the writes that have failed and are to be told, by shard."""
+    """Return the failed writes that statuses are to show, by shard."""
     found = ((write, gathered.memory.put_off.get(write.index)) for write in held)
     return {
         write.index: (write, put_off)

@@ -38,7 +38,7 @@ KNOWN_SIDECARS: Final = frozenset(
 
 
 class ServerUnclear(ValueError):
-    """No container, or more than one, could be the model server; the message says what to do."""
+    """No container, or more than one, could be the model server; the message has the fix."""
 
 
 def find_server(pod: Document, model_dir: str = DEFAULT_MODEL_DIR) -> int:

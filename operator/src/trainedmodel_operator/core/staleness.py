@@ -47,7 +47,7 @@ class Staleness:
 
     @property
     def is_stale(self) -> bool:
-        """Whether what the report says may no longer be so."""
+        """Whether the content of the report may be outdated."""
         return self.lasted >= self.limit
 
 
@@ -61,7 +61,7 @@ def observe(
 
 
 def missed_observations(looked_at: float | None, now: float) -> bool:
-    """Tell whether the operator has not looked for so long that it can judge nobody."""
+    """Tell whether the operator has not observed for too long to judge any report."""
     return looked_at is None or now - looked_at > BLIND_AFTER.total_seconds()
 
 

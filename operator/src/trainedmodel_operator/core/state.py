@@ -22,7 +22,7 @@ from trainedmodel_operator.core.staleness import Staleness
 
 Document = Mapping[str, Any]
 
-#: Phases in which a pod serves nobody any more.
+#: Phases in which a pod no longer serves.
 FINISHED_PHASES = frozenset({"Succeeded", "Failed"})
 
 
@@ -123,14 +123,14 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What earlier passes remember. Losing it (a restart) costs a delay, never correctness.
+    """The memory of earlier passes. Losing it (a restart) costs a delay, never correctness.
 
     Attributes:
         nudged: When each pod (by uid) was last nudged, or first seen behind.
         doubled: Since when a model's entry is known to lie in two shards.
         put_off: By shard: its last write failed.
         held: Shards whose write has failed in this pass.
-        under_way: Shards that are being written: the service's bell rings at the end of that.
+        under_way: Shards that are being written; the end of a write enqueues the service.
         unnudged: By pod (uid): its last nudge failed.
     """
 

@@ -24,7 +24,7 @@ _HIDDEN: Final = "[hidden]"
 
 
 def api_words(said: str) -> str:
-    """Return what the API server said, on one line, without secrets, and not too long."""
+    """Return a message of the API server on one line, without secrets, and not too long."""
     # A text without an end is cut before it is searched.
     text = " ".join(said[: 20 * MOST_WORDS].split())
     text = _LOGIN.sub(f"{_HIDDEN}@", text)
@@ -41,7 +41,7 @@ def shape(words: str) -> str:
 
 
 def _hide_key(match: re.Match[str]) -> str:
-    """Hide what has capitals, small letters and digits: names of objects have no capitals."""
+    """Hide runs with capitals, small letters and digits: object names have no capitals."""
     text = match[0]
     kinds = (str.isupper, str.islower, str.isdigit)
     return _HIDDEN if all(any(map(kind, text)) for kind in kinds) else text

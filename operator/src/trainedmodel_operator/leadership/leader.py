@@ -54,7 +54,7 @@ from trainedmodel_operator.errors import (
 from trainedmodel_operator.leadership.lease_store import LeaseStore, now_as_text
 from trainedmodel_operator.observability.metrics import Metrics
 
-#: How long giving back the Lease may take; who cannot is waited for as long as the Lease lasts.
+#: Limit of the release. Without a release, standbys wait until the Lease expires.
 RELEASE_S: Final = 1.0
 _FORBIDDEN: Final = 403
 
@@ -64,13 +64,13 @@ Work = Callable[[], Awaitable[None]]
 
 
 def steady_clock() -> float:
-    """Return seconds that nobody sets, and that pass while the machine is suspended."""
+    """Return the seconds of a clock that is never set and continues during a suspend."""
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
 
 
 class Leadership(Protocol):
-    """What the rest of the operator knows of an election; times are of the loop's clock.
+    """The election as the other parts see it; times are of the loop's clock.
 
     Attributes:
         leading_since: When this replica began to lead; None: it does not.
@@ -126,7 +126,7 @@ class NoElection:
 
 
 class Leader:
-    """Leads when it holds the Lease."""
+    """Leads while it holds the Lease."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Leader:
         self._jitter = jitter
         self._date = date
         self._seen: Sighting | None = None
-        #: Whether `_seen` is what lies there, as far as can be known: after a write of our own.
+        #: Whether `_seen` is the stored Lease, as far as is known: after a write of this replica.
         self._is_current = False
         self._may_hold = False
         self._is_open = False
@@ -166,7 +166,7 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when it was last seen; empty: nobody, or never seen."""
+        """The holder of the Lease at the last read; empty: free, or never seen."""
         return "" if self._seen is None else self._seen.record.holder
 
     def fence(self) -> None:
@@ -211,7 +211,7 @@ class Leader:
         """Renew until cancelled.
 
         Raises:
-            LeadershipLost: the deadline has passed, or somebody else holds the Lease.
+            LeadershipLost: the deadline has passed, or another replica holds the Lease.
         """
         failures = 0
         while True:
@@ -248,13 +248,13 @@ class Leader:
         return is_mine
 
     async def _try(self) -> bool:
-        """Look, unless what lies there is known, and do what the rules say, once.
+        """Read the Lease, unless it is known, and take one step of the rules.
 
         Raises:
-            ApiError: it is not known what came of it.
+            ApiError: the outcome is not known.
         """
         if self._seen is None or not self._is_current:
-            # Who leads must not end because an API server that lags still names the one before.
+            # A leader must not end because an API server that lags still shows the former holder.
             found = await self._store.read(exact=self._is_open)
             self._seen = see(self._seen, found.record, found.version, self._clock())
         step = decide(self._seen, self._me, self._terms, self._clock(), self._until)
@@ -281,7 +281,7 @@ class Leader:
         return True
 
     async def _release(self) -> None:
-        """Give the Lease back, if it may be ours; who gives up says so, no more."""
+        """Release the Lease, if this replica may hold it; a failure is only logged."""
         if not self._may_hold:
             return
         try:
@@ -321,7 +321,7 @@ class Leader:
 
 
 def _words(error: Exception) -> str:
-    """Say what failed, and what to do where somebody must do something."""
+    """Return the message of an error, with the fix where a person must act."""
     text = str(error) or type(error).__name__
     if isinstance(error, NotFound):
         return f"{text} (create the namespace, or set another with --lease-namespace)"

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 class LeaseStore(Protocol):
-    """What an election asks of the place where the Lease lies."""
+    """The storage of the Lease."""
 
     async def read(self, *, exact: bool) -> Found:
         """Read the Lease; not `exact`: may be late by as much as an API server is."""
@@ -45,7 +45,7 @@ class LeaseStore(Protocol):
         """Create the Lease and return its version.
 
         Raises:
-            Conflict: somebody was faster.
+            Conflict: another writer was faster.
             NotFound: its namespace is not there.
         """
         ...
@@ -119,7 +119,7 @@ class ApiLease:
 
 
 def now_as_text() -> str:
-    """Return the time as a Lease writes it; for people, nobody compares it."""
+    """Return the time in the format of a Lease; for people, never compared."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

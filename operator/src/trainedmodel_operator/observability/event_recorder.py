@@ -53,7 +53,7 @@ Document = Mapping[str, Any]
 
 
 class EventClient(Protocol):
-    """What the recorder asks of the API."""
+    """The requests of the recorder."""
 
     async def create_event(self, namespace: str, event: Document) -> None:
         """Write a new Event."""
@@ -90,7 +90,7 @@ class EventRecorder:
     def status_written(
         self, key: ServiceKey, name: str, uid: str, told: Document, status: Document
     ) -> None:
-        """Take note of a status that was written in the place of `told`."""
+        """Note a status that was written after `told`."""
         news = transition(told, status)
         if news is None:
             return
@@ -123,7 +123,7 @@ class EventRecorder:
         try:
             known = self._written.get(write.series)
             if write.count > 1 and known is not None:
-                with suppress(NotFound):  # it was deleted, or has expired: begin anew
+                with suppress(NotFound):  # it was deleted, or has expired: begin a new one
                     await self._client.patch_event(namespace, known, self._repeated(write))
                     return
             event = self._event(write)

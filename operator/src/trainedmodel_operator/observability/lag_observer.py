@@ -34,7 +34,7 @@ class Observer:
             self._changes.heard(uid, generation, _now())
 
     def pass_made(self, gathered: Gathered, decided: Plan) -> None:
-        """Note what a pass saw and decided, after its shards were written."""
+        """Note the input and the plan of a pass, after its shards were written."""
         now = _now()
         for model in gathered.models:
             lag = self._changes.seen(model.uid, model.generation, now)
@@ -53,7 +53,7 @@ class Observer:
             self._metrics.set_models(namespace, state, count)
 
     def forget_namespace(self, namespace: str) -> None:
-        """Count the models and pods of a namespace no more: what became of them is not known."""
+        """Stop counting the models and pods of a namespace: their state is not known."""
         for key in self._tally.services(namespace):
             for (_, state), count in self._tally.update(key, ()):
                 self._metrics.set_models(namespace, state, count)

@@ -75,7 +75,7 @@ class Metrics:
         self._add_models()
 
     def _add_left_out(self) -> None:
-        """Add what is measured of writes that were put off and namespaces that cannot be read."""
+        """Add the metrics of deferred writes and unreadable namespaces."""
         self._put_off_counts: Counts[tuple[str, str]] = Counts()
         self._put_off = Gauge(
             "trainedmodel_operator_writes_put_off",
@@ -91,7 +91,7 @@ class Metrics:
         )
 
     def _add_models(self) -> None:
-        """Add what is measured of models, Events and pods that are injected."""
+        """Add the metrics of models, Events and injected pods."""
         self._seen = self._lag("seen", "From the first event of a change to the pass that read it.")
         self._ready = self._lag("ready", "From the first event of a change to its being Ready.")
         self._propagation = self._lag(
@@ -123,7 +123,7 @@ class Metrics:
         )
 
     def observe_review(self, reason: str, seconds: float) -> None:
-        """Note how long an answer of the webhook took, and what it was."""
+        """Note the duration and the decision of an answer of the webhook."""
         self._reviews.labels(reason).observe(seconds)
 
     def _lag(self, what: str, documentation: str) -> Histogram:
@@ -184,7 +184,7 @@ class Metrics:
         self._throttled.labels(level).inc(seconds)
 
     def count_watch_restart(self, cause: str) -> None:
-        """Count a new beginning of the watches."""
+        """Count a restart of the watches."""
         self._watch_restarts.labels(cause).inc()
 
     def observe_pass(self, result: str, seconds: float) -> None:

@@ -22,7 +22,7 @@ async def probes_served(port: int, look: Callable[[], Vitals]) -> AsyncIterator[
     """Answer probes with what `look` finds while the context lasts; not at all if `port` is 0.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: the port cannot be bound.
     """
     if port == 0:
         yield

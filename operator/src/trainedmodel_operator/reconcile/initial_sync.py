@@ -89,7 +89,7 @@ class InitialSync:
         ), kept
 
     async def _settle(self, lists: Listing, kept: _Kept) -> int:
-        """Judge what was kept of some lists; return how many services need no pass."""
+        """Judge the kept services of some lists; return how many need no pass."""
         reports: dict[ServiceKey, list[Document]] = defaultdict(list)
         for report in lists.reports:
             metadata = report["metadata"]
@@ -127,7 +127,7 @@ class _Room:
 
 
 class _Kept:
-    """What is kept of the lists of one look, by service."""
+    """The kept objects of one survey, by service."""
 
     def __init__(self, room: _Room) -> None:
         self._listed: dict[ServiceKey, ListedObjects] = defaultdict(ListedObjects)
@@ -141,7 +141,7 @@ class _Kept:
         return max(self._models.values(), default=0)
 
     def model(self, document: Document) -> ModelVersion | None:
-        """Keep a model, if there is room; return what the survey wants to know."""
+        """Keep a model, if there is room; return its part for the inventory."""
         version = model_version(document)
         if version is None:
             return None
@@ -154,7 +154,7 @@ class _Kept:
         return version
 
     def shard(self, document: Document) -> Document:
-        """Keep a shard, if there is room; return what the survey wants to know."""
+        """Keep a shard, if there is room; return its part for the inventory."""
         key = shard_parent(document)
         if key is not None:
             self._room.bytes += sum(map(len, (document.get("data") or {}).values()))

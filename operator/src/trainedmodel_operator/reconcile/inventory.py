@@ -56,7 +56,7 @@ def merged(parts: Iterable[Listing]) -> Listing:
 
 
 class Inventory:
-    """Looks at everything."""
+    """Surveys all services."""
 
     def __init__(
         self, client: KubeClient, reports: ReportCache, namespaces: Namespaces | None = None
@@ -66,7 +66,7 @@ class Inventory:
         self._reports = reports
         self.namespaces = namespaces or Namespaces(client, Metrics())
         self._models: set[str] = set()
-        #: Most models of one service, at the last look: what the longest report tells of.
+        #: Most models of one service at the last survey: those of the longest report.
         self.most_models = 0
 
     async def look(self) -> dict[ServiceKey, str]:
@@ -88,7 +88,7 @@ class Inventory:
         )
 
     def take(self, lists: Listing) -> dict[ServiceKey, str]:
-        """Make the fingerprints of what was listed."""
+        """Make the fingerprints of the listed services."""
         parts: dict[ServiceKey, list[str]] = defaultdict(list)
         of_parent: Counter[ServiceKey] = Counter()
         for version in lists.models:

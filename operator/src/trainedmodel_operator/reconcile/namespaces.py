@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 class NamespaceClient(Protocol):
-    """What is asked of the API."""
+    """The requests of this module."""
 
     async def namespace_exists(self, namespace: str) -> bool:
         """Tell whether there is a namespace of this name."""
@@ -54,7 +54,7 @@ class Namespaces:
     def __init__(
         self, client: NamespaceClient, metrics: Metrics, served: Sequence[str] = ()
     ) -> None:
-        """Serve these, or all; `left_out`, once set, is told of each that cannot be read."""
+        """Serve these, or all; `left_out`, once set, is called for each that cannot be read."""
         self._client = client
         self._metrics = metrics
         self.served: Sequence[str | None] = served or (None,)
@@ -71,7 +71,7 @@ class Namespaces:
 
     @property
     def look_again_in_s(self) -> float:
-        """How soon the next look shall come because of those that had trouble."""
+        """Seconds until the next survey because of namespaces in trouble."""
         return FIRST_RETRY_S * 2.0**self._troubles / 2 if self._troubled else inf
 
     async def each(

@@ -42,12 +42,12 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Pod:
-    """What is known of one pod.
+    """The state of one pod.
 
     Attributes:
         sent: The value that was sent last, or is under way; None: none, or it failed.
         answered_at: When its answer came; infinity while it is under way.
-        wish: What to send after what is under way.
+        wish: The nudge to send after the one in progress.
     """
 
     sent: str | None = None
@@ -116,7 +116,7 @@ class Nudger:
                 self._note(key, pod, None)
 
     async def _nudge(self, key: ServiceKey, pod: _Pod) -> None:
-        """Send what is wished for this pod, until nothing is."""
+        """Send the nudges of this pod until none waits."""
         limit = self._limits.setdefault(key, asyncio.Semaphore(NUDGES_AT_ONCE))
         try:
             async with limit:
@@ -131,7 +131,7 @@ class Nudger:
         try:
             await self._client.annotate_pod(key.namespace, nudge.pod, nudge.value)
         except (NotFound, NotLeading):
-            pod.sent = None  # it is gone, or somebody else leads: nothing to be told
+            pod.sent = None  # it is gone, or another replica leads: nothing to report
         except Exception as error:
             pod.sent = pod.wish = None
             self._failed(key, pod, nudge, error)

@@ -95,7 +95,7 @@ class Reconciler:
         self._settled: dict[ServiceKey, str] = {}
 
     async def run(self) -> None:
-        """Run what outlives a pass, until cancelled."""
+        """Run the tasks that outlive a pass, until cancelled."""
         await self._errands.run()
 
     def forget_namespace(self, namespace: str) -> None:
@@ -135,11 +135,11 @@ class Reconciler:
         return self._result(decided, has_written)
 
     def rings(self, enqueue: Callable[[ServiceKey], None]) -> None:
-        """Say whom to tell of a service that is to be looked at: a late write has ended."""
+        """Set the callback for a service whose late write has ended."""
         self._shards.rings = enqueue
 
     def is_settled(self, key: ServiceKey, found: str) -> bool:
-        """Tell whether the last pass over a service saw what has this fingerprint, and did nothing.
+        """Tell whether the last pass over a service saw this fingerprint, and did nothing.
 
         What such a pass waits for (a nudge, a closed window) is in its `PassResult`.
         """
@@ -237,7 +237,7 @@ class Reconciler:
         return await asyncio.to_thread(read_models, models, newer)
 
     async def _decide(self, gathered: Gathered) -> tuple[Plan, Gathered]:
-        """Plan, and look before a shard is created: its name may be somebody else's already.
+        """Plan, and read before a shard is created: its name may be taken.
 
         Return also what the plan was made from, with what was found so.
         """
@@ -273,7 +273,7 @@ class Reconciler:
         return await asyncio.to_thread(plan, gathered, self._clock())
 
     def _holding(self, gathered: Gathered, shards: Collection[int]) -> Gathered:
-        """Return what a plan is made from that leaves these shards as they are."""
+        """Return the input for a plan that leaves these shards as they are."""
         key, before = gathered.key, gathered.memory
         under_way = self._shards.under_way(key)
         memory = replace(

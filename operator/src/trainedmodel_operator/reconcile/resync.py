@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 class Resync:
-    """Rings for every service that there is."""
+    """Enqueues every service that differs from its last pass."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Resync:
         await self._has_succeeded.wait()
 
     async def run(self) -> None:
-        """Ring, wait, and again, until cancelled; a list that fails is soon tried again."""
+        """Enqueue, wait, repeat, until cancelled; a failed list is retried soon."""
         failures = 0
         while True:
             self._asked.clear()

@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 
 class Outcome(NamedTuple):
-    """What became of some writes.
+    """The outcome of some writes.
 
     Attributes:
         missing: Shards that are not written: the write failed, or is still under way.
@@ -76,7 +76,7 @@ class ShardWriter:
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Write with `client`; `rings`, once set, is told of a service whose late write ended."""
+        """Write with `client`; `rings`, once set, gets each service whose late write ended."""
         self._client = client
         self._errands = errands
         self._clock = clock
@@ -129,7 +129,7 @@ class ShardWriter:
         )
 
     def note_unread(self, key: ServiceKey, write: ShardWrite, error: ApiError) -> None:
-        """Put off a write because what it would meet could not be read."""
+        """Defer a write because its ConfigMap could not be read."""
         self._failed(key, write, _failure(write, error), error)
 
     def settle(self, key: ServiceKey, due: Iterable[ShardWrite]) -> None:
@@ -172,7 +172,7 @@ class ShardWriter:
             self._forget(key, write.index)
 
     async def _past_others(self, key: ServiceKey, write: ShardWrite) -> None:
-        """Write, past others who write what is nothing to us, and ever so often."""
+        """Write, and rebase on conflicts that do not affect the plan."""
         for tries in range(1, REBASES + 1):
             try:
                 await self._client.write_shard(key.namespace, write)
@@ -229,7 +229,7 @@ class ShardWriter:
 
 
 def _failure(write: ShardWrite, error: ApiError) -> Failure:
-    """Say what sort of failure an error is to a write."""
+    """Return the failure of a write for an error."""
     is_gone = isinstance(error, NotFound) and write.kind is not WriteKind.CREATE
     kind = Kind.TROUBLE
     if is_gone or isinstance(error, Conflict):

@@ -59,7 +59,7 @@ FORGET_AFTER_S: Final = 2 * AFTER_IDLE_S
 
 log = structlog.get_logger()
 
-#: Told of each status that was written: service, name, uid, what was told before, and the status.
+#: Called for each written status: service, name, uid, the status before, and the status.
 Written = Callable[[ServiceKey, str, str, Mapping[str, Any], Mapping[str, Any]], None]
 
 
@@ -107,9 +107,9 @@ class StatusWriter:
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Write with `client`; `yields_to`, once set, tells whether more urgent work is behind.
+        """Write with `client`; `yields_to`, once set, tells whether more urgent work waits.
 
-        `written`, once set, is told of each status that was written; it neither waits nor fails.
+        `written`, once set, is called for each written status; it neither waits nor fails.
         """
         self._client = client
         self._metrics = metrics
@@ -138,7 +138,7 @@ class StatusWriter:
     def submit(
         self, key: ServiceKey, uids: Sequence[str], writes: Iterable[StatusWrite], began: float
     ) -> None:
-        """Take over what a pass begun at `began` decided about `uids`; those without are right.
+        """Take the statuses of a pass begun at `began` over `uids`; the others are current.
 
         A status that was sent while the pass decided is not sent again with a later time.
         """
@@ -300,11 +300,11 @@ class StatusWriter:
             slot.pending = write
             self._waiting.add(uid)
         slot.pending.weight = max(slot.pending.weight, write.weight)
-        slot.pending.told = write.told  # what this write wanted to say was not said
+        slot.pending.told = write.told  # the news of this write was not written
         log.warning("status_not_written", model=model, error=str(error))
 
     def _forget(self, now: float) -> None:
-        """Forget models that were not written for so long that pacing has nothing to say."""
+        """Forget models that were not written for so long that pacing ignores them."""
         if now < self._forget_at:
             return
         self._forget_at = now + FORGET_AFTER_S
@@ -315,14 +315,14 @@ class StatusWriter:
 
 
 def _was_sent(slot: _Slot, write: StatusWrite, began: float) -> bool:
-    """Tell whether a pass wants what was sent after it had read the former status."""
+    """Tell whether a pass wants the status that was sent after its read."""
     if slot.sent is None or slot.answered_at < began or write.told == slot.sent:
         return False
     return says_the_same(slot.sent, write.status)
 
 
 def _tell(write: _Pending) -> None:
-    """Log a status that somebody waits for; progress is not worth a line."""
+    """Log an urgent status; progress has no line."""
     if write.weight is Weight.URGENT:
         log.info(
             "status_written",

@@ -47,10 +47,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What a pass came to.
+    """The result of a pass.
 
     Attributes:
-        wrote_shards: It wrote at least one ConfigMap: the shard window begins anew.
+        wrote_shards: It wrote at least one ConfigMap: a new shard window begins.
         held_back: It had shards to write and the window was closed.
         again_in_s: It wants to be made again after so long, whatever rings.
     """
@@ -73,7 +73,7 @@ class _Slot:
 
 
 class WorkQueue:
-    """Turns bells into passes."""
+    """Turns triggers into passes."""
 
     def __init__(
         self,

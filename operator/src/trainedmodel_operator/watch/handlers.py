@@ -36,7 +36,7 @@ Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 
 class EventHandlers:
-    """Turns watch events into bells."""
+    """Turns watch events into triggers."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class EventHandlers:
     def is_known(self, event: Event) -> bool:
         """Tell whether a model of a first list is as the survey saw it, and note that it is there.
 
-        The resync that came of the survey has rung for it, where that was due.
+        The initial sync has already enqueued its service, if that was due.
         """
         metadata = event["object"]["metadata"]
         if event["type"] is not None or metadata["uid"] in self._seen:
@@ -67,7 +67,7 @@ class EventHandlers:
         return True
 
     def model_event(self, event: Event) -> None:
-        """Ring at the model's service, and at the one that it left."""
+        """Enqueue the model's service, and the one that it left."""
         metadata, uid = event["object"]["metadata"], event["object"]["metadata"]["uid"]
         service, _, _ = now = _aspects(event["object"])
         before = self._seen.get(uid)
@@ -86,7 +86,7 @@ class EventHandlers:
             self._enqueue(ServiceKey(metadata["namespace"], one), Trigger.MODEL)
 
     def report_event(self, event: Event) -> None:
-        """Keep the report for the next pass, and ring at its service."""
+        """Keep the report for the next pass, and enqueue its service."""
         document = event["object"]
         if event["type"] == "DELETED":
             self._reports.forget(document["metadata"]["uid"])
@@ -98,14 +98,14 @@ class EventHandlers:
 
 
 def _aspects(model: Mapping[str, Any]) -> Aspects:
-    """Return what makes a model's bell ring when it changes."""
+    """Return the aspects of a model of which a change enqueues its service."""
     metadata = model["metadata"]
     service = model.get("spec", {}).get("inferenceService")
     return service, metadata.get("generation", 0), "deletionTimestamp" in metadata
 
 
 def make_registry(handlers: EventHandlers, login: Login) -> kopf.OperatorRegistry:
-    """Make the registry: two bells, and the login."""
+    """Make the registry: two handlers, and the login."""
     registry = kopf.OperatorRegistry()
 
     async def ring_for_model(event: Event, **_: Any) -> None:

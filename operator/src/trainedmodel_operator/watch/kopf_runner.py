@@ -56,7 +56,7 @@ IDLE_S: Final = 0.25
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-#: Watches that held for so long were well: the next pause is the first one again.
+#: Watches that ran for so long were healthy: the next pause is the first one again.
 WELL_AFTER_S: Final = 60.0
 #: How long kopf may take over its end.
 LAST_WORDS_S: Final = 3.0
@@ -100,7 +100,7 @@ class KopfRunner:
 
         `begun` is called each time that kopf has begun, and has put its signal handlers in the
         place of whatever was there. `broken` is called when it has ended by itself, and waits until
-        it makes sense to begin anew.
+        it makes sense to restart.
         """
         self._make_registry = make_registry
         self._metrics = metrics
@@ -110,7 +110,7 @@ class KopfRunner:
         self._broken = broken
 
     async def run(self) -> None:
-        """Watch until cancelled; begin anew whenever kopf ends."""
+        """Watch until cancelled; restart kopf whenever it ends."""
         clock = asyncio.get_running_loop().time
         pauses = iter(Backoffs())
         while True:

@@ -74,7 +74,7 @@ class CertificatePlace:
 
 
 class Certificates(Protocol):
-    """What the webhook's server needs."""
+    """The certificates for the webhook's server."""
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -92,7 +92,7 @@ class Certificates(Protocol):
 
 
 class SelfSignedCertificates:
-    """Certificates out of a Secret, made by whoever may write."""
+    """Certificates from a Secret, made by the leader."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class SelfSignedCertificates:
             await asyncio.sleep(self._place.period_s if is_begun else _FIRST_LOOK_S)
 
     async def look(self) -> None:
-        """Bring Secret, configuration and context to where they shall be, as far as is ours to do.
+        """Bring Secret, configuration and context to the desired state, as far as allowed.
 
         Raises:
-            ApiError: a read or a write did not succeed; the next look begins anew.
+            ApiError: a read or a write failed; the next look starts again.
             NotLeading: this replica has ceased to lead meanwhile.
-            CertificateError: what is there cannot be used.
+            CertificateError: the Secret cannot be used.
         """
         for _ in range(_MOST_STEPS):
             secret = await self._get(self._secret_path())
@@ -270,7 +270,7 @@ class SelfSignedCertificates:
 
 
 class FileCertificates:
-    """Certificates that somebody else keeps in a folder."""
+    """Certificates that another tool keeps in a folder."""
 
     def __init__(self, folder: Path, period_s: float = 5.0) -> None:
         self.context = pki.new_context()

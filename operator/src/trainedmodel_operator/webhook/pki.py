@@ -43,7 +43,7 @@ _LEAF_NAME: Final = "trainedmodel-operator webhook"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
-    """What the Secret holds, as PEM text; empty where it holds nothing.
+    """The content of the Secret, as PEM text; empty where it has none.
 
     Has no `repr`: two of the four must not reach a log.
 

@@ -45,7 +45,7 @@ async def run_webhook(
     write carries the version that it was decided on.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: the port cannot be bound.
     """
     resources = settle(settings.injection.resources)
     log.info(

@@ -36,7 +36,7 @@ from trainedmodel_operator.observability.listening import listen_everywhere
 from trainedmodel_operator.webhook.certificates import Certificates
 
 Document = Mapping[str, Any]
-#: Told of each answer: what was decided, in a word, and the seconds that it took.
+#: Called for each answer with the decision in a word and its seconds.
 Observe = Callable[[str, float], None]
 
 PATH: Final = "/inject"
@@ -45,7 +45,7 @@ API_VERSION: Final = "admission.k8s.io/v1"
 MOST_BYTES: Final = 4 * 1024 * 1024
 #: The API server itself gives up after the five seconds of our configuration.
 BODY_TIMEOUT_S: Final = 5.0
-#: How long a replica that was told to end goes on answering, for those who have not heard yet.
+#: How long a replica that is stopping still answers clients that do not know it yet.
 LINGER_S: Final = 3.0
 #: How long requests that were accepted may take after that.
 _LAST_ANSWERS_S: Final = 2.0
@@ -59,7 +59,7 @@ log = structlog.get_logger()
 
 
 class Malformed(Exception):
-    """A request is no admission review of ours; the message says why."""
+    """A request is not an admission review of a pod; the message says why."""
 
 
 class Webhook:
@@ -102,7 +102,7 @@ class Webhook:
         try:
             injection = inject(pod, self._settings)
         except Exception:
-            # Whatever it is, it is ours: this pod waits, the next one has nothing to do with it.
+            # An internal error: this pod waits, and no other pod is affected.
             say.exception("injection_failed")
             return Injection(
                 refusal="internal error while injecting this pod; see the log of the operator",
@@ -127,7 +127,7 @@ async def serve_webhook(
     `has_begun` is set while the port is served: a replica is not ready before.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: the port cannot be bound.
         ExceptionGroup: the certificates' loop failed.
     """
     begun = has_begun or asyncio.Event()

@@ -34,7 +34,7 @@ _SERVERS: Final = (
 
 
 def from_trained_model(document: Document, options: Options) -> Conversion:
-    """Make a TrainedModel of ours of one of KServe's.
+    """Make a TrainedModel from one of KServe's.
 
     Raises:
         Unconvertible: it would not be valid.

@@ -26,7 +26,7 @@ _FRAMEWORK: Final = re.compile(r"[a-z0-9._-]{0,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a manifest says of a model, each with its place in the manifest."""
+    """The values of a manifest about a model, each with its path."""
 
     service: Field
     uri: Field

@@ -22,7 +22,7 @@ _PLACES: Final = frozenset({"type", "bucket", "default_bucket", "container", "ur
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Variables, and what to know about them. Without variables no profile is needed."""
+    """Variables, and notes about them. Without variables no profile is needed."""
 
     variables: Mapping[str, str]
     notes: tuple[str, ...] = ()

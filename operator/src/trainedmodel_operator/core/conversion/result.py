@@ -20,7 +20,7 @@ _MAX_SHOWN: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the manifests do not say.
+    """Values that the manifests do not contain.
 
     Attributes:
         service: Service for models that name none, or one that cannot be a service's name.
@@ -35,13 +35,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What became of one document.
+    """The result for one document.
 
     Attributes:
         objects: To be applied.
-        notes: What to know or to do.
-        faults: Why something was not made of it.
-        key: What a model's credential profile is called in the manifest, if it has one.
+        notes: Hints and further steps.
+        faults: Reasons why a part was not converted.
+        key: The manifest's name of a model's credential profile, if it has one.
     """
 
     objects: tuple[Document, ...] = ()
@@ -51,7 +51,7 @@ class Conversion:
 
 
 class Unconvertible(Exception):
-    """Something cannot be converted; the message names the field, its value and what to do."""
+    """Something cannot be converted; the message names the field, its value and the fix."""
 
 
 @dataclass(frozen=True, slots=True)

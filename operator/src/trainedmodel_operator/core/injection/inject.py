@@ -55,13 +55,13 @@ _CONTAINER_POINTER: Final = f"/metadata/annotations/{names.CONTAINER_ANNOTATION.
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What is answered about a pod.
+    """The answer about a pod.
 
     Attributes:
         patch: JSON patch; empty: the pod stays as it is.
         refusal: Why the pod cannot be; the patch is empty then.
-        warnings: For whoever creates the pod.
-        reason: What was decided, in a word, for log and metrics.
+        warnings: For the creator of the pod.
+        reason: The decision in a word, for log and metrics.
     """
 
     patch: tuple[Operation, ...] = ()
@@ -71,7 +71,7 @@ class Injection:
 
 
 def inject(pod: Document, settings: InjectionSettings) -> Injection:
-    """Decide what becomes of a pod; never raises for what a pod may contain."""
+    """Decide about a pod; never raises, whatever the pod contains."""
     if not isinstance(pod.get("metadata"), Mapping) or not isinstance(pod.get("spec"), Mapping):
         return Injection(refusal="the pod has no metadata or no spec", reason="refused")
     if not asks_for_a_puller(pod):
@@ -154,7 +154,7 @@ def check_names(pod: Document, volumes: Sequence[Document]) -> None:
 
 
 def _note_server(pod: Document, server: int) -> Iterator[Operation]:
-    """Write down which container was taken for the server, for whoever asks later.
+    """Record the container that was taken for the server, for later passes.
 
     Containers that other webhooks add after this one cannot change the answer then.
     """

@@ -93,7 +93,7 @@ class EnvironmentSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectionRequest:
-    """What one pod asks for.
+    """The values that one pod asks for.
 
     Attributes:
         service: The service whose models the pod serves.
@@ -101,9 +101,9 @@ class InjectionRequest:
         model_dir: Where the server looks for its models, normalised.
         claims: PersistentVolumeClaims that `pvc://` URIs may read from.
         volume_size: Limit of the volume that is made; None: none.
-        run_as_user: Whom the puller runs as: a number, `RUN_AS_SERVER` or `RUN_AS_UNSET`.
+        run_as_user: The puller's user: a number, `RUN_AS_SERVER` or `RUN_AS_UNSET`.
         is_volume_exclusive: The pod's owner vouches that no other pod uses the model volume.
-        unknown: Annotations of ours that nobody knows.
+        unknown: Annotations of this group that are not known.
     """
 
     service: str
@@ -278,7 +278,7 @@ def _environment(text: str) -> tuple[EnvironmentSource, ...]:
 
 
 def read_user(text: str) -> str:
-    """Read whom the puller runs as.
+    """Read the puller's user.
 
     Raises:
         ValueError: it is neither a user nor one of the words.

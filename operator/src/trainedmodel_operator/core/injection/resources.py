@@ -22,7 +22,7 @@ from typing import Final
 from trainedmodel_contract.quantity import parse_bytes, parse_millicores
 
 GUARANTEED: Final = "guaranteed"
-#: What `trainedmodel.dev/qos` may say.
+#: Values of `trainedmodel.dev/qos`.
 QOS: Final = ("burstable", GUARANTEED)
 
 CPU_REQUEST: Final = "cpu_request"
@@ -37,7 +37,7 @@ class ResourcesDisagree(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one source says about resources.
+    """The values of one source about resources.
 
     Attributes:
         values: By field; an empty quantity says that there is none. What is not said is left out.
@@ -51,7 +51,7 @@ class Said:
 
 
 NOTHING_SAID: Final = Said()
-#: What holds where nobody says anything.
+#: The defaults.
 BUILT_IN: Final = Said(
     {CPU_REQUEST: "50m", CPU_LIMIT: "", MEMORY_REQUEST: "128Mi", MEMORY_LIMIT: "1Gi"}, QOS[0]
 )
@@ -59,10 +59,10 @@ BUILT_IN: Final = Said(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What the puller's container may use; an empty quantity is left out.
+    """Requests and limits of the puller; an empty quantity is left out.
 
     Attributes:
-        notes: What had to follow a value of the strongest source.
+        notes: Values that follow one of the strongest source.
     """
 
     cpu_request: str = ""
@@ -82,7 +82,7 @@ class Resources:
 
 
 def settle(*sources: Said) -> Resources:
-    """Put together what the sources say, from the weakest to the strongest.
+    """Combine the values of the sources, from the weakest to the strongest.
 
     Raises:
         ResourcesDisagree: one of them contradicts itself.
@@ -134,7 +134,7 @@ def _equal(
     said_by: tuple[int, int, int],
     measure: Callable[[str], int],
 ) -> tuple[str, str]:
-    """Make request and limit equal, unless a stronger source than who asks wants two values."""
+    """Make request and limit equal, unless a stronger source has two values."""
     asked_by, most_by, qos_by = said_by
     request, limit = sources[asked_by].values[fields[0]], sources[most_by].values[fields[1]]
     if request and limit and asked_by == most_by and measure(request) != measure(limit):

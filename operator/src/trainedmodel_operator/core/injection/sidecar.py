@@ -60,7 +60,7 @@ SERVED_DIR: Final = "/var/lib/trainedmodel/served"
 CLAIMS_DIR: Final = "/var/lib/trainedmodel/claims"
 ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-#: Whom the puller runs as, unless its pod or a setting names somebody.
+#: The puller's user, unless its pod or a setting names another.
 USER: Final = 65532
 #: An hour and seven seconds, as kube-apiserver's own tokens ask for; the kubelet renews it.
 TOKEN_S: Final = 3607
@@ -75,12 +75,12 @@ _READY: Final = "/readyz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectionSettings:
-    """What the operator was told about the pullers that it injects.
+    """The flags for injected pullers.
 
     Attributes:
         image: Their image, unless a pod names another.
         resources: What the flags say about what they may use; a pod may say otherwise.
-        run_as_user: Whom they run as, unless a pod says otherwise.
+        run_as_user: Their user, unless a pod names another.
     """
 
     image: str

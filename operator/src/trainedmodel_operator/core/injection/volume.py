@@ -85,7 +85,7 @@ class ModelVolume:
         is_open: Every user may write at its root, as in any emptyDir; so it does not matter who
             makes the folder `models`.
         limit: Bytes that it may hold before the pod is evicted; None: nothing is known of one.
-        warnings: For whoever creates the pod.
+        warnings: For the creator of the pod.
     """
 
     name: str
@@ -103,7 +103,7 @@ def choose_volume(pod: Document, server: int, request: InjectionRequest) -> Mode
     """Decide which volume puller and server share, and how much it may hold.
 
     Raises:
-        InjectionImpossible: what the server has at its model folder cannot be shared.
+        InjectionImpossible: the server's mount at its model folder cannot be shared.
     """
     chosen = _choose(pod, server, request)
     volumes = (chosen.made, *(pod["spec"].get("volumes") or ()))

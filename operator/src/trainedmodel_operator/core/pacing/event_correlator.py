@@ -160,7 +160,7 @@ class EventCorrelator:
         )
 
     def forget(self, now: float) -> None:
-        """Forget what has no bearing on news to come."""
+        """Forget series and buckets that no longer affect news."""
         while self._series:
             key, oldest = next(iter(self._series.items()))
             if oldest.is_waiting or now - oldest.last <= SERIES_S:

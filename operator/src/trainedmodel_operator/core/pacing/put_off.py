@@ -35,7 +35,7 @@ _MOST_FAILURES: Final = 16
 
 
 class Kind(StrEnum):
-    """What sort of failure it was."""
+    """The kind of a failure."""
 
     REFUSED = "refused"
     TROUBLE = "trouble"
@@ -43,7 +43,7 @@ class Kind(StrEnum):
     ENDING = "ending"
 
 
-#: Failures that last until somebody does something.
+#: Failures that last until a person acts.
 _LASTING: Final = frozenset({Kind.REFUSED, Kind.ENDING})
 _FIRST_S: Final = {Kind.RACE: FIRST_RACE_S, Kind.ENDING: LONGEST_BACKOFF_S}
 
@@ -53,9 +53,9 @@ class Failure:
     """A write that failed.
 
     Attributes:
-        words: What the API server said, or what happened.
-        attempt: What was tried; another attempt is another write.
-        pause_s: The server asked to be left alone for so long.
+        words: The message of the API server, or of the operator.
+        attempt: Identifies the write; a different write has a different value.
+        pause_s: The pause that the server asked for.
     """
 
     kind: Kind
@@ -86,7 +86,7 @@ class PutOff:
         return self.attempt == attempt and now < self.until
 
     def is_told(self, now: datetime) -> bool:
-        """Tell whether people are told of it."""
+        """Tell whether a status shows it."""
         if self.kind is Kind.ENDING:
             return False
         return self.kind is Kind.REFUSED or now - self.since >= TELL_AFTER

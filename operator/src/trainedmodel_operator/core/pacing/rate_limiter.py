@@ -47,7 +47,7 @@ LONGEST_OUTAGE_PAUSE_S: Final = 4.0
 
 
 class PriorityLevel(IntEnum):
-    """What a request is for, the most urgent first."""
+    """The purpose of a request, the most urgent first."""
 
     READ = 0
     SHARD = 1
@@ -64,9 +64,9 @@ class RateLimiter:
         rate: Tokens that come back in a second.
         burst: Tokens that a rested bucket holds.
         tokens: Tokens at the time `at`; below zero while shards are in debt.
-        silent_until: For each priority level, until when it was told to be silent.
-        outage_until: Until when nothing is sent because nobody answered.
-        outages: Requests in a row that nobody answered.
+        silent_until: For each priority level, the end of its pause.
+        outage_until: Until when nothing is sent because there was no answer.
+        outages: Requests in a row without an answer.
     """
 
     rate: float = WRITES_PER_S
@@ -103,7 +103,7 @@ class RateLimiter:
         return replace(self, silent_until=tuple(silent))
 
     def unanswered(self, now: float, jitter: float) -> RateLimiter:
-        """Note that nobody answered; `jitter` is between 0 and 1."""
+        """Note a request without an answer; `jitter` is between 0 and 1."""
         if now < self.outage_until:
             return self  # sent before the last failure was known: one outage, not many
         longest = min(FIRST_OUTAGE_PAUSE_S * 2**self.outages, LONGEST_OUTAGE_PAUSE_S)
@@ -114,7 +114,7 @@ class RateLimiter:
         )
 
     def answered(self) -> RateLimiter:
-        """Note that somebody answered, whatever it was."""
+        """Note an answer of any kind."""
         return self if self.outages == 0 else replace(self, outages=0, outage_until=-inf)
 
     def _tokens(self, now: float) -> float:

@@ -86,12 +86,12 @@ class Pace:
         deferred_until: When a pass asked to be made again.
         shards_open_at: When shards may be written again.
         settled_at: When the burst that is under way will have settled.
-        triggered_at: When a model last rang.
+        triggered_at: When a model last changed.
         changes: How often one has since the last pass began.
         was_alone: The last pass for any change was for one alone.
         window: The shard window that led to `shards_open_at`.
-        model_open_at: Earliest next pass for a model bell.
-        report_open_at: Earliest next pass for a report bell.
+        model_open_at: Earliest next pass for a changed model.
+        report_open_at: Earliest next pass for a changed report.
         report_window: The report window that led to `report_open_at`.
         failures: Failed passes in a row.
         retry_at: Earliest next pass after a failure.
@@ -113,7 +113,7 @@ class Pace:
     retry_at: float = -inf
 
     def triggered(self, trigger: Trigger, now: float) -> Pace:
-        """Note that a bell rang."""
+        """Note a trigger."""
         if trigger is not Trigger.MODEL:
             return replace(self, report_rung=True)
         triggered = replace(self, model_triggered=True, triggered_at=now, changes=self.changes + 1)
@@ -143,7 +143,7 @@ class Pace:
         return max(self.shards_open_at, min(self.settled_at, self.shards_open_at + HOLD_S))
 
     def begun(self) -> Pace:
-        """Note that a pass begins: it sees everything that rang before."""
+        """Note that a pass begins: it sees every earlier change."""
         return replace(
             self,
             model_triggered=False,
@@ -187,7 +187,7 @@ class Pace:
         return replace(after, window=window, shards_open_at=now + max(window, cost))
 
     def failed(self, now: float, jitter: float) -> Pace:
-        """Note that a pass failed, what it was for stays due; `jitter` is between 0 and 1."""
+        """Note a failed pass, whose triggers stay due; `jitter` is between 0 and 1."""
         longest = min(FIRST_BACKOFF_S * 2**self.failures, LONGEST_BACKOFF_S)
         return replace(
             self,
@@ -201,7 +201,7 @@ class Pace:
         return replace(self, retry_at=-inf)
 
     def forgettable_at(self) -> float:
-        """Return when this pace says no more than that of a service never seen."""
+        """Return when this pace equals that of a new service."""
         return max(
             self.shards_open_at + LONGEST_WINDOW_S, self.report_open_at + LONGEST_REPORT_WINDOW_S
         )

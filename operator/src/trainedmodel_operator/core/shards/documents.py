@@ -44,7 +44,7 @@ class ShardWrite:
 
     Attributes:
         body: The whole object to create, the merge patch, or the preconditions of the deletion.
-        reason: What changes, for the log.
+        reason: The change, for the log.
         base: The shard that a patch was made for.
     """
 
@@ -57,7 +57,7 @@ class ShardWrite:
 
 
 def shard_labels(key: ServiceKey, index: int) -> dict[str, str]:
-    """Return the labels that make a ConfigMap a shard of ours."""
+    """Return the labels that make a ConfigMap a shard."""
     return {
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
         names.PARENT_LABEL: key.service,
@@ -86,7 +86,7 @@ def new_shard(key: ServiceKey, index: int, data: Mapping[str, str]) -> dict[str,
 
 
 def diff_shard(key: ServiceKey, view: ShardView, wanted: Mapping[str, str]) -> Patch | None:
-    """Return the merge patch that makes a shard what it shall be; None if it is."""
+    """Return the merge patch to the desired shard; None if it is equal."""
     data: dict[str, str | None] = {
         name: wanted.get(name)
         for name in sorted(set(wanted) | set(view.data))
@@ -109,7 +109,7 @@ def diff_shard(key: ServiceKey, view: ShardView, wanted: Mapping[str, str]) -> P
 
 
 def rebase(write: ShardWrite, found: ShardView | None) -> ShardWrite | None:
-    """Return the write for a shard that somebody wrote meanwhile; None if the pass must decide.
+    """Return the write for a shard with a newer version; None if the pass must decide.
 
     Its data and our labels are all that a pass decides upon; an annotation, another's label or a
     field manager is not.
@@ -125,7 +125,7 @@ def rebase(write: ShardWrite, found: ShardView | None) -> ShardWrite | None:
 
 
 def attempt(write: ShardWrite) -> str:
-    """Return what stands for a write: two that would change the same in the same way are equal."""
+    """Return the identity of a write: two that make the same change are equal."""
     metadata = dict(write.body.get("metadata") or {})
     metadata.pop("resourceVersion", None)
     said = {"kind": write.kind, "metadata": metadata, "data": write.body.get("data")}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A model's wish for a served name; `wanted` is None if its spec is not usable."""
+    """A model's request for a served name; `wanted` is None if its spec is not usable."""
 
     model: str
     seniority: tuple[str, str]
@@ -29,7 +29,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A wish that was not granted.
+    """A request that was not granted.
 
     Attributes:
         kept: The name under which the model's old entry stays; None if it has to go.
@@ -46,7 +46,7 @@ Held = Callable[[str], Sequence[str]]
 
 
 def settle_names(claims: Sequence[Claim], held: Held) -> dict[str, Loss]:
-    """Return who loses, by metadata.name. Each round somebody gives up a name, so it ends."""
+    """Return the losers, by metadata.name. Each round removes one request, so it ends."""
     asks = {claim.model: claim.wanted or next(iter(held(claim.model)), None) for claim in claims}
     losses: dict[str, Loss] = {}
     while conflicts := _conflicts(claims, asks, held):

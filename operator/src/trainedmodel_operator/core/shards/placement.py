@@ -69,7 +69,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What an entry waits for: that an object's entry leaves another shard."""
+    """The reason why an entry waits: an object's entry must leave another shard."""
 
     shard: int
     leaver: str
@@ -80,7 +80,7 @@ class Placement:
     """The decision.
 
     Attributes:
-        entries: For each shard index, what it shall hold: object name to entry.
+        entries: For each shard index, its desired entries by object name.
         homes: For each accepted model, the shard that holds its present entry.
         verdicts: For each model, by object name.
         moving: Models whose old entry waits for the pods to see the new one.
@@ -137,7 +137,7 @@ class _Draft:
 
 
 def entry_bytes(name: str, entry: str) -> int:
-    """Return what an entry takes of a shard's budget: its key and its value."""
+    """Return an entry's part of a shard's budget: its key and its value."""
     return len(names.entry_key(name).encode()) + len(entry.encode())
 
 
@@ -148,7 +148,7 @@ def stored_entries(view: ShardView) -> dict[str, str]:
 
 
 def place(gathered: Gathered, seen: bool, now: datetime) -> Placement:
-    """Decide what each shard shall hold. `seen`: all pods have seen the shards as they are now."""
+    """Decide the content of each shard. `seen`: all pods have seen the present shards."""
     ours = [view for view in gathered.shards if view.is_ours]
     foreign = {view.index for view in gathered.shards if not view.is_ours}
     draft = _Draft(
@@ -211,7 +211,7 @@ def _parsed(draft: _Draft, name: str) -> list[tuple[int, Entry]]:
 
 
 def _admit(draft: _Draft, models: list[DesiredModel], limit: int | None) -> None:
-    """Rule 3: refuse what does not fit into the server's memory."""
+    """Rule 3: refuse models that do not fit into the server's memory."""
     if limit is None:
         return
     needs = [
@@ -328,7 +328,7 @@ def _no_room(draft: _Draft, model: DesiredModel) -> Verdict:
 
 
 def _leave(draft: _Draft, gathered: Gathered, seen: bool, now: datetime) -> None:
-    """Rule 6: take a moved model's old entries away, once nobody can miss it."""
+    """Rule 6: remove a moved model's old entries, once every pod has the new one."""
     for name in sorted(draft.moving):
         home = draft.homes[name]
         has_arrived = draft.stored.get(home, {}).get(name) == draft.entries[home][name]

@@ -53,7 +53,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class CopyInput:
-    """All that is known about one copy before it is judged."""
+    """The facts about one copy before it is judged."""
 
     pod: PodView
     report: ModelReport | None
@@ -110,7 +110,7 @@ def report_is_missing(given: CopyInput) -> Copy | None:
 
 
 def report_is_stale(given: CopyInput) -> Copy | None:
-    """The puller has been silent for too long: what it said last proves nothing now."""
+    """The report is stale: its content proves nothing now."""
     if not given.is_stale:
         return None
     return given.copy(State.WAITING, Reason.REPORT_STALE, SENTENCES[Reason.REPORT_STALE])

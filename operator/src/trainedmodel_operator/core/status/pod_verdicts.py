@@ -25,10 +25,10 @@ _SETTLED: Final = ReportedModel(state=_LOADED, revision="any")
 
 
 class Witness:
-    """One pod, and what it says.
+    """One pod and its report.
 
     Attributes:
-        says: What its report says, by model.
+        says: The content of its report, by model.
         unsaid: Its copy of a model that the report does not name.
         settled: Its copy of a settled model, without the pod's words, which are no news; None while
             something speaks against all copies of the pod.
@@ -44,7 +44,7 @@ class Witness:
         self.settled = replace(settled, reported=None) if settled.ready else None
 
     def judge(self, said: ReportedModel, revision: str | None) -> Copy:
-        """Judge a copy by what the pod says about it."""
+        """Judge a copy by its pod's report."""
         return judge(CopyInput(self._pod, self._report, said, revision, self._is_stale))
 
 

@@ -84,7 +84,7 @@ def status_by(
     *,
     url: str | None = None,
 ) -> Status:
-    """Return the status of one model of many, by what the pods of their service witness.
+    """Return the status of one model of many, by the reports of their service's pods.
 
     `url` is where the model answers, None if that is not known.
     """
@@ -117,7 +117,7 @@ def status_by(
 
 
 def is_same(told: Document, status: Status) -> bool:
-    """Tell whether the status that lies there says what `status` says."""
+    """Tell whether the stored status equals `status`."""
     return dict(told) == status
 
 

@@ -35,14 +35,14 @@ Told = Mapping[str, Any]
 
 
 class EventKind(StrEnum):
-    """What an Event asks of whoever reads it: nothing, or a look."""
+    """The type of an Event."""
 
     NORMAL = "Normal"
     WARNING = "Warning"
 
 
 class Action(StrEnum):
-    """What the operator was doing when it saw the transition."""
+    """The action of the operator that found the transition."""
 
     PLACE = "Place"
     WATCH_COPIES = "WatchCopies"
@@ -59,7 +59,7 @@ class Transition:
 
 
 def transition(told: Told, status: Told) -> Transition | None:
-    """Return the news in `status` for somebody who knows `told`; the rules are listed above."""
+    """Return the news in `status` compared with `told`; the rules are listed above."""
     for rule in (_refused, _accepted, _became_ready, _failed, _unavailable, _updating, _not_ready):
         found = rule(told, status)
         if found is not None:
