@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conversion_examples import (
+from support.operator.conversion_examples import (
     KUBEFLOW,
     MODEL_MESH,
     PREDICTOR,

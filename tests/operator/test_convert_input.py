@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from conversion_examples import KUBEFLOW, MODEL_MESH, PREDICTOR, converted, fault_of
+from support.operator.conversion_examples import (
+    KUBEFLOW,
+    MODEL_MESH,
+    PREDICTOR,
+    converted,
+    fault_of,
+)
 from trainedmodel_operator.cli.convert_command import convert_command
 from trainedmodel_operator.core.conversion.convert import Options, convert_all
 

@@ -78,6 +78,13 @@ class Gate:
         self._open.set()
 
 
+async def until_loaded(life: Life, name: str, revision: str) -> None:
+    state = life.state
+    await life.until(
+        lambda: name in state.disk and state.disk[name].loaded == revision, f"{name} at {revision}"
+    )
+
+
 async def test_while_one_removal_takes_long_no_other_revision_goes_for_its_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,12 +110,7 @@ async def test_while_one_removal_takes_long_no_other_revision_goes_for_its_bytes
         for revision, size in (("old", 8 * KIB), ("new", 1)):
             for name in "yxz":
                 put(tmp_path, name, revision, size)
-                await life.until(
-                    lambda name=name, revision=revision: (  # type: ignore[misc]
-                        name in state.disk and state.disk[name].loaded == revision
-                    ),
-                    "a load",
-                )
+                await until_loaded(life, name, revision)
         monkeypatch.setattr(volume.trash, "discard", slowly)
         monkeypatch.setattr(volume, "remove_versions", noting)
         capacity = sizes_below(tmp_path / "volume") + Limits().reserve_bytes + 8 * KIB
@@ -125,9 +127,7 @@ async def test_while_one_removal_takes_long_no_other_revision_goes_for_its_bytes
         await life.until(lambda: passes > 5, "a few passes")
         assert state.failures["large", "1"].reason is Reason.INSUFFICIENT_DISK
         gate.open()
-        await life.until(
-            lambda: "large" in state.disk and state.disk["large"].loaded == "1", "the large one"
-        )
+        await until_loaded(life, "large", "1")
     assert sorted(removed) == ["x", "y"]
     assert set(state.disk["z"].trees) == {"old", "new"}
 
