@@ -195,6 +195,14 @@ async def test_status_tells_of_each_model_what_is_wanted_what_serves_and_what_is
     assert document["server"]["kind"] == "none"
 
 
+@pytest.mark.parametrize(("kind", "mark"), [("tfs", True), ("triton", None)])
+async def test_status_marks_an_experimental_driver(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, mark: bool | None
+) -> None:
+    monkeypatch.setattr(FilesOnly, "kind", kind)
+    assert (await bench.status())["server"].get("experimental") is mark
+
+
 async def test_status_tells_the_plan_in_words(bench: Bench) -> None:
     furnish(bench)
     told = (await bench.status())["plan"]

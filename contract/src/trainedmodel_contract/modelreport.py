@@ -76,6 +76,10 @@ class ReportedServer(ApiModel):
         default=None, description="Time of the last change of reachable."
     )
     message: str | None = Field(default=None, max_length=1024)
+    experimental: bool | None = Field(
+        default=None,
+        description="True: the driver was never tested against a real server of this kind.",
+    )
 
 
 class ReportedConfig(ApiModel):

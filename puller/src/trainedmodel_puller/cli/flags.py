@@ -15,7 +15,7 @@ import click
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes
 
-from trainedmodel_puller.drivers.factory import AUTO, SERVER_KINDS
+from trainedmodel_puller.drivers.factory import AUTO, SERVER_KINDS, is_experimental
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,7 +75,8 @@ _FLAGS: Final = (
     ),
     _flag(
         "--server",
-        "Kind of model server; 'auto' detects it, 'none' only manages the files.",
+        "Kind of model server; 'auto' detects it, 'none' only manages the files. Experimental, "
+        f"never tested against a real server: {', '.join(filter(is_experimental, SERVER_KINDS))}.",
         type=click.Choice([AUTO, *SERVER_KINDS]),
         default=AUTO,
     ),

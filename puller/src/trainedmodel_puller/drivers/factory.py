@@ -1,10 +1,11 @@
-"""Which driver for `--server`."""
+"""The drivers by their name in `--server`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 from trainedmodel_contract import names
 
 from trainedmodel_puller.drivers.base import ModelServer, ServerSettings
@@ -21,7 +22,8 @@ from trainedmodel_puller.drivers.triton import Triton
 from trainedmodel_puller.drivers.vllm import VLLM
 from trainedmodel_puller.errors import SettingsError
 
-#: Kind to driver.
+log: Final = structlog.get_logger()
+
 _DRIVERS: Final[dict[str, Callable[[ServerSettings], ModelServer]]] = {
     "mlserver": MLServer,
     "triton": Triton,
@@ -36,14 +38,23 @@ _DRIVERS: Final[dict[str, Callable[[ServerSettings], ModelServer]]] = {
     "none": FilesOnly,
 }
 SERVER_KINDS: Final = tuple(_DRIVERS)
-#: Not a kind: the server is asked which one it is (`drivers.auto`).
+#: Kinds whose driver no test of this project has run against the real server. No build of these
+#: servers could be obtained, so their drivers follow documentation and sources. `--help`, the log,
+#: `/status` and the ModelReport mark them. Remove a kind when a test runs its real server.
+EXPERIMENTAL: Final = frozenset({"sglang", "tfs", "ovms"})
+#: Not a kind: `drivers.auto` detects the server.
 AUTO: Final = "auto"
 
 
 def default_url(kind: str) -> str:
-    """Return where a server of a kind listens unless told otherwise."""
+    """Return the default address of a kind of server."""
     port = names.SERVER_PORTS.get(kind)
     return "" if port is None else f"http://127.0.0.1:{port}"
+
+
+def is_experimental(kind: str) -> bool:
+    """Return whether the driver of a kind was never tested against the real server."""
+    return kind in EXPERIMENTAL
 
 
 def make_server(kind: str, settings: ServerSettings) -> ModelServer:
@@ -54,4 +65,10 @@ def make_server(kind: str, settings: ServerSettings) -> ModelServer:
     """
     if kind not in _DRIVERS:
         raise SettingsError(f"--server {kind!r} is not one of {', '.join(SERVER_KINDS)}")
+    if is_experimental(kind):
+        log.warning(
+            "driver_experimental",
+            server=kind,
+            detail="this driver was never tested against the real server",
+        )
     return _DRIVERS[kind](settings)

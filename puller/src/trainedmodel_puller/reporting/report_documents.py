@@ -11,6 +11,7 @@ from trainedmodel_contract.modelreport import MAX_MESSAGE, ReportedModel, Report
 
 from trainedmodel_puller.control.server_monitor import ServerMonitor
 from trainedmodel_puller.drivers.base import ModelServer
+from trainedmodel_puller.drivers.factory import is_experimental
 from trainedmodel_puller.settings import PodIdentity
 
 Document = dict[str, Any]
@@ -24,6 +25,7 @@ def server_part(server: ModelServer, watch: ServerMonitor) -> ReportedServer:
         reachable=watch.is_reachable,
         since=datetime.fromtimestamp(round(watch.since), UTC),
         message=watch.message[:MAX_MESSAGE].encode("utf-8", "replace").decode() or None,
+        experimental=is_experimental(server.kind) or None,
     )
 
 
