@@ -92,8 +92,10 @@ async def measure(stage: Stage, number: int, uri: str, folder: Path) -> Run:
     ends = {
         "shard": operator_wrote(logs["operator"], began),
         "mount": mounted,
-        "downloaded": max(puller_said(logs[f"{pod}/puller"], "downloaded", name) for pod in pods),
-        "loaded": max(puller_said(logs[f"{pod}/puller"], "loaded", name) for pod in pods),
+        "downloaded": max(
+            puller_said(logs[f"{pod}/puller"], "model_downloaded", name) for pod in pods
+        ),
+        "loaded": max(puller_said(logs[f"{pod}/puller"], "model_loaded", name) for pod in pods),
         "status": ready,
     }
     parts, before = {}, began

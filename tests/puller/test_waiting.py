@@ -17,7 +17,7 @@ from trainedmodel_devkit.waiting import until
 from trainedmodel_puller.app import run
 from trainedmodel_puller.volume.volume import Volume
 
-READING = "the volume is being read"
+READING = "reading the model volume"
 NO_SERVER = "could not detect the model server yet (--server auto)"
 
 

@@ -1,10 +1,9 @@
-"""The puller: makes one model server serve what a folder of entries asks for.
+"""The puller: loads the models of a folder of entries into one model server.
 
-A level-triggered loop over three things that it reads afresh: the mounted entries
-(`control.config_reader`), the model volume (`volume`), and the model server (`drivers`). What to do
-about the differences is decided by pure functions (`core`); the rest of the package carries the
-decisions out.
+It is a level-triggered loop. Each pass reads the mounted entries (`control.config_reader`), the
+model volume (`volume`) and the model server (`drivers`). Pure functions (`core`) decide the
+actions, and the rest of the package carries them out.
 
-The package is not tied to Kubernetes: the ModelReport is written only where a pod's identity is
-given (`reporting`).
+The package also runs outside Kubernetes: it writes a ModelReport only if it has the identity of a
+pod (`reporting`).
 """

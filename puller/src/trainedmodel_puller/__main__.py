@@ -1,7 +1,7 @@
-"""The command `trainedmodel-puller`: what it needs is imported without a look for garbage.
+"""Entry point of `trainedmodel-puller`. Garbage collection is off while it imports.
 
-What is imported stays. Looking through all of it again and again is a sixth of what a start costs,
-and a start is waited for: its pod is not ready before.
+Nothing imported is ever freed, and collecting takes a sixth of the start-up time, during which the
+pod is not ready.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gc
 
 
 def main() -> None:
-    """Run the command line; garbage is collected again when it runs."""
+    """Run the command line, which turns garbage collection on again."""
     gc.disable()
     from trainedmodel_puller.cli.command import main as command  # noqa: PLC0415 - after `disable`
 

@@ -1,8 +1,8 @@
-"""Puts the puller together and ends it in order.
+"""Builds the puller from its parts, and shuts it down in order.
 
-On SIGTERM: no new action; transfers are cancelled (they resume where they were); loads under way
-get the rest of the grace period, because a server finishes them anyway; then everything is closed.
-Nothing is unloaded: the server may outlive the puller, and goes on serving.
+On SIGTERM the puller starts no new action. It cancels transfers, which resume later. Running loads
+get the rest of the grace period, because a server finishes them anyway. Then all parts are closed.
+Nothing is unloaded: the server may outlive the puller and keeps serving.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ from trainedmodel_puller.volume.volume import Volume
 
 log: Final = structlog.get_logger()
 
-#: Of the 5 s in which a SIGTERM must be answered, this much is for loads under way.
+#: Time for running loads, out of the 5 s between a SIGTERM and the end of the process.
 _GRACE_S: Final = 3.0
-#: How often a server that has not said who it is is asked again.
+#: Pause between two attempts to detect the kind of server.
 _IDENTIFY_PERIOD_S: Final = 0.5
 
 
@@ -62,11 +62,11 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
     """Run until SIGTERM or SIGINT.
 
     Args:
-        settings: What it was told.
+        settings: Settings of the process.
         on_stop: Called when the signal comes.
 
     Raises:
-        SettingsError: it cannot start as configured.
+        SettingsError: the puller cannot start with these settings.
     """
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, end)
-    # before anything is answered: others may wait for the folder, to be mounted from it
+    # first of all: other containers may wait for the folder to mount it
     await asyncio.to_thread(_make_folder, settings.model_dir)
     router = EndpointRouter()
     async with AsyncExitStack() as stack:
@@ -89,7 +89,7 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
         if server is None:
             return
         stack.push_async_callback(server.close)
-        router.answers = Waiting("the volume is being read")
+        router.answers = Waiting("reading the model volume")
         volume = make_volume(settings, server)
         ownership = Ownership(settings.model_dir, settings.state_dir)
         stack.callback(ownership.release)
@@ -110,7 +110,7 @@ async def run(settings: Settings, on_stop: Callable[[], None] | None = None) -> 
 
 
 async def find_server(settings: Settings, stop: asyncio.Event) -> ModelServer | None:
-    """Make the driver; with `auto`, wait until a server says who it is, or `stop` is set."""
+    """Make the driver; with `auto`, wait until the server is detected, or `stop` is set."""
     kind, url = settings.server, settings.server_url
     if kind == AUTO:
         identity = await _identify(settings, stop)
@@ -132,7 +132,7 @@ def _make_folder(folder: Path) -> None:
     try:
         make_model_dir(folder)
     except OSError as error:
-        # A parent that is there, and in which no folder can be made: /proc for one.
+        # the parent exists, and no folder can be made in it, as in /proc
         is_hopeless = isinstance(error, FileNotFoundError) and folder.parent.is_dir()
         if is_hopeless or isinstance(error, PermissionError):
             raise SettingsError(
@@ -162,8 +162,8 @@ def make_volume(settings: Settings, server: ModelServer) -> Volume:
 
 
 def make_limits(settings: Settings, server: ModelServer) -> Limits:
-    """Turn settings into what plans are made with."""
-    # where trees stay in place, requests under way may still come back to the one just replaced
+    """Turn settings into the limits of plans."""
+    # where trees stay in place, running requests may still read the tree that was just replaced
     least_kept = 1 if server.layout is Layout.PER_REVISION else 0
     return Limits(
         max_downloads=settings.max_downloads,
@@ -178,7 +178,7 @@ def make_limits(settings: Settings, server: ModelServer) -> Limits:
 
 
 def make_state(settings: Settings) -> LiveState:
-    """Make the live state, before anything is known."""
+    """Make the empty live state of a start."""
     usage = VolumeUsage(settings.volume_limit, settings.limited_folders)
     return LiveState(jitter=random.random, usage=usage)
 
@@ -201,7 +201,7 @@ async def _run_parts(
         loop.close()
         return
     if settings.volume_limit:
-        await state.usage.measure()  # before anything is let in
+        await state.usage.measure()  # before any download is admitted
     watch = ServerMonitor(server, state, settings.period_s)
     router.answers = endpoints = Endpoints(
         state, loop, watch, server, ready_when=settings.ready_when
@@ -209,7 +209,7 @@ async def _run_parts(
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for part in (disk, loop, endpoints):
             stack.callback(part.close)
-        stack.callback(setattr, router, "answers", Waiting("the puller is ending"))
+        stack.callback(setattr, router, "answers", Waiting("the puller is shutting down"))
         log.info("puller_started", server=server.kind, url=server.url, port=settings.port)
         fetcher = Fetcher(state, disk, downloader, server, limits)
         served_dir = settings.server_model_dir or settings.model_dir

@@ -1,14 +1,14 @@
-"""Everything that the puller raises on purpose.
+"""The exceptions of the puller.
 
     PullerError
     ├── SettingsError       the process cannot start; names the flag and the fix
-    └── ModelFault          one model cannot go on; carries the reason that users see
-        ├── SourceFault     the store: not found, denied, unreachable, stalled, lied
+    └── ModelFault          one model cannot continue; has the reason that users see
+        ├── SourceFault     the store: not found, denied, unreachable, stalled, inconsistent
         ├── VolumeFault     the model volume: full, refused, foreign folder
         └── ServerFault     the model server: refused, timed out, not reachable
 
-Every ModelFault is retried for ever with backoff (P6): the world may mend itself, and no list of
-"permanent" errors has ever been right. What differs is only the reason.
+Every ModelFault is retried without end, with backoff (P6). No error counts as permanent, because
+stores, volumes and servers may recover from each of them. Only the reason differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainedmodel_contract.reasons import Reason
 
 
 def printable(text: str) -> str:
-    """Return a text as one line that any terminal shows: all else becomes a space."""
+    """Return a text as one printable line: every other character becomes a space."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
@@ -30,11 +30,11 @@ class SettingsError(PullerError):
 
 
 class ModelFault(PullerError):
-    """One model cannot go on.
+    """One model cannot continue.
 
     Attributes:
         reason: The word that users see in status, metrics and logs.
-        message: What happened, for people; never holds a credential or a signed query. Parts of it
+        message: The fault, for people; never holds a credential or a signed query. Parts of it
             come from files, stores and servers, so it is made printable here.
     """
 
@@ -46,10 +46,10 @@ class ModelFault(PullerError):
 
 
 class SourceFault(ModelFault):
-    """The store did not give what was asked for.
+    """The store did not return the requested content.
 
     Attributes:
-        gained: Bytes that the failed fetch has added to what the next one begins with.
+        gained: Bytes of the failed fetch that the next one need not fetch again.
     """
 
     gained = 0
@@ -59,7 +59,7 @@ class VolumeFault(ModelFault):
     """The model volume could not take or publish the files.
 
     Attributes:
-        needs_bytes: What did not fit, if that is what happened.
+        needs_bytes: Bytes that did not fit, if the volume was full.
     """
 
     def __init__(self, reason: Reason, message: str, needs_bytes: int | None = None) -> None:
@@ -68,4 +68,4 @@ class VolumeFault(ModelFault):
 
 
 class ServerFault(ModelFault):
-    """The model server did not do what was asked."""
+    """The model server did not carry out a request."""

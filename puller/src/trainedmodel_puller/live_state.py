@@ -1,8 +1,8 @@
-"""The puller's live state: what the shell knows, in the shapes that decisions take.
+"""The puller's live state, in the types that decisions take.
 
-One object, changed only on the event loop's thread, between awaits. Tasks change the part that
-they own (a download its transfer, a load its server action) and ring the bell; nobody waits on
-state, everybody re-reads it.
+There is one object, which changes only on the event loop's thread, between awaits. Each task
+changes its own part (a download its transfer, a load its server action) and sets `wake`. No task
+waits for a state: all read it again.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from trainedmodel_puller.usage.volume_usage import VolumeUsage
 
 @dataclass
 class LiveState:
-    """Everything that is known now.
+    """The current knowledge of the puller.
 
     Attributes:
-        wake: Set when something changed; the loop clears it and looks at everything.
+        wake: Set after a change; the loop clears it and makes a pass.
         jitter: Source of the backoff's jitter, in [0, 1).
-        sources: Fingerprints of the sources' listings, as each was last listed for a fetch.
-        unmarked: Revisions that the server confirmed and that are not written down yet.
-        free_bytes: What the volume's disk has left, when it was last looked at.
+        sources: Fingerprint of each source, as it was last listed for a fetch.
+        unmarked: Revisions that the server confirmed and whose markers are not written yet.
+        free_bytes: Free space of the volume's disk, as last read.
         freeing: Bytes that removals free and that the free space does not show yet.
-        usage: What is in the volume, where that has a limit.
-        server_marks: When our own actions last changed what the server has, by name: an
-            observation that began before that is stale for the name.
+        usage: Used bytes of the volume, if it has a limit.
+        server_marks: Time at which the puller's own actions last changed the server, by name. An
+            observation that began before it is stale for the name.
     """
 
     jitter: Callable[[], float]
@@ -72,7 +72,7 @@ class LiveState:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observed(self) -> ObservedState:
-        """Return the live state as decisions take it: views, not copies."""
+        """Return the input of decisions: views of the live state, not copies."""
         return ObservedState(
             disk=self.disk,
             server=self.server,
@@ -90,7 +90,7 @@ class LiveState:
     def fail(
         self, key: FailureKey, stage: Stage, entry: Entry | None, fault: ModelFault
     ) -> Failure:
-        """Count one more failure and say when the next try is due."""
+        """Record one more failure and the time of the next try."""
         previous = self.failures.get(key)
         same = previous is not None and previous.entry == entry
         before = previous.count if previous is not None and same else 0
@@ -115,7 +115,7 @@ class LiveState:
         return failure
 
     def end_wait(self, key: FailureKey, failure: Failure) -> bool:
-        """Have a model that waits after a failure tried again now; False if it has moved on."""
+        """End the wait of a model after a failure; False if the failure is no longer its last."""
         if self.failures.get(key) is not failure:
             return False
         self.failures[key] = replace(failure, until=time.monotonic(), next_retry_time=time.time())
@@ -123,44 +123,44 @@ class LiveState:
         return True
 
     def is_room_wanted(self) -> bool:
-        """Tell whether a model waits for room on the volume."""
+        """Return whether a model waits for free space on the volume."""
         return any(failure.needs_bytes is not None for failure in self.failures.values())
 
     def note_free(self, count: int, looked_at: float) -> None:
-        """Take note of the free space of the disk. A look older than the last one is ignored."""
+        """Record the free space of the disk. A reading older than the last one is ignored."""
         if looked_at >= self.free_at:
             self.free_bytes, self.free_at = count, looked_at
             self.freeing.look(looked_at, self.usage.seen_at)
 
     def end_transfer(self, name: str) -> None:
-        """Take note that a transfer has ended. It writes nothing more."""
+        """Record that a transfer has ended. It writes nothing more."""
         self.transfers.pop(name, None)
         self.usage.settle(name)
 
     def begin_removal(self, action: Remove) -> None:
-        """Take note that files are being deleted, and of the bytes that this frees."""
+        """Record the start of a removal, and the bytes that it frees."""
         self.removals.add(action.name)
         disk = self.disk.get(action.name, DiskModel())
         self.freeing.begin(action.name, removed_bytes(action, disk))
 
     def end_removal(self, name: str) -> None:
-        """Take note that a deletion has ended, successful or not."""
+        """Record the end of a removal, successful or not."""
         self.removals.discard(name)
         self.freeing.end(name, time.monotonic())
         self.usage.touch()
 
     def recheck(self, key: FailureKey) -> None:
-        """Remember that the source was listed again after a failed load."""
+        """Record that the source was listed again after a failed load."""
         failure = self.failures.get(key)
         if failure is not None:
             self.failures[key] = replace(failure, is_rechecked=True)
 
     def doubt_server(self, message: str) -> None:
-        """Plan nothing on the server until it has been looked at again."""
+        """Mark the server's state as unknown until the next observation."""
         self.server = ServerView(False, self.server_models, self.server_revisions, message)
 
     def set_disk(self, name: str, disk: DiskModel) -> None:
-        """Take note of what the volume holds of a name now."""
+        """Record the current files of a name on the volume."""
         if name in self.unmarked:
             disk = replace(disk, loaded=self.unmarked[name], trying=None)
         if disk != self.disk.get(name, DiskModel()):
@@ -171,18 +171,18 @@ class LiveState:
             self.disk[name] = disk
 
     def doubt_disk(self, name: str, why: str) -> None:
-        """Take note that a name could not be looked at: what was known stands, for reports only."""
+        """Record that a name's files could not be read; the last state stands, for reports only."""
         self.disk[name] = replace(self.disk.get(name, DiskModel()), doubt=why)
 
     def note_loaded(self, name: str, model_id: str, revision: str, memory: int) -> None:
-        """Take note that the server confirmed a revision, which is about to be written down."""
+        """Record that the server confirmed a revision, whose marker is about to be written."""
         disk = self.disk.get(name, DiskModel())
         self.unmarked[name] = revision
         self.disk[name] = replace(disk, id=model_id, loaded=revision, trying=None, memory=memory)
         self.set_server_model(name, ServerState.READY, revision)
 
     def set_server_model(self, name: str, state: ServerState, revision: str | None = None) -> None:
-        """Take note of what the server confirmed to one of our own actions."""
+        """Record the state that the server confirmed after one of the puller's own actions."""
         self.server_marks[name] = time.monotonic()
         if state is ServerState.ABSENT:
             self.server_models.pop(name, None)
@@ -194,7 +194,7 @@ class LiveState:
             self.server_revisions[name] = revision
 
     def forget_settled_failures(self) -> None:
-        """Drop failures that nothing refers to any more: of revisions no longer wanted."""
+        """Drop the failures of revisions that are no longer wanted."""
         for key in list(self.failures):
             name, revision = key
             wanted = self.desired.models.get(name)

@@ -1,8 +1,8 @@
-"""Prometheus metrics, on a registry of our own so that tests can run two pullers in one process.
+"""Prometheus metrics of the puller, on a registry of their own.
 
-What happens is counted where it happens; what is, is read off the live state when somebody asks
-(`observe`). No label has a model's name: all labels together make some hundred series, however
-many models there are. `docs/metrics.md` lists each with its labels, and a test compares.
+The modules count events where they happen. Gauges are set from the live state when `/metrics` is
+requested (`update_gauges`). No label has a model's name, so there are some hundred series, however
+many models there are. `docs/metrics.md` lists each metric with its labels, and a test compares.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainedmodel_puller.core.state import (
 REGISTRY: Final = CollectorRegistry()
 _FAST: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _PASS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-#: Of a scheme that is none of these the label is "other": a URI is what somebody wrote.
+#: Any other scheme gets the label "other": URIs are untrusted input.
 _SCHEMES: Final = frozenset(
     {"s3", "gs", "http", "https", "hf", "az", "abfs", "abfss", "pvc", "file", "oci", "git"}
 )
@@ -64,16 +64,16 @@ DOWNLOADED_BYTES: Final = _counter(
     "downloaded_bytes", "Bytes received from stores, by URI scheme.", "scheme"
 )
 DOWNLOAD_SECONDS: Final = _seconds("download", "From the start of a download to a sealed version.")
-LOAD_SECONDS: Final = _seconds("load", "From the start of publishing to the server's word.")
+LOAD_SECONDS: Final = _seconds("load", "From the start of publishing to the server's answer.")
 TIME_TO_LOADED: Final = _seconds(
     "time_to_loaded",
-    "From the first sight of a revision in the configuration to the server's word that it serves.",
+    "From the first reading of a revision in the configuration until the server serves it.",
 )
 LOADS: Final = _counter(
-    "loads", "Loads asked of the server: loaded, failed, or undecided.", "outcome"
+    "loads", "Load requests to the server: loaded, failed, or undecided.", "outcome"
 )
 UNLOADS: Final = _counter(
-    "unloads", "Unloads asked of the server: unloaded, failed, or undecided.", "outcome"
+    "unloads", "Unload requests to the server: unloaded, failed, or undecided.", "outcome"
 )
 FAILURES: Final = _counter(
     "failures", "Failed tries, by reason and stage; each is retried.", "reason", "stage"
@@ -81,11 +81,11 @@ FAILURES: Final = _counter(
 RETRIES: Final = _counter("retries", "Tries after a failed one, by stage.", "stage")
 SOURCE_LOOKS: Final = _counter(
     "source_looks",
-    "Looks at sources of failed models: changed (tried again at once), unchanged, failed, or late.",
+    "Listings of failed models' sources: changed (retried at once), unchanged, failed, or late.",
     "outcome",
 )
-EVICTIONS: Final = _counter("evictions", "Kept versions deleted to make room or to keep limits.")
-SERVER_RESTARTS: Final = _counter("server_restarts", "Restarts of the model server noticed.")
+EVICTIONS: Final = _counter("evictions", "Kept versions deleted to free space or to keep limits.")
+SERVER_RESTARTS: Final = _counter("server_restarts", "Detected restarts of the model server.")
 REPORT_WRITES: Final = _counter(
     "report_writes", "Writes of the ModelReport: written, failed, or refused.", "outcome"
 )
@@ -97,34 +97,34 @@ PLAN_SECONDS: Final = _seconds("plan", "The decisions of one pass, in seconds.",
 MODELS: Final = _gauge("models", "Models by state.", "state")
 WAITING: Final = _gauge("waiting_models", "Models that wait for something, by reason.", "reason")
 QUEUE: Final = _gauge(
-    "queue_length", "Models that wait for a slot: of downloads or of loads.", "queue"
+    "queue_length", "Models that wait for a download slot or a load slot.", "queue"
 )
-IN_FLIGHT: Final = _gauge("in_flight", "Actions under way, by stage.", "stage")
+IN_FLIGHT: Final = _gauge("in_flight", "Running actions, by stage.", "stage")
 KEPT_VERSIONS: Final = _gauge(
-    "kept_versions", "Whole versions on the volume beside those in the server's sight."
+    "kept_versions", "Whole versions on the volume outside of the served folder."
 )
 KEPT_BYTES: Final = _gauge("kept_bytes", "Bytes of the kept versions.")
-SERVED_BYTES: Final = _gauge("served_bytes", "Bytes of the versions in the server's sight.")
+SERVED_BYTES: Final = _gauge("served_bytes", "Bytes of the versions in the served folder.")
 FREE_BYTES: Final = _gauge("volume_free_bytes", "Bytes that may still be written to the volume.")
-VOLUME_IN_DOUBT: Final = _gauge("volume_in_doubt", "1 while the model volume cannot be looked at.")
+VOLUME_IN_DOUBT: Final = _gauge("volume_in_doubt", "1 while the model volume cannot be read.")
 UNDELETED: Final = _gauge("undeleted_trees", "Removed trees that could not be deleted yet.")
 SERVER_REACHABLE: Final = _gauge("server_reachable", "1 while the server answers.")
 CONFIG_IN_DOUBT: Final = _gauge(
     "config_in_doubt", "1 while the mounted configuration is not whole."
 )
 LAST_PASS: Final = _gauge(
-    "last_pass_timestamp_seconds", "When the loop last passed, in seconds since the epoch."
+    "last_pass_timestamp_seconds", "Time of the loop's last pass, in seconds since the epoch."
 )
 LEFT_BEHIND: Final = _gauge(
     "left_behind_calls",
-    "Calls to stores, claims or DNS that have not returned and that nobody waits for any more.",
+    "Abandoned calls to stores, claims or DNS that have not returned.",
 )
-REPORT_BYTES: Final = _gauge("report_size_bytes", "Bytes of the ModelReport in etcd, at most.")
+REPORT_BYTES: Final = _gauge("report_size_bytes", "Upper bound of the ModelReport's bytes in etcd.")
 REPORT_LEVEL: Final = _gauge(
-    "report_level", "How much the ModelReport leaves out: 0 nothing, up to 8 whole models."
+    "report_level", "Level of the ModelReport's size limit: 0 leaves out nothing, 8 whole models."
 )
 REPORT_LEFT_OUT: Final = _gauge(
-    "report_left_out_models", "Models that the ModelReport has no room for."
+    "report_left_out_models", "Models that the ModelReport leaves out for its size."
 )
 BUILD_INFO: Final = _gauge("build_info", "1; the version is the label.", "version")
 BUILD_INFO.labels(version=VERSION).set(1)

@@ -1,6 +1,6 @@
-"""Everything that can be set, with its unit, default and reason.
+"""The settings of one puller, with units.
 
-Flags and environment variables are declared in `__main__`; this is what they become.
+`cli.flags` declares the flags and environment variables that they are made from.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from trainedmodel_puller.storage.settings import StorageSettings
 
 @dataclass(frozen=True, slots=True)
 class PodIdentity:
-    """Who this puller is in Kubernetes: what its report is named after.
+    """The pod of this puller; its report has the pod's name.
 
     Attributes:
-        service: Name of the parent (spec.inferenceService of its models).
+        service: Name of the service (spec.inferenceService of its models).
         account_dir: Folder with the service account's `token` and `ca.crt`.
     """
 
@@ -29,34 +29,34 @@ class PodIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one puller was told.
+    """Settings of one puller.
 
     Attributes:
-        config_dir: Mounted entries.
-        model_dir: What the model server serves from.
+        config_dir: Folder of the mounted entries.
+        model_dir: Folder that the model server serves from.
         state_dir: The puller's own folder, on the same file system as `model_dir`.
         server: Kind of model server, or `auto`.
-        server_url: Where it listens; None means where its kind does by default.
+        server_url: URL of the server; None means the default address of its kind.
         server_model_dir: `model_dir` as the server sees it; None means the same.
         server_config: Configuration file of servers that take one.
         port: The puller's own HTTP port; 9081 belongs to the agent of KServe in the same pod.
-        period_s: How often everything is looked at without being woken.
-        max_downloads: Models being downloaded at once.
-        max_connections: Connections to stores at once, over all models.
-        max_loads: Loads at once; 0 means as many as the server bears.
-        memory_budget: Bytes that the models may declare together; 0 means any.
-        keep_versions: Replaced revisions of a model kept for a rollback.
-        keep_bytes: Bytes of them, over all models.
+        period_s: Seconds between two passes that no event triggers.
+        max_downloads: Concurrent downloads of models.
+        max_connections: Concurrent connections to stores, over all models.
+        max_loads: Concurrent loads; 0 means the limit of the server's kind.
+        memory_budget: Bytes that all models may declare; 0 means no limit.
+        keep_versions: Replaced revisions kept for each model, for a rollback.
+        keep_bytes: Bytes of the kept revisions, over all models.
         max_unpacked_bytes: Bytes that one archive may unpack to.
-        volume_limit: Bytes that the volume may hold, whatever its disk has; 0 means any.
+        volume_limit: Bytes that the volume may hold, independent of its disk; 0 means no limit.
         volume_dir: Root of the volume, all of which counts against the limit; None means
             `model_dir` and `state_dir` alone.
-        load_timeout_s: How long a load may take before it is reported as failed.
-        stall_timeout_s: How long a store may send nothing.
-        storage: What the storage back ends may do.
-        identity: None outside Kubernetes: nothing is reported there.
+        load_timeout_s: Seconds until a load is reported as failed.
+        stall_timeout_s: Seconds without data from a store until a transfer fails.
+        storage: Settings of the storage back ends.
+        identity: None outside Kubernetes: no report is written there.
         has_watch: Whether changes of `config_dir` wake the loop.
-        ready_when: When `/readyz` turns good: `settled`, `all` or `server`.
+        ready_when: Condition for `/readyz`: `settled`, `all` or `server`.
     """
 
     config_dir: Path
@@ -86,5 +86,5 @@ class Settings:
 
     @property
     def limited_folders(self) -> tuple[Path, ...]:
-        """What counts against the volume's limit."""
+        """Folders that count against the volume's limit."""
         return (self.model_dir, self.state_dir) if self.volume_dir is None else (self.volume_dir,)

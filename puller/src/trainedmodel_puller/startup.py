@@ -1,8 +1,9 @@
-"""The volume at start: made, locked, read. Whatever keeps it from that is told and waited for.
+"""Prepares the volume at start: makes its folders, locks it, and reads it.
 
-A volume that another puller still uses, that is sick, or is not there yet, is no reason to end: a
-puller that is restarted again and again says less than one that is alive, not ready, and says why.
-Only what no waiting mends (a folder that may not be written to, two file systems) ends the process.
+If another puller still uses the volume, or the volume is missing or faulty, the puller waits. It
+stays alive, is not ready, and reports the reason, which a puller in a restart loop cannot. The
+process ends only for faults that waiting cannot mend: a folder that is not writable, or two file
+systems.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from trainedmodel_puller.volume.volume import Volume
 
 log: Final = structlog.get_logger()
 
-#: How long until the volume is tried again, seconds.
+#: Seconds until the next attempt on the volume.
 _PERIOD_S: Final = 1.0
 
 
 async def until_done(
     step: Callable[[], Awaitable[None]], router: EndpointRouter, stop: asyncio.Event
 ) -> bool:
-    """Try a step until the volume lets it be done; return False if `stop` came first."""
+    """Repeat a step until the volume allows it; return False if `stop` is set first."""
     told = ""
     while not stop.is_set():
         try:
@@ -49,11 +50,11 @@ async def until_done(
 
 
 async def take(volume: Volume, ownership: Ownership) -> None:
-    """Make a volume this puller's own, and see whether it can be used.
+    """Lock the volume for this puller, and check that it is usable.
 
     Raises:
-        VolumeFault: another puller has it, or it refused; it may be tried again.
-        SettingsError: it can never be used as configured.
+        VolumeFault: another puller uses it, or an operation failed; the caller may retry.
+        SettingsError: it can never be used with these settings.
     """
     with translate_os_errors():
         await asyncio.to_thread(volume.make_folders)

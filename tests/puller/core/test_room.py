@@ -296,7 +296,7 @@ class TestOneFetchForASource:
         made = decide(desire(*models), ObservedState({}, ready()))
         assert [action.name for action in made.actions] == ["a"]
         assert {item.message for item in made.deferred} == {
-            "the same source is being fetched for 'a'"
+            "waiting for the fetch of the same source: 'a'"
         }
 
     def test_once_one_has_it_all_others_take_it_at_once(self) -> None:

@@ -1,7 +1,7 @@
-"""`trainedmodel-puller plan`: one look at everything, what `run` would do, and nothing done.
+"""`trainedmodel-puller plan`: prints the actions that `run` would take, and takes none.
 
-It reads what `run` reads and decides with the same functions; it writes nothing, not even the
-folders that it lacks, so it may run beside a running puller.
+It reads the same inputs as `run` and decides with the same functions. It writes nothing and creates
+no folder, so it may run beside a running puller.
 """
 
 from __future__ import annotations

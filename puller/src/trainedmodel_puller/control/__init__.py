@@ -1,1 +1,1 @@
-"""The level-triggered loop: what is wanted, what is there, and the actions between them."""
+"""The level-triggered loop: reads desired and observed state, and runs the actions of the plan."""

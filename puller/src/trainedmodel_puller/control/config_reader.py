@@ -1,11 +1,11 @@
-"""Reads the configuration folder, as one moment of it.
+"""Reads one consistent snapshot of the configuration folder.
 
 A kubelet publishes a projected volume as `..<time>/`, with a link `..data` that it replaces by
-rename. The link is resolved once and everything is read below its target, so that a reading never
-mixes two moments; when the target vanishes under the reading, the reading starts anew.
+rename. The reader resolves the link once and reads all files below its target, so a snapshot never
+mixes two versions. If the target disappears meanwhile, the reader starts again.
 
-One file that cannot be read says nothing of the others: it is told as such. What concerns all of
-them (no more descriptors, a folder that is away) makes the whole folder unreadable.
+A file that cannot be read is recorded as unreadable, and the other files are used. A fault of all
+files (no free descriptors, a missing folder) makes the whole folder unreadable.
 """
 
 from __future__ import annotations

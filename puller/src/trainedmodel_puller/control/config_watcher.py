@@ -1,8 +1,8 @@
-"""Wakes the loop when the configuration folder changes. The event carries nothing: the loop reads.
+"""Wakes the loop when the configuration folder changes; the loop then reads the folder.
 
-Without this module everything still works, a period later: the loop looks by itself as well. So a
-folder that cannot be watched (it is not there yet, or the node has run out of watches) is an error
-for nobody, and tried again.
+The watch only saves time: the loop also reads the folder once a period. So a folder that cannot be
+watched (it does not exist yet, or the node has no inotify watches left) is no error, and the
+watcher retries.
 """
 
 from __future__ import annotations

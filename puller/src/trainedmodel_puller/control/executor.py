@@ -1,10 +1,10 @@
-"""Carries plans out: one owned task for each action, each failure counted, no exception lost.
+"""Carries plans out: one owned task for each action. Each failure is counted, no exception is lost.
 
-Actions of different names run side by side; for one name there is at most one transfer and one
-server action at a time, which the plan guarantees. A transfer can be cancelled; a load cannot (no
-model server stops loading because its client hung up), so it is always seen through to its end.
+Actions of different names run concurrently. The plan guarantees at most one transfer and one server
+action at a time for one name. A transfer can be cancelled. A load cannot, because no model server
+stops loading when its client disconnects, so the executor waits for its end.
 
-Order within an action, and what a kill between two steps leaves, is told in `volume`.
+`volume` documents the order of steps within an action, and the state after a kill between two.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """The loop: read both sides, plan, act, report. Level-triggered: events only shorten the wait.
 
-One pass reads the configuration folder (when its signature changed), looks at the served folder
-(names only; a name that surprises is read whole), takes the last observation of the server, and
-plans. A pass that finds both sides as the last one did, with nothing under way and nothing that
-waits, is over at that: the plan would be the same. Between two passes lies a multiple of the
-processor time that the last one cost, so that a burst of events costs a bounded part of a core;
-what a pass had to wait for, beside the work of others, does not count.
+A pass reads the configuration folder (if its signature changed), lists the served folder (the files
+of a name are read only if the name changed), takes the last observation of the server, and plans.
+If both sides are unchanged, no action is running and no model waits, the pass ends there: the plan
+would be the same. The pause between two passes is a multiple of the processor time of the last one,
+so a burst of events costs a bounded share of a core. Time that a pass spent waiting is not counted.
 
-A look that fails is doubt, about a name or the whole volume: nothing is planned on it, it is told,
-and it is made again at the next pass.
+A read that fails puts a name, or the whole volume, in doubt. The loop plans nothing on it, reports
+it, and reads again in the next pass.
 
-When an action ends, its own name and the next in the queues are planned at once, without a pass:
-with a thousand models to load, slots would otherwise stand empty from pass to pass.
+When an action ends, its name and the next names of the queues are planned at once, without a pass.
+With a thousand models to load, slots would otherwise stay empty between passes.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class Loop:
     """Drives the puller.
 
     Attributes:
-        models: What was last reported of each model, by metadata.name.
-        plan: What the last pass decided.
+        models: The last reported state of each model, by metadata.name.
+        plan: The plan of the last pass.
         is_settled: Every model of the first configuration was loaded or has failed once.
         is_all_loaded: Every model of the first configuration was loaded, or has left it.
         on_pass: Called after each pass.

@@ -1,14 +1,13 @@
-"""Looks at the model server, period by period, and says what may be planned on.
+"""Polls the model server, and maintains the server state that plans use.
 
-Refused connections mean that the process is down: nothing is known from then on until it answers
-again, and all that it had is gone. No answer in time means nothing (some servers are silent while
-they load): the last truth stands for reports, and no load or unload is planned on it (P2).
+A refused connection means that the process is down: its state is unknown until it answers again,
+and all its models are gone. A missing answer means nothing, because some servers are silent while
+they load. The last state then stands for reports, and no load or unload is planned on it (P2).
 
-Whether it is alive is asked every period, over one kept connection: a connection that broke says
-that the process may be another one, and the index is asked for at once. Otherwise the index is
-asked for as seldom as makes it a small share of the server's time: MLServer reads a file for each
-model to answer it (0.24 s with 200). A server that was down or in doubt is asked for its index
-first of all.
+The liveness check runs every period, over one kept connection. A broken connection may mean a new
+process, so the index is read at once. Otherwise the index is read so rarely that it takes a small
+share of the server's time: MLServer reads a file for each model to answer it (0.24 s with 200).
+After a time of doubt or downtime, the index is read first.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ _LOADING_PATIENCE_S: Final = 60.0
 
 
 class ServerMonitor:
-    """Keeps `LiveState.server` true.
+    """Keeps `LiveState.server` up to date.
 
     Attributes:
-        is_reachable: What reports say; slower to turn than what plans are made on.
-        since: Seconds since the epoch at which `is_reachable` last turned.
+        is_reachable: Reachability for reports; it changes later than the state that plans use.
+        since: Time of the last change of `is_reachable`, seconds since the epoch.
     """
 
     def __init__(self, server: ModelServer, state: LiveState, period_s: float) -> None:

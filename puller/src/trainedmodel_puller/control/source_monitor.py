@@ -1,7 +1,7 @@
-"""Looks at the sources of models that failed: a repaired one need not wait for its next try.
+"""Lists the sources of failed models, so that a repaired source is fetched before its next try.
 
-When and at what is decided in `core.looks`. A few looks are under way at once, each with a limit;
-what they cost a store is bounded, however many models have failed.
+`core.looks` decides when to list which source. A few listings run at once, each with a time limit,
+so their cost to a store is bounded, however many models have failed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from trainedmodel_puller.storage.download import Downloader
 
 log: Final = structlog.get_logger()
 
-#: How often it is decided, in seconds; so no more looks are begun in a second than `_MOST`.
+#: Seconds between two decisions, so at most `_MOST` listings start in this time.
 _PERIOD_S: Final = 1.0
-#: Looks under way at once.
+#: Concurrent listings.
 _MOST: Final = 8
-#: A look that takes longer has found nothing, in seconds.
+#: Time limit of a listing, in seconds.
 _LIMIT_S: Final = 10.0
 
 
 class SourceMonitor:
-    """Lists the sources of failed models now and then, and ends the waits of those that changed."""
+    """Lists the sources of failed models from time to time, and ends the wait if one changed."""
 
     def __init__(self, state: LiveState, downloader: Downloader) -> None:
         self._state = state

@@ -1,1 +1,1 @@
-"""Decisions, and nothing else: no loop, no clock, no chance, no file, no network."""
+"""Pure decisions: no event loop, clock, randomness, file or network."""

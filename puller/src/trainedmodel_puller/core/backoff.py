@@ -1,10 +1,11 @@
-"""How long to wait after a failure, and what counts as one more failure in a row.
+"""The pause after a failure, and the count of consecutive failures.
 
-1 s doubling to 5 min, each shortened by up to half at random, so that a hundred pods that failed
-together do not come back together. Chance comes in as an argument: the functions are pure.
+Pauses double from 1 s to 5 min. Each is shortened by up to half at random, so that a hundred pods
+that failed together do not retry together. The random number is an argument: the functions are
+pure.
 
-A try that moved on is no failure in a row: what it fetched is kept, the next try begins after it,
-and so the wait begins anew. Within a try only the stream that was cut begins again.
+A try that made progress resets the count: its bytes are kept, and the next try continues after
+them. Within a try only the stream that was cut starts again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from trainedmodel_contract.reasons import Reason
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 300.0
-#: Fewer bytes are no progress: a store that sends little more than nothing must not be hammered.
+#: Fewer bytes do not count as progress: a store that sends almost nothing must not get more tries.
 PROGRESS_BYTES: Final = 1024 * 1024
-#: After these, what was fetched is still good for the next try.
+#: After these failures, the fetched bytes are still valid for the next try.
 _KEEPS: Final = frozenset({Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED, Reason.SOURCE_ERROR})
 _FIRST_CUT_S: Final = 0.1
-#: So many cuts in a row, without progress between them, do not yet end a fetch that has moved.
+#: Consecutive cuts without progress that a fetch survives if it has made progress before.
 _IDLE_CUTS: Final = 3
 
 

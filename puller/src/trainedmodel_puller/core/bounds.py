@@ -1,33 +1,33 @@
-"""How big a ModelReport may become, what it leaves out to stay below, how often it is written.
+"""Limits of a ModelReport: its size, the fields that it leaves out, and how often it is written.
 
 A report is one object of etcd, which refuses 1.5 MiB, and an API server spends half a second of a
-core on a write of one that has 1 MB. So a report of 10,000 models is kept below 1 MB by telling
-less of each, never by telling something else:
+core on a write of 1 MB. So a report of 10,000 models stays below 1 MB by leaving out fields. It
+never states anything untrue. The levels:
 
-0. `WHOLE`     all there is to say
+0. `WHOLE`     all fields
 1. `SHORT`     messages of at most 120 bytes
 2. `TERSE`     messages of at most 40 bytes
 3. `WORDLESS`  no messages: the reasons have their own sentences
 4. `TIMELESS`  no bytes, attempts and times
-5. `BARE`      no `InProgress` and no `Loaded`, which a reader takes for granted; of
-               `loadedRevision` the first four characters: what counts is that there is one;
-               nothing of models on their way out, whose TrainedModel is gone
-6. `FACTS`     what waits is told as if its new revision had not been seen: `Loaded` in the one
-               that the server has, or not at all; what failed has no `revision`
-7. `WITNESS`   so is all that is under way; what failed has no `reason`
+5. `BARE`      no `InProgress` and no `Loaded`, which are a reader's defaults; the first four
+               characters of `loadedRevision`, because only its presence matters; no models that
+               are being unloaded after their TrainedModel was deleted
+6. `FACTS`     a waiting model is reported as if its new revision had not been seen: `Loaded` in
+               the revision that the server has, or not at all; a failed one has no `revision`
+7. `WITNESS`   the same for models in progress; a failed one has no `reason`
 8. `PARTIAL`   models are left out, by name: first those that serve nothing
 
-The least that fits is taken. Down to `BARE` nothing that a reader decides on is lost. In `FACTS`
-and `WITNESS` the reader (the operator's `copies`) still finds for each model whether it is ready
-and available; why not is then in the puller's `/status` and log alone. A model that `PARTIAL`
-leaves out is read as one that the pod has not seen: not ready, though it may be. Because that is
-the worst of all, it begins at a budget of its own, beyond the one of all others. 10,000 settled
-models with names of 63 characters are 980 KB at `BARE`, and 1.15 MB before.
+The first level that fits is used. Down to `BARE` no field is lost that a reader decides on. In
+`FACTS` and `WITNESS` the reader (the operator's `copies`) still finds for each model whether it is
+ready and available; the reason is then in the puller's `/status` and log alone. The operator treats
+a model that `PARTIAL` leaves out as not seen by the pod: not ready, though it may be. Because this
+is the greatest loss, it begins at a higher budget than all other levels. 10,000 settled models with
+names of 63 characters take 980 KB at `BARE`, and 1.15 MB at `TIMELESS`.
 
 Sizes are of the JSON that etcd stores, in which Go writes `<`, `>` and `&` as six bytes.
 
-A level holds until the models would fit the next better one with a fifth to spare, so that a
-report whose size swings about a budget is not rewritten whole with each swing.
+A level is left only when the models would fit the next better one with a fifth to spare. So a
+report whose size varies around a budget is not rewritten each time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from trainedmodel_contract.reasons import Reason, State
 
 
 class Level(IntEnum):
-    """How much is told of each model; see the module."""
+    """How much of each model is reported; see the module."""
 
     WHOLE = 0
     SHORT = 1
@@ -60,11 +60,11 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many bytes `models` may have in etcd.
+    """Limits of the size of `models` in etcd, in bytes.
 
     Attributes:
-        wanted: What telling less of each model may reach; the rest of 1 MB is for the head.
-        most: What is never exceeded; models are left out beyond it.
+        wanted: Limit for all levels but `PARTIAL`; the rest of 1 MB is for the head.
+        most: Limit that is never exceeded; `PARTIAL` leaves out models beyond it.
     """
 
     wanted: int = 990_000
@@ -84,10 +84,10 @@ class Bounded:
     """A report's models within a budget.
 
     Attributes:
-        models: What the report says.
-        size: Bytes of it in etcd, at most.
-        left_out: Models that the report should have and has not.
-        sources: What each model was made from and weighs, to be used again.
+        models: Content of the report.
+        size: Upper bound of its bytes in etcd.
+        left_out: Number of models that are missing from the report.
+        sources: Input and size of each model, for the next round.
     """
 
     models: Mapping[str, ReportedModel] = field(default_factory=dict)

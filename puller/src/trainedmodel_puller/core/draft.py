@@ -1,4 +1,4 @@
-"""A plan in the making: what it holds so far, and what is left of each limit."""
+"""A plan in the making: its actions so far, and the rest of each limit."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trainedmodel_puller.core.state import (
     WantedModel,
 )
 
-#: A load that takes longer than this, in seconds, does not keep others from theirs.
+#: A load that takes longer than this, in seconds, gives its slot back.
 SLOW_LOAD_S: Final = 0.5
-#: A download that has got no byte for so long, in seconds, does not keep others from theirs.
+#: A download that has got no byte for so long, in seconds, gives its slot back.
 STUCK_DOWNLOAD_S: Final = 2.0
 NOTHING: Final = DiskModel()
 
 
 class Draft:
-    """A plan in the making, and what is left of each limit."""
+    """A plan in the making, and the rest of each limit."""
 
     def __init__(
         self, desired: DesiredState, observed: ObservedState, limits: Limits, now: Instant

@@ -1,8 +1,8 @@
-"""Which layouts the model servers load: what can be told from names alone.
+"""The layouts that each model server loads, checked by file names alone.
 
-Each function says why a source cannot be served, or that nothing speaks against it so far. The same
-function is asked about a listing, before the first byte is fetched, and about the tree on the disk.
-A refusal says what is wanted and what lies at the top of the source.
+Each function returns the reason why a source cannot be served, or nothing. The same function checks
+the listing, before the first byte is fetched, and the tree on the disk. A refusal states the
+expected layout and the names at the top of the source.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""When to look at the source of a model that failed, before its next try is due.
+"""When to list the source of a failed model before its next try is due.
 
-A try is dear (bytes, a load that the server refuses again), so its waits grow to minutes. To list
-the source is cheap, and a repaired one should not wait for minutes: while a model waits, its source
-is listed every 15 s, and a listing that has changed since it failed ends the wait.
+A try is expensive (bytes, a load that the server refuses again), so pauses between tries grow to
+minutes. Listing the source is cheap, and a repaired source should not wait for minutes. So while a
+model waits, its source is listed every 15 s, and a changed listing ends the wait.
 
-The rules, in order; a failure that fits none of the first three is due by the last two:
+The rules, in order; a failure that matches none of the first three is due by the last two:
 
-1. what no change of the source can mend (the volume, a silent server) is not looked at
-2. nor what is being fetched, loaded or removed
-3. nor what is tried again within a moment anyway
-4. a look comes 15 s after the failure or the last look, and takes at most a twentieth of the time:
-   a source that takes long to list is listed less often
-5. those that waited longest go first, within what may be under way at once
+1. a failure that no change of the source can mend (the volume, a silent server): no listing
+2. a model that is being fetched, loaded or removed: no listing
+3. a model whose next try is due in a moment: no listing
+4. a listing is due 15 s after the failure or the last listing, and listings take at most a
+   twentieth of the time: a source that takes long to list is listed less often
+5. models that waited longest go first, within the limit of concurrent listings
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Triton's `config.pbtxt`: protobuf text, of which only the fields of the top level are told apart.
+"""Triton's `config.pbtxt`: protobuf text, of which only the top-level fields are parsed.
 
-The file is a user's, so nothing of it is an error here: what is not understood is skipped and stays
-as it is. The text may hold any characters; bytes that are not UTF-8 come in as lone surrogates.
+The file is a user's, so nothing in it is an error here: unknown content is skipped and preserved.
+The text may hold any characters; bytes that are not UTF-8 come in as lone surrogates.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The plan: from desired and observed state to actions. Total, deterministic, pure.
 
-While the volume cannot be looked at, nothing is planned at all (`_await_volume`).
+While the volume cannot be read, nothing is planned at all (`_await_volume`).
 
 Rules for a name that is wanted, in order; each is a function below:
 
-0. `_await_look`       its last look failed: nothing is planned on what is not known
+0. `_await_look`       its files could not be read: nothing is planned on an unknown state
 1. `_keep_foreign`     a folder that the puller did not make is never touched: blocked
 2. `_settle`           published, loaded and confirmed by the server: only leftovers are removed
 3. `_admit_memory`     declared memory beyond the budget: blocked
 4. `_fetch`            the revision is not on disk, or its load failed and the source may have been
                        mended: download, unless backing off, out of slots, or another name is
-                       fetching the very same source; a download of another revision is cancelled
+                       fetching the same source; a download of another revision is cancelled
 5. `_await_server`     no decision about loads while the server's state is in doubt (P2), or while
                        it is loading or unloading this name
 6. `_load`             the revision is on disk: load, unless backing off or out of slots
@@ -22,21 +22,21 @@ Rules for a name that is not wanted:
 8. `_unload`           the server has it, or was last confirmed to have it: unload (P3)
 9. `_remove`           the server is known not to have it: delete its files
 
-And for all of them together, last:
+And for all names together, last:
 
-10. `_tidy`            replaced revisions beyond what is kept for rollbacks are removed, and more of
-                       them if a download waits for their room (`core.room`)
+10. `_tidy`            replaced revisions beyond the limits for rollbacks are removed, and more of
+                       them if a download waits for their space (`core.room`)
 
-While the configuration was never read, nothing is unwanted (P1).
+Until the configuration has been read once, no name counts as unwanted (P1).
 
-A plan may be made for some names only, which is how the next one in a queue is started the moment
-that a slot is free, without looking at ten thousand others; rule 10 is then left out.
+A plan may be made for some names only. So the next model in a queue starts as soon as a slot is
+free, without planning ten thousand others; rule 10 is then left out.
 
-A transfer and a server action of one name may run side by side (an old revision is restored while
-a new one downloads); two of a kind never do. Slots go to models without failures first, so that
-broken ones never crowd out the others (P12), and then to what the server had before. What holds a
-slot for long without an end in sight (a load of more than half a second, a download that gets no
-byte) gives it back, up to a bound: one that hangs does not stop the others (P12).
+A transfer and a server action of one name may run at the same time (an old revision is restored
+while a new one downloads); two of a kind never do. Slots go first to models without failures, so
+that broken models never block the others (P12), and then to models that the server had before. An
+action that holds a slot for long (a load of more than half a second, a download that gets no byte)
+gives it back, up to a bound: one that hangs does not stop the others (P12).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from trainedmodel_puller.core.state import (
     WantedModel,
 )
 
-#: How soon to look again at a server that is loading or unloading a name by itself.
+#: Pause until the next check of a server that is loading or unloading a name by itself.
 POLL_S: Final = 0.5
 #: How soon to look again at what could not be looked at.
 DOUBT_S: Final = 1.0
@@ -259,7 +259,9 @@ def _fetch(draft: Draft, wanted: WantedModel, failure: Failure | None, *, is_wai
     same_source_in_flight = draft.same_source_in_flight(wanted)
     if same_source_in_flight is not None:
         draft.defer(
-            name, Reason.QUEUED, f"the same source is being fetched for {same_source_in_flight!r}"
+            name,
+            Reason.QUEUED,
+            f"waiting for the fetch of the same source: {same_source_in_flight!r}",
         )
         return
     draft.download_slots -= 1
@@ -275,7 +277,7 @@ def _await_server(draft: Draft, name: str) -> bool:
     state = server.state_of(name)
     if state in {ServerState.LOADING, ServerState.UNLOADING}:
         draft.defer(
-            name, Reason.IN_PROGRESS, f"the server is {state.lower()} it", draft.now + POLL_S
+            name, Reason.IN_PROGRESS, f"the model server is {state.lower()} it", draft.now + POLL_S
         )
         return True
     return False

@@ -1,10 +1,10 @@
-"""One rule for proxies, whatever the scheme: which one a request goes through. Pure.
+"""The rule that selects the proxy of a request, for all schemes. Pure.
 
-`HTTPS_PROXY` is for https addresses, `HTTP_PROXY` for http, `ALL_PROXY` for either that has none.
-`NO_PROXY` has entries with commas between them: a name stands for itself and all names below it
-(a dot before it changes nothing), an address for itself, a network (10.0.0.0/8) for all in it, and
-`*` for everything; a port after an entry limits it to that port. Names are compared as they are
-written: no name is looked up for it.
+`HTTPS_PROXY` is for https addresses, `HTTP_PROXY` for http, `ALL_PROXY` for either without one.
+`NO_PROXY` has entries separated by commas. A name matches itself and all names below it (a leading
+dot changes nothing), an address matches itself, a network (10.0.0.0/8) matches its addresses, and
+`*` matches everything. A port after an entry limits it to that port. Names are compared as written,
+without a lookup.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class ProxyError(ValueError):
-    """A variable names no proxy that can be used; the message says which, and no password."""
+    """The value of a proxy variable is not valid; the message names it, without a password."""
 
 
 def proxy_for(scheme: str, host: str, port: int | None, variables: Mapping[str, str]) -> str | None:

@@ -1,13 +1,12 @@
-"""What the puller says: one state and one reason for each model, in the contract's words.
+"""The report: one state and one reason for each model, in the contract's words.
 
-The words are born in the plan and in the faults; here they are only put together. The server is
-the witness: a model is `Loaded` when the server says ready *and* the puller saw that server
-confirm this revision. While the server's state is in doubt the last known truth stands, and
-`server.reachable` says that it is in doubt.
+The plan and the faults have the reasons and messages; this module combines them. A model is
+`Loaded` only if the server says ready *and* the puller saw that server confirm this revision. While
+the server's state is in doubt, the last known state stands, and `server.reachable` is false.
 
-The loop asks at every pass, and nearly always nothing has changed. So what was said before is
-given in, and each model that is as it was stays the very same object: whoever compares two reports
-compares identities first. How much of this goes into a ModelReport is the matter of `bounds`.
+The loop makes a report in every pass, and nearly always nothing has changed. So the previous report
+is an argument, and each unchanged model stays the same object: a comparison of two reports compares
+identities first. `bounds` decides how much of the report goes into a ModelReport.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Room: what fits on the volume and into the server's memory, and what must go for it.
+"""Admission by space: to the volume and to the server's memory, and eviction for it.
 
-Disk. A download is admitted when it fits beside what the transfers under way still promise to
-write, with a reserve left over. One that does not fit is `Blocked/InsufficientDisk` and tried
-again at once when there is room, however that came about. Replaced revisions are kept for instant
-rollbacks, within a count a model and bytes over all; when a download needs their room they go
-first, least recently wanted first, and only if that is enough. Trees
-that are being deleted count as free in that decision, although the free space does not show them
-yet. So no further revision goes for the same bytes (`Freeing`).
+Disk. A download is admitted if it fits beside the bytes that running transfers will still write,
+and leaves a reserve. One that does not fit is `Blocked/InsufficientDisk` and retried as soon as
+there is space. Replaced revisions are kept for instant rollbacks, within a count for each model and
+a limit of bytes over all. When a download needs their space they are evicted, least recently wanted
+first, and only if that frees enough. Trees that are being deleted count as free in that decision,
+although the free space does not show them yet. So no further revision is evicted for the same bytes
+(`Freeing`).
 
-A volume may have a limit of its own below what its disk has (an emptyDir's `sizeLimit`). Passing
-it is worse than a full disk: nothing fails, and the kubelet then evicts the pod. So the smaller of
-both counts. While it is not known how much the volume holds, nothing fits.
+A volume may have a limit below the size of its disk (an emptyDir's `sizeLimit`). Exceeding it is
+worse than a full disk: no write fails, and the kubelet evicts the pod. So the smaller of both
+counts. While the usage of the volume is unknown, nothing fits.
 
-Memory. What models declare is summed over those that the server has or is being given; one that
-would pass the budget waits, and smaller ones may pass it by (first fit, so nothing waits for the
-largest). A model that the server has is never sacrificed for another.
+Memory. The sum of the declared memory is over the models that the server has or is loading. A model
+that would exceed the budget waits, and smaller ones may pass it (first fit, so nothing waits for
+the largest). A model that the server has is never evicted for another.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _NOTHING: Final = DiskModel()
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kept:
-    """A tree that nothing serves and nothing wants; ordered by who goes first."""
+    """A tree that is neither served nor wanted; sorted in the order of eviction."""
 
     retired: float
     name: str

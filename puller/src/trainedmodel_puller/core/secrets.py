@@ -1,7 +1,7 @@
-"""What must not be read by others, and stands in texts that are not ours: pure.
+"""Removes secrets from the texts of libraries. Pure.
 
-Errors of libraries name the address that they failed at, with its query; a signed link has its
-signature there, and whoever has it may read the object.
+Errors of libraries contain the URL of the failed request, with its query. A signed link has its
+signature there, which gives access to the object.
 """
 
 from __future__ import annotations

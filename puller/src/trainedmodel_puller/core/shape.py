@@ -1,8 +1,8 @@
-"""What lies where in a source, as far as names tell, and how people are told of it.
+"""The names of a source's files and folders, and their form in messages.
 
-A shape is made of the paths of a listing before the first byte is fetched, or of a tree on the
-disk. Both give the same shape, so a refusal has the same words at both times. Of a path that ends
-with a slash it is known that it is a folder.
+A shape is made from the paths of a listing, before the first byte is fetched, or from a tree on the
+disk. Both give the same shape, so a refusal has the same words at both times. A path that ends with
+a slash is a folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 
 
 class Shape:
-    """What lies at the top of a source, and directly in each folder there.
+    """The names at the top of a source, and directly in each folder there.
 
     Attributes:
         files: Names of the files at the top.

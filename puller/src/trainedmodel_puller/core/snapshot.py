@@ -1,17 +1,17 @@
-"""From mounted files to desired state, without ever taking doubt for an answer (P1).
+"""From mounted files to desired state; a doubtful file never counts as a deleted one (P1).
 
-A folder is read file by file while others write it, so a file that is not there may be deleted or
-merely not yet written. Each group of entries therefore has its own proof of absence:
+The folder is read file by file while other processes write it, so a missing file may be deleted or
+not written yet. Each group of entries therefore has its own proof of absence:
 
-- a *shard* (entries that say `"shard": k`) is whole when its manifest `_shard-k` has the count and
-  digest of what is there. Only then is what is not there dropped;
-- a *list* (KServe's `models.json`) is whole when it is JSON;
-- *loose* entries (neither) are each their own file: gone is gone, as long as the folder itself
-  could be read. They are for use without Kubernetes.
+- a *shard* (entries with `"shard": k`) is whole if its manifest `_shard-k` has the count and digest
+  of the files. Only then are missing models dropped;
+- a *list* (KServe's `models.json`) is whole if it is JSON;
+- *loose* entries (neither) are one file each: a missing file is a deleted one, as long as the
+  folder itself could be read. They are for use without Kubernetes.
 
-What a group said when it was last whole is held, in memory and on disk. A group that is not whole
-still gives its readable entries: presence is no doubt. An entry that cannot be read keeps its last
-good form, and says so.
+The entries of the last whole state of a group are kept, in memory and on disk. A group that is not
+whole still gives its readable entries, because a present file is certain. An entry that cannot be
+read keeps its last good content, and the fault is reported.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class LastGoodConfig:
-    """What each group said when it was last whole."""
+    """The entries of each group when it was last whole."""
 
     groups: Groups = field(default_factory=dict)
     is_known: bool = False

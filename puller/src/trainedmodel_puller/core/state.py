@@ -1,7 +1,7 @@
-"""What decisions are made on: desired and observed state, and the actions between them.
+"""The input and output of decisions: desired and observed state, and the actions between them.
 
 All of it is plain data. `ObservedState` may hold the shell's own live mappings: a plan is computed
-without giving up the event loop, so nothing changes under it, and nothing needs copying.
+without yielding to the event loop, so nothing changes meanwhile, and nothing needs copying.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class WantedModel:
 
     Attributes:
         id: metadata.name of the TrainedModel; reports are keyed by it.
-        entry: What to serve, under which name, from where.
+        entry: Its entry.
     """
 
     id: str
@@ -40,7 +40,7 @@ class WantedModel:
 
 @dataclass(frozen=True, slots=True)
 class EntryFault:
-    """An entry that cannot be used, beside whatever else is known of its model."""
+    """An entry that is not valid; the model may still have its last good entry."""
 
     reason: Reason
     message: str
@@ -48,7 +48,7 @@ class EntryFault:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What must be served.
+    """The models that must be served.
 
     Attributes:
         models: By served name.
@@ -75,7 +75,7 @@ class DesiredState:
 
 
 class ServerState(StrEnum):
-    """What a model server says of one model name."""
+    """The state of one name, as the model server reports it."""
 
     READY = "Ready"
     LOADING = "Loading"
@@ -85,14 +85,14 @@ class ServerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What is known of the model server.
+    """The state of the model server.
 
     Attributes:
-        is_known: The server answered, and its last answer is fit to plan on. When False, `models`
-            is the last known truth, for reports only (P2).
+        is_known: The server answered, and plans may use its last answer. If False, `models` is the
+            last known state, for reports only (P2).
         models: By served name; names that are not in it are absent.
-        revisions: By served name, for servers that tell which files they serve: the revision.
-        message: Why it is not known.
+        revisions: Revision by served name, for servers that report which files they serve.
+        message: The reason, if the state is not known.
     """
 
     is_known: bool = False
@@ -120,21 +120,21 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class DiskModel:
-    """What the model volume holds of one served name.
+    """The files of one served name on the model volume.
 
     Attributes:
         id: metadata.name of the TrainedModel that it was fetched for, as far as it is known.
-        trees: By revision: all whole trees, in the server's sight or beside it.
-        published: Revisions in the server's sight: one at most where updates happen in place.
+        trees: By revision: all whole trees, in the served folder or outside of it.
+        published: Revisions in the served folder: one at most if updates happen in place.
         loaded: Revision that the server last confirmed to serve.
-        trying: Revision that the server was told to load instead, without an outcome that is known:
-            which of the two it serves is not known either.
-        memory: Bytes that the loaded revision was declared to need, when it was fetched.
-        is_staged: A download has left something that it could go on from.
+        trying: Revision whose load was requested, without a known outcome: the server may serve
+            either of the two.
+        memory: Declared memory of the loaded revision when it was fetched, in bytes.
+        is_staged: A download has left files from which it can resume.
         is_foreign: `models/<name>` exists and the puller did not make it.
         is_adoptable: As `is_foreign`, and KServe's agent made it: it may be taken over.
-        doubt: Why it could not be looked at, if the last look failed. All else is what was known
-            before, and nothing is planned on it.
+        doubt: The error, if the files could not be read. The other attributes are then the last
+            known state, and nothing is planned on them.
     """
 
     id: str | None = None
@@ -150,7 +150,7 @@ class DiskModel:
 
 
 class Stage(StrEnum):
-    """The part of a model's way in which something is under way or has failed."""
+    """The step of a model that is in progress or has failed."""
 
     DOWNLOAD = "Download"
     VERIFY = "Verify"
@@ -160,10 +160,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A download under way.
+    """A running download.
 
     Attributes:
-        source: What is fetched with whose credentials: no two transfers fetch the same at once.
+        source: URI and credential profile: no two transfers fetch the same source at once.
         progressed_at: When it began or last got a byte.
     """
 
@@ -177,18 +177,18 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The failures in a row of one revision of one name.
+    """The consecutive failures of one revision of one name.
 
     Attributes:
         entry: The entry that failed; any change of it, also of its credentials, clears the failure.
-        count: Failures in a row, from 1.
+        count: Consecutive failures, from 1.
         until: No further try before this instant.
         failed_time, next_retry_time: Seconds since the epoch, for people.
         is_rechecked: After a failed load the source was listed again: content that was mended
             under the same URI has been fetched.
-        needs_bytes: What did not fit on the volume: it is tried again as soon as that is free.
+        needs_bytes: Bytes that did not fit on the volume: it is retried as soon as they are free.
         failed_at: When it failed.
-        fingerprint: What the listing of the source was then; None if it could not be listed.
+        fingerprint: Fingerprint of the source at that time; None if it could not be listed.
     """
 
     stage: Stage
@@ -211,16 +211,16 @@ FailureKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:
-    """What is, as far as it is known.
+    """The observed state.
 
     Attributes:
         action_began: When each of the server actions began.
-        free_bytes: What may still be written to the volume, by its disk and by its limit; None
-            while that is not known.
+        free_bytes: Bytes that may still be written to the volume, by its disk and by its limit;
+            None while unknown.
         freeing_bytes: Bytes that running and recent removals free. `free_bytes` may not show them
             yet.
-        volume_doubt: Why the volume cannot be looked at, if it cannot: nothing is planned then.
-        undeleted: How many removed trees could not be deleted yet.
+        volume_doubt: The error, if the volume cannot be read: nothing is planned then.
+        undeleted: Number of removed trees that could not be deleted yet.
     """
 
     disk: Mapping[str, DiskModel]
@@ -238,19 +238,19 @@ class ObservedState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be under way at once, and how much may be used up.
+    """Limits of concurrency and of resources.
 
     Attributes:
-        max_slow_downloads: So many more, while others are stuck: a dead store must not keep all
-            slots (P12).
-        max_slow_loads: So many more, while others take long. Triton serves HTTP with 8 threads, and
-            a load holds one: with the four of `max_loads` one is left for its health.
-        memory_budget: Bytes of declared memory that all models may need together; 0: any.
-        keep_versions: Replaced revisions of a model that are kept for a rollback.
-        keep_bytes: Bytes of replaced revisions, of all models together, that are kept.
+        max_slow_downloads: Additional downloads while others are stuck: a dead store must not keep
+            all slots (P12).
+        max_slow_loads: Additional loads while others take long. Triton serves HTTP with 8 threads,
+            and a load holds one: with the four of `max_loads` one is left for health checks.
+        memory_budget: Limit of the declared memory of all models, in bytes; 0: no limit.
+        keep_versions: Replaced revisions kept for each model, for a rollback.
+        keep_bytes: Limit of the kept revisions' bytes, over all models.
         reserve_bytes: Free space that downloads leave on the volume.
         max_unpacked_bytes: Bytes that one archive may unpack to.
-        volume_limit: Bytes that the volume may hold, whatever its disk has; 0: any.
+        volume_limit: Bytes that the volume may hold, independent of its disk; 0: no limit.
     """
 
     max_downloads: int = 16
@@ -276,7 +276,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Put a revision into place and have the server serve it."""
+    """Publish a revision and load it in the server."""
 
     name: str
     id: str
@@ -286,7 +286,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Have the server let go of a name."""
+    """Unload a name from the server."""
 
     name: str
 
@@ -296,8 +296,8 @@ class Remove:
     """Delete files of a name.
 
     Attributes:
-        versions: Revisions whose trees go; None: everything there is, and the memory of it.
-        is_staging: Only what a download has left.
+        versions: Revisions whose trees are deleted; None: all files and the marker.
+        is_staging: Only the files that a download has left.
         reason: Why, for the log.
     """
 
@@ -312,7 +312,7 @@ Action = Download | Load | Unload | Remove
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Something that is wanted and cannot be done now: why, and until when (None: an event)."""
+    """An action that has to wait: the reason, and the time of its end (None: an event)."""
 
     name: str
     reason: Reason
@@ -323,10 +323,10 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, what to stop, and what waits.
+    """The actions to start, the downloads to cancel, and the waiting models.
 
     Attributes:
-        queued_downloads, queued_loads: Names that wait for nothing but a slot, in their order.
+        queued_downloads, queued_loads: Names that wait only for a slot, in their order.
     """
 
     actions: tuple[Action, ...] = ()
@@ -348,7 +348,7 @@ class Plan:
 
 
 class Layout(StrEnum):
-    """Where the trees of a name lie in the served folder."""
+    """The arrangement of a name's trees in the served folder."""
 
     IN_PLACE = "InPlace"
     PER_REVISION = "PerRevision"

@@ -1,9 +1,9 @@
-"""The status document: everything that a person needs to see why a model is where it is.
+"""The status document: the state of each model, with its reason and its next action.
 
-`/status` shows it of the running puller, and the command `plan` of what it would do. It is made of
-the same desired and observed state as the plan, and of the models as they are reported, so that no
-two of them can tell different things. `docs/status.md` describes the document; its keys are part
-of what others may build on.
+`/status` shows it for the running puller, and the command `plan` for a plan made now. It is made
+from the same desired and observed state as the plan, and from the reported models, so the three
+never contradict each other. `docs/status.md` describes the document; its keys are a public
+interface.
 
 URIs are shown without their query, which may be a signature.
 """

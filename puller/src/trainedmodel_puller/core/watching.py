@@ -1,11 +1,11 @@
-"""How soon the model server's list of models is asked for again.
+"""The pause between two reads of the model server's index.
 
-A look takes some of the server's time, so looks are spaced out until they cost a small share of it.
-The measure is what a look costs now. A look that was slow because the server was busy with a load
-says nothing about the next one, so the cheapest of the last few looks counts. The pause also has an
-upper limit, which grows with the number of models: what a server says of a handful of models is
-never older than seconds. While the server does what we asked it for, the limit is wider, because a
-look then waits behind loads and makes loads wait.
+A read takes some of the server's time, so reads are spaced until they cost a small share of it. The
+measure is the current cost of a read. A read that was slow because the server was busy with a load
+does not predict the next one, so the cheapest of the last few reads counts. The pause has an upper
+limit, which grows with the number of models: the state of a handful of models is never older than
+seconds. While the server carries out an action of the puller, the limit is higher, because a read
+then waits behind loads and makes loads wait.
 """
 
 from __future__ import annotations

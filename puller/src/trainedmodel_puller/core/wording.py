@@ -1,7 +1,7 @@
-"""One fault, one wording: what is new in each try is cut from the words of libraries and servers.
+"""Stable messages: removes the parts of a library's or server's message that vary between tries.
 
-A message that differs from try to try is a new report, a new status and a new Event each time, and
-people compare words to see whether anything has changed. Pure.
+A message that differs with each try would cause a new report, a new status and a new Event each
+time. Users also compare messages to see whether anything has changed. Pure.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From a storage URI to a verified tree on the volume: one job a model and revision."""
+"""From a storage URI to a verified tree on the volume: one job for each model and revision."""

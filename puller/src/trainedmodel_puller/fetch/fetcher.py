@@ -1,16 +1,16 @@
-"""One model's way from its source to a sealed version on the volume.
+"""Fetches one model from its source to a sealed version on the volume.
 
     list -> unchanged? -> room? -> staging: linked from a twin, or fetched -> size, checksum, digest
       -> unpacked if it is an archive -> marked as verified -> fitted to its server -> sealed
 
-Nothing is fetched twice: what an earlier try left is resumed, what another model has of the very
-same source is linked (a *twin*: equal URI, credentials and fingerprint), and what KServe's agent
-left in the served folder is taken over if it is proven equal to the source. A layout that the
-server cannot load is refused by the listing's names, before the first byte; what only the content
-tells is remembered until the source or the entry changes (`refusals`).
+Nothing is fetched twice. An interrupted download resumes. Files that another model has from the
+same source are linked (a *twin*: equal URI, credentials and fingerprint). Files of KServe's agent
+in the served folder are adopted if they are proven equal to the source. A layout that the server
+cannot load is refused by the listing's names, before the first byte. A refusal that depends on the
+content is remembered until the source or the entry changes (`refusals`).
 
-Each step may be killed, refused or cancelled; the next try starts from what is on disk (see
-`volume`). Faults are raised, and counted by the executor.
+Each step may be killed, refused or cancelled; the next try continues from the files on the disk
+(see `volume`). Faults are raised, and the executor counts them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _LISTED_FILES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch came to.
+    """The result of a fetch.
 
     Attributes:
         size: Bytes of the source.

@@ -1,4 +1,4 @@
-"""One fetch under way: what is fetched for whom, and what became of it so far."""
+"""The state of one running fetch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _DEAR_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class FetchJob:
-    """One fetch under way.
+    """One running fetch.
 
     Attributes:
         folder: Where its files are staged.
         how: As in `Fetched`.
-        size: Bytes of the tree that a small model became.
-        is_unpacked: The folder holds what came out of the source's archive.
-        is_over: Set when it has written more than it was let in with, and the volume is full.
-        may_share: It is known which of its files are the source's, so that others may link them.
+        size: Bytes of the tree of a small model.
+        is_unpacked: The folder holds the unpacked content of the source's archive.
+        is_over: Set when it has written more than it was admitted with, and the volume is full.
+        may_share: The files that equal the source are known, so other models may link them.
     """
 
     action: Download

@@ -1,8 +1,8 @@
-"""Progress of transfers: who is let in, what has come, and when one must stop.
+"""Admission and progress of transfers, and their end at the volume's limit.
 
-A transfer is let in with a promise: how much it will still write. One of unknown size promises
-nothing, and an archive may hold more than it says. On a volume with a limit nothing stops them at
-the edge, as a full disk would: so they are stopped here.
+A transfer is admitted with the bytes that it will still write. A transfer of unknown size reserves
+nothing, and an archive may hold more than it declares. A full disk stops them, but the limit of a
+volume does not, so they are stopped here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 class Progress:
-    """Lets transfers in, and counts what they bring."""
+    """Admits transfers, and counts their bytes."""
 
     def __init__(self, state: LiveState, limits: Limits) -> None:
         self._state = state
@@ -181,7 +181,7 @@ class Progress:
 
 
 class Allowance:
-    """Room for one unpacking, which its thread takes from the event loop piece by piece."""
+    """Space for one unpacking, which its thread requests from the event loop piece by piece."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress

@@ -1,10 +1,9 @@
-"""Layouts that a server cannot load, remembered: a retry costs a listing, not a download.
+"""Remembers layouts that a server cannot load, so that a retry costs a listing, not a download.
 
-What lies wrong in an archive, or in a file that a driver reads, is known only once it was fetched.
-Then the tree goes, which frees its room, and the answer stays beside where it was staged:
-`<name>@<revision>.refused`. The answer holds as long as the question is the same: the content of
-the source, the kind of server, and the fields of the entry that a driver goes by. It goes with all
-else that is staged of the name.
+A wrong layout inside an archive, or in a file that a driver reads, is known only after the fetch.
+The tree is then deleted, which frees its space, and the refusal is kept in the staging folder as
+`<name>@<revision>.refused`. It is valid for the same content of the source, kind of server, and
+fields of the entry that the driver reads. It is deleted with the other staged files of the name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Reuse: what another model, or KServe's agent, has already fetched of the very same source.
+"""Reuses files that another model, or KServe's agent, has already fetched from the same source.
 
-A twin's source has the same URI, credentials and fingerprint, so its files are the same bytes. They
-are linked, and only what the twin's server had changed is fetched. What KServe's agent left in the
-served folder has no such proof: it is taken only if each file is shown to equal the source.
+A twin's source has the same URI, credentials and fingerprint, so its files have the same bytes.
+They are linked, and only files that were changed for the twin's server are fetched. Files of
+KServe's agent in the served folder have no such proof: they are adopted only if each file is proven
+equal to the source.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from trainedmodel_puller.volume.tree_links import Changes, link_tree
 
 
 class Reuse:
-    """Finds them, and takes from them what is the source's."""
+    """Finds such files, and links or adopts those that equal the source."""
 
     def __init__(self, state: LiveState, disk: AsyncVolume, downloader: Downloader) -> None:
         self._state = state

@@ -1,1 +1,1 @@
-"""What the puller tells others: the ModelReport, probes, `/status` and metrics."""
+"""The puller's output: the ModelReport, probes, `/status` and metrics."""

@@ -1,13 +1,13 @@
 """The puller's own endpoints: `/healthz`, `/readyz`, `/status`, `/metrics`.
 
-`/healthz` is bad when the loop has not passed for a minute: a restart would help. `/readyz` turns
-good at the moment that `--ready-when` names, and with `settled` and `all` stays good: one broken
+`/healthz` fails if the loop has made no pass for a minute: a restart would help. `/readyz` succeeds
+from the moment that `--ready-when` names. With `settled` and `all` it keeps succeeding: one broken
 model must not take a pod out of its service.
 
-Documents of thousands of models are made in threads, of copies: the mappings of the live state
-change under whoever reads them slowly. The threads are the endpoints' own: nothing that the puller
-waits for can hold up an answer. Documents are written model by model, because one call of a JSON
-writer keeps the interpreter to itself until it ends.
+Documents of thousands of models are made in threads, from copies, because the live state changes
+while a thread reads it. The endpoints have their own threads, so nothing that the puller waits for
+can delay an answer. Documents are written model by model, because one call of a JSON writer holds
+the interpreter lock until it ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STUCK_S: Final = 60.0
 
 
 class LoopView(Protocol):
-    """What is shown of the loop."""
+    """The part of the loop that the endpoints show."""
 
     models: dict[str, ReportedModel]
     plan: Plan
@@ -53,16 +53,16 @@ class LoopView(Protocol):
 
 
 class Endpoints:
-    """Answers from what the loop last knew; touches nothing.
+    """Answers from the live state and the last pass; changes nothing.
 
     Args:
-        state: What is known now.
-        loop: What the last pass made of it.
-        watch: Whether the server answers.
-        server: Which server it is.
-        ready_when: Which moment makes `/readyz` good: `settled` (each model of the first
-            configuration was loaded or has failed once), `all` (each of them was loaded once) or
-            `server` (the server answers).
+        state: The live state.
+        loop: The result of the last pass.
+        watch: The reachability of the server.
+        server: The driver.
+        ready_when: Condition for `/readyz`: `settled` (each model of the first configuration was
+            loaded or has failed once), `all` (each of them was loaded once) or `server` (the server
+            answers).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The socket that probes, people and Prometheus reach, on both address families."""
+"""The socket of the endpoints, on both address families."""
 
 from __future__ import annotations
 

@@ -1,25 +1,24 @@
-"""The calls that a puller makes to the Kubernetes API: read, create, replace its own report.
+"""The puller's calls of the Kubernetes API: read, create and replace its own report.
 
-A pod may see and write its own report and no other. RBAC cannot say "its own", so an admission
-policy must, and a policy sees creations, updates and deletions alone. It does not see a GET, and it
-sees a PATCH too late: the API server's answer to a patch that does not fit the kind contains the
-whole object, before any policy is asked. So a pod has neither right. Instead
+A pod may read and write its own report only. RBAC cannot express that, so an admission policy does,
+and a policy sees only creations, updates and deletions. It does not see a GET, and it sees a PATCH
+too late: the API server's answer to a patch that does not match the schema contains the whole
+object, before any policy runs. So a pod has neither right. Instead
 
 * a write is a PUT of the whole report, with the resourceVersion of the last one. It costs the API
-  server less than a patch does (measured with 5,000 models, 360 KB: 0.54 s of a processor against
-  0.72 s), and whoever else wrote in between makes it a conflict;
-* a read is a deletion that is only tried (`dryRun`), whose answer is the object. With foreground
-  propagation the object would have to wait for what it owns, so the answer is the object and not
-  just a status.
+  server less than a patch (measured with 5,000 models, 360 KB: 0.54 s of a processor against
+  0.72 s), and a write by another client in between makes it a conflict;
+* a read is a deletion with `dryRun`, whose answer is the object. With foreground propagation the
+  object would have to wait for its dependents, so the answer is the object and not just a status.
 
-The official client does them, of which configuration, authentication and transport are used. It is
-imported late and in a thread: it costs a second and 40 MB, and the first model should not wait for
-that. Documents go to it as they are, because it would copy a report of 10,000 models value by
+The calls use the configuration, authentication and transport of the official client. It is imported
+late and in a thread: it costs a second and 40 MB, and the first model should not wait for that.
+Documents are passed to it as they are, because it would copy a report of 10,000 models value by
 value.
 
-Answers to writes are asked for without what was written, and each PUT empties `managedFields`,
-which would name each field of each model again: half of the object in etcd, and of what the API
-server has to do. One writer needs no record of who wrote what.
+Answers to writes are requested without the written object. Each PUT empties `managedFields`, which
+would name each field of each model again: half of the object in etcd, and of the API server's work.
+A report has one writer, so field ownership is not needed.
 """
 
 from __future__ import annotations
@@ -56,11 +55,11 @@ class ReportGone(PullerError):
 
 
 class ReportRefused(PullerError):
-    """The API server does not take what was sent, and would not take it a second time.
+    """The API server refused a write, and would refuse it again.
 
     Attributes:
         status: Of the HTTP answer.
-        is_too_large: It is a matter of size, and not of what is in it.
+        is_too_large: It was refused for its size, not for its content.
     """
 
     def __init__(self, status: int, message: str, *, is_too_large: bool) -> None:
@@ -70,15 +69,15 @@ class ReportRefused(PullerError):
 
 
 class ApiUnavailable(PullerError):
-    """The API server did not answer, or with an error that passes."""
+    """The API server did not answer, or returned a temporary error."""
 
 
 class ReportConflict(ApiUnavailable):
-    """Somebody else wrote, deleted or created the report since it was last read or written."""
+    """Another client wrote, deleted or created the report since it was last read or written."""
 
 
 class ReportClient:
-    """Speaks to the API server as the pod's service account.
+    """Calls the API server with the pod's service account.
 
     Each call may raise `ApiUnavailable`.
 

@@ -1,20 +1,19 @@
-"""Tell others what the loop knows. Reporters read; the loop never waits for one.
+"""Writes the ModelReport of the pod. The reporter reads the loop; the loop never waits for it.
 
-The Kubernetes reporter owns one object, the ModelReport named like its pod. It writes the whole
-report whenever something of it changed, of models that `core.bounds` has fitted into what etcd
-takes, and pauses after each for as long as its size asks for. While nothing changes it does
-nothing: the loop gives the very same mapping again. Progress of downloads alone is told once a
-second at most, and that models are on their way only if they still are a moment later: a small
-model is served within a tenth of a second, and telling of its download would only keep that news
-back.
+The reporter owns one object, the ModelReport with the name of its pod. It writes the whole report
+after each change, with the models that `core.bounds` has fitted into etcd's limit. The pause after
+a write grows with its size. While nothing changes it does nothing: the loop then returns the same
+mapping. A change that is only progress is written once a second at most. A new step of a model is
+written only if it is still current a moment later: a small model is served within a tenth of a
+second, and a report of its download would delay the report of its load.
 
-Each write names the resourceVersion of the one before. So it finds by itself that somebody else
-edited or deleted the report: then the report is read, and comes back as it should be. What others
-put into its metadata (labels, annotations, finalizers) stays.
+Each write has the resourceVersion of the previous one, so it also detects edits and deletions by
+other clients. The report is then read and corrected. Metadata of other clients (labels,
+annotations, finalizers) is kept.
 
-A report that nothing changed gets a heartbeat: the time, and within how many seconds the next one
-comes, as annotations, so that silence can be told from peace. An API server reads and writes the
-whole object for it, so the larger a report is, the rarer it is.
+An unchanged report gets a heartbeat, so that a dead puller can be told from an idle one. It is two
+annotations: the time, and the seconds until the next one. An API server reads and writes the whole
+object for it, so larger reports have rarer heartbeats.
 """
 
 from __future__ import annotations
@@ -85,10 +84,10 @@ def heartbeat_s(size: int) -> int:
 
 
 class Passes(Protocol):
-    """What is reported of the loop.
+    """The part of the loop that is reported.
 
     Attributes:
-        models: What the last pass said; another mapping whenever it said something else.
+        models: The models of the last pass; a new mapping after each change.
         on_pass: Called after each pass.
     """
 
@@ -101,7 +100,7 @@ class _Draft:
     """A write in the making.
 
     Attributes:
-        changes: What differs from the last write, as a merge patch; empty if nothing does.
+        changes: The differences from the last write, as a merge patch; empty if there are none.
         size: Bytes of the changes.
     """
 
@@ -112,7 +111,7 @@ class _Draft:
 
 
 class KubernetesReporter:
-    """Keeps one ModelReport equal to what the loop last knew."""
+    """Keeps one ModelReport equal to the loop's last result."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""The one listener of the puller, from its first moment to its last, and who answers behind it.
+"""The endpoints of a starting puller, and the router to the current endpoints.
 
-At first nobody can: the server must say what kind it is, the volume must be read. The puller is
-alive meanwhile, and must not be restarted for a server or a volume that takes minutes; it is not
-ready, and says what it waits for. Then `endpoints.Endpoints` answers. The port is never let go
-between: a probe that finds nobody listening counts as a failed one.
+At start the kind of the server must be detected and the volume must be read. Meanwhile the puller
+is alive, not ready, and names the thing that it waits for: it must not be restarted for a server or
+a volume that takes minutes. Then `endpoints.Endpoints` answers. The port stays open all the time,
+because a probe fails if nothing listens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_SERVER: Final = "could not detect the model server yet (--server auto)"
 
 
 class EndpointHandlers(Protocol):
-    """Whoever answers requests."""
+    """A set of endpoints."""
 
     async def healthz(self, request: web.Request, /) -> web.Response:
         """Say whether a restart would help."""
@@ -48,7 +48,7 @@ class Waiting:
     """Answers while the puller waits: alive, and not ready.
 
     Args:
-        reason: What is waited for.
+        reason: The thing that the puller waits for.
     """
 
     def __init__(self, reason: str) -> None:
@@ -72,7 +72,7 @@ class Waiting:
 
 
 class WaitingForServer(Waiting):
-    """Answers while no server has said what kind it is, which may be long: people look."""
+    """Answers while the server is not detected, which may take long, so `/status` works too."""
 
     def __init__(self) -> None:
         super().__init__(_NO_SERVER)
@@ -84,7 +84,7 @@ class WaitingForServer(Waiting):
 
 
 class EndpointRouter:
-    """Hands each request to whoever answers at that moment."""
+    """Passes each request to the current endpoints."""
 
     def __init__(self) -> None:
         self.answers: EndpointHandlers = Waiting(_STARTING)

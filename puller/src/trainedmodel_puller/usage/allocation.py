@@ -47,10 +47,10 @@ def allocated_bytes(folders: Iterable[Path]) -> tuple[int, frozenset[str]]:
 
 
 class _Walk:
-    """Counts what lies below folders.
+    """Counts the files and folders below some folders.
 
     Attributes:
-        total: Bytes of what was found.
+        total: Bytes of all of them.
         unread: Paths of folders that could not be read.
     """
 

@@ -1,11 +1,11 @@
-"""How much of a limited volume is used: measured now and then, and counted in between.
+"""The used bytes of a limited volume: measured from time to time, and counted in between.
 
-A kubelet evicts a pod whose emptyDir holds more than its `sizeLimit`. It counts every allocated
-block in the volume, whoever wrote it. The file system knows nothing of that limit: it is the
-node's, and tells how much room the node has. So the puller keeps its own account:
+A kubelet evicts a pod whose emptyDir holds more than its `sizeLimit`. It counts all allocated
+blocks in the volume, of all writers. The file system does not know that limit: it is the node's,
+and reports the free space of the node. So the puller keeps its own account:
 
 - It measures: it walks the volume and adds up allocated blocks, as the kubelet does, each inode
-  once. When that is due is decided in `core.room`; it is never done for each pass.
+  once. `core.room` decides when that is due; it is not done in each pass.
 - Between two measurements it adds what it writes itself. What is deleted is subtracted by the next
   measurement only.
 
@@ -18,7 +18,7 @@ waits for its batch as long as the disk takes.
 If the account is not exact, it is too high: bytes that were written during a measurement, or are
 held and partly written, may be counted twice until the next one.
 
-What others write (a server's caches, an init container) is seen at the next measurement.
+The next measurement finds files of other writers (a server's caches, an init container).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VolumeUsage:
 
     Args:
         limit: Bytes that the volume may hold; 0: no limit, and nothing is counted or measured.
-        folders: What counts against it.
+        folders: Folders that count against it.
 
     Attributes:
         seen_at: When the last successful measurement began. It shows all earlier deletions.

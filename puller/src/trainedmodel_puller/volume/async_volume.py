@@ -1,13 +1,13 @@
-"""The volume as the event loop sees it: operations in threads, one of a name at a time.
+"""The volume for the event loop: operations run in threads, one at a time for each name.
 
-Downloads and loads of one name may run side by side, and each ends with a look at what the volume
-now holds. Without an order between them an old look could be noted after a new one, or a look
-could see the middle of a swap. So each operation holds the name's lock, and its look is made in the
-same turn of the same thread: with thousands of models, going to threads is what costs.
+Downloads and loads of one name may run at the same time, and each ends with a scan of the name's
+files. Without an order between them, an old scan could be recorded after a new one, or a scan could
+see the middle of a swap. So each operation holds the name's lock, and its scan runs in the same
+thread call: with thousands of models, thread calls are the main cost.
 
-This is the one place where errors of the volume become faults: what runs below raises OSError, what
-calls from the event loop sees VolumeFault. A look that fails is no fault of the operation before
-it: the name is in doubt, and looked at again (`loop`).
+This is the one place where errors of the volume become faults: the modules below raise OSError, and
+callers on the event loop get VolumeFault. A failed scan does not fail the operation before it: the
+name is in doubt, and scanned again (`loop`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log: Final = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Outcome:
-    """What came of an operation, and of the look after it."""
+    """The results of an operation and of the scan after it."""
 
     result: Any = None
     error: Exception | None = None
@@ -47,7 +47,7 @@ class _Outcome:
 
 
 class AsyncVolume:
-    """Runs operations of the volume, and keeps `LiveState.disk` true."""
+    """Runs operations of the volume, and keeps `LiveState.disk` up to date."""
 
     def __init__(self, volume: Volume, state: LiveState) -> None:
         self.volume = volume

@@ -1,7 +1,7 @@
-"""Small steps on a file system that survive a kill, or say why they could not be made.
+"""Small file operations that survive a kill, or raise the reason why they failed.
 
-`exchange` is Linux's RENAME_EXCHANGE by way of libc, as Python does not offer it (seen on ext4 and
-tmpfs); two renames stand in where the file system refuses it.
+`exchange` is Linux's RENAME_EXCHANGE through libc, because Python lacks it (tested on ext4 and
+tmpfs). If the file system refuses it, two renames replace it.
 """
 
 from __future__ import annotations

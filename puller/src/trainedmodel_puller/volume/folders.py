@@ -1,4 +1,4 @@
-"""Whether two folders can be a puller's: of one file system, and writable. It writes nothing."""
+"""Checks that two folders are writable and on one file system. It writes nothing."""
 
 from __future__ import annotations
 

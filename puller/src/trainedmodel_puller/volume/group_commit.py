@@ -1,12 +1,12 @@
-"""The lane of small models: written, forced to the disk and sealed many at a time.
+"""Group commit of small models: many are written, forced to the disk and sealed together.
 
-With a thousand small models, going to a thread for each step and a sync for each file is most of
+With a thousand small models, a thread call for each step and a sync for each file would be most of
 the work: threads wait for the interpreter, and syncs write the file system's own blocks again and
-again (20 ms a model were measured, of which 3 were work). So what is ready while a batch is under
-way is the next batch, and a batch is a turn of two threads: one writes all its trees, the other has
-one sync cover them and seals them, while the first writes on. From a few trees on that sync is
-`syncfs`, which flushes the whole file system; as that may be shared with busy neighbours, it is
-used only where it replaces many.
+again (20 ms for each model were measured, of which 3 were work). So models that get ready during a
+batch form the next batch. Two threads share a batch: one writes all its trees, the other forces
+them to the disk with one sync and seals them, while the first writes the next batch. For more than
+a few trees that sync is `syncfs`, which flushes the whole file system. Busy neighbours may share
+the file system, so `syncfs` is used only where it replaces many syncs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Job:
 
 
 class _Stage:
-    """One thread, and what waits for it: all of that is its next batch."""
+    """One thread and its waiting jobs, all of which are its next batch."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class _Stage:
 
 
 class GroupCommit:
-    """Two threads: while one has a batch forced to the disk, the other writes the next."""
+    """Two threads: while one forces a batch to the disk, the other writes the next."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

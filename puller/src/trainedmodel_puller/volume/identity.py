@@ -1,9 +1,9 @@
-"""Identities: which TrainedModel and revision a tree is, as the tree itself says.
+"""Identities: the TrainedModel and the revision of a tree, as the tree's own file states them.
 
 The identity is a file inside the tree (`.trainedmodel.json`), because a name outside could be wrong
-after a kill between two renames. A folder without such a file is not ours. The same holds for a
-link, wherever it leads, and for a folder of another user that we may not read. A look that fails
-for any other cause says nothing of what is there: it raises, and the name is in doubt.
+after a kill between two renames. A folder without such a file does not belong to the puller. The
+same holds for every link, and for a folder of another user that the puller may not read. A read
+that fails for any other reason proves nothing: it raises, and the name is in doubt.
 """
 
 from __future__ import annotations

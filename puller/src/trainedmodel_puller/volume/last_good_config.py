@@ -1,4 +1,4 @@
-"""The last good configuration, kept on the volume: what a restarted puller holds on to (P1).
+"""The last good configuration on the volume, from which a restarted puller continues (P1).
 
 It holds storage URIs with their queries, which may be signatures: only the puller may read it.
 """

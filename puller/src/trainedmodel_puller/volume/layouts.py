@@ -1,20 +1,19 @@
-"""Trees: whole, verified folders of one revision, where they lie, and how they get out of sight.
+"""Layouts of the served folder: how trees are published there, replaced and removed.
 
-Which revision a tree holds is written inside it (`.trainedmodel.json`), because a name outside
-could be wrong after a kill between two renames. Where the server wants its trees is its driver's
-to say (`core.state.Layout`), and each layout is one class here:
+A tree is a whole, verified folder of one revision. Its revision is written inside it
+(`.trainedmodel.json`), because a name outside could be wrong after a kill between two renames. The
+driver chooses the layout (`core.state.Layout`), and each layout is one class here:
 
     InPlace       <model-dir>/<name>/            replaced by exchange, the old one moves beside
     PerRevision   <model-dir>/<name>/<folder>/   added beside the old one, which stays until removed
 
-A folder in the served place without such a file is not ours and stays as it is. The same holds for
-a link, wherever it leads, and for a folder of another user that we may not read. One exception:
-KServe's agent leaves `SUCCESS.<hash>` in the folders that it makes, and those are taken over. A
-look that fails for any other cause says nothing of what is there: it raises, and the name is in
-doubt.
+A folder in the served folder without such a file does not belong to the puller, and is not changed.
+The same holds for every link, and for a folder of another user that the puller may not read. One
+exception: KServe's agent leaves `SUCCESS.<hash>` in the folders that it makes, and those are
+adopted. A read that fails for any other reason proves nothing: it raises, and the name is in doubt.
 
-All of it blocks, and raises OSError. Moves are not forced to the disk: what a machine's crash takes
-back is a move whose outcome no server has seen, for the server went down with the machine.
+All of it blocks, and raises OSError. Moves are not forced to the disk: a crash of the machine may
+undo a move, but the model server went down with the machine.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def make_model_dir(folder: Path) -> None:
 
 
 class ServedFolder(Protocol):
-    """The place that the server sees, in one layout."""
+    """The folder that the server reads, in one layout."""
 
     model_dir: Path
 
@@ -102,7 +101,7 @@ class ServedFolder(Protocol):
 
 
 class InPlace:
-    """One folder a name; an update is one exchange."""
+    """One folder for each name; an update is one exchange."""
 
     def __init__(self, model_dir: Path, trash: Trash) -> None:
         self.model_dir = model_dir
@@ -188,7 +187,7 @@ class InPlace:
 
 
 class PerRevision:
-    """One folder a revision; what is published is not moved or written again until it goes."""
+    """One folder for each revision; a published tree is not moved or written until its removal."""
 
     def __init__(self, model_dir: Path, trash: Trash, folder_name: Callable[[str], str]) -> None:
         self.model_dir = model_dir

@@ -1,11 +1,11 @@
-"""Markers: which revision of each name the server last confirmed, one small file a name.
+"""Markers: the revision of each name that the server last confirmed, one small file for each name.
 
-Before the server is told to load another revision, the marker says so (`trying`), until the outcome
-is known. Without that, a puller that was killed twice, going from A to B and back to A, would take
-the old marker of A for proof, while the server serves B.
+Before the puller requests the load of another revision, it notes that in the marker (`trying`),
+until the outcome is known. Otherwise a puller that was killed twice, going from A to B and back to
+A, would take the old marker of A for proof, while the server serves B.
 
-Not forced to the disk: after a crash of the machine no server serves anything, and a marker that is
-gone has its model loaded once more. All of it blocks, and raises OSError.
+Markers are not forced to the disk: after a crash of the machine no server serves anything, and a
+model without a marker is loaded once more. All of it blocks, and raises OSError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainedmodel_puller.volume.durable import read_json, replace_file, write_fi
 
 
 class Markers:
-    """One folder of them."""
+    """The folder of the markers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

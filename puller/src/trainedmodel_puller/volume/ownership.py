@@ -1,17 +1,17 @@
-"""Who owns the volume: one puller at a time, by a lock that dies with its holder.
+"""Ownership of the volume: one puller at a time, by locks that the kernel frees with the process.
 
-Two pullers on one volume would publish each other's half of a swap. So each takes `flock` on what
-it is about to use, and keeps it until it ends, in whatever way: the kernel gives it back, and there
-is nothing to clean up after a kill -9. Three locks are taken, because none is enough:
+Two pullers on one volume would publish each other's half of a swap. So each takes `flock` on the
+folders that it uses, and keeps it until it ends. The kernel then frees the locks, so there is
+nothing to clean up after a kill -9. Three locks are taken, because each alone has a gap:
 
 - the folder `--state-dir` itself. A folder can be locked on a full or read-only volume as well;
-- the folder `--model-dir` itself, for whoever was given another state folder;
+- the folder `--model-dir` itself, for a puller with another state folder;
 - the file `owner` in the state folder, if it can be opened. On NFS only locks on files that are
-  open for writing reach the server, and with it pullers on other nodes. It also says who owns the
-  volume, for people.
+  open for writing reach the server, and with it pullers on other nodes. The file also names the
+  owner, for people.
 
-A file system without locks (ENOLCK, EOPNOTSUPP) is used without: `acquire` says so. All of it
-blocks for no longer than a system call.
+A file system without locks (ENOLCK, EOPNOTSUPP) is used without, and `acquire` reports that. All of
+it blocks for no longer than a system call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_NAME: Final = 200
 
 
 class VolumeInUse(Exception):
-    """Another puller has the volume; the message says which, as far as it is known."""
+    """Another puller has the volume; the message names it, if it is known."""
 
 
 class Ownership:

@@ -1,13 +1,13 @@
-"""The staging area: what is being downloaded, unpacked and fitted, before it is whole.
+"""The staging area: trees that are being downloaded, unpacked and fitted, before they are whole.
 
     <name>@<revision>/           the source's files; half written, may be resumed
-    <name>@<revision>.journal    which of them are there (`storage.transfer.journal`)
-    <name>@<revision>.unpacked/  what comes out of an archive; never resumed
-    <name>@<revision>.verified   the tree is whole and right; it may have been fitted since
-    <name>@<revision>.fitting/   the same, for a tree that is cheap to fetch again; never resumed
+    <name>@<revision>.journal    the ranges that have arrived (`storage.transfer.journal`)
+    <name>@<revision>.unpacked/  the content of an archive; never resumed
+    <name>@<revision>.verified   the tree is whole and verified; it may have been fitted since
+    <name>@<revision>.fitting/   a small model's tree, which is cheap to fetch again; never resumed
 
-One flat folder: making and removing a folder for each model is what costs with thousands of small
-ones. `@` is in no name and no revision. All of it blocks, and raises OSError.
+It is one flat folder, because a folder for each model is the main cost with thousands of small
+ones. No name and no revision contains `@`. All of it blocks, and raises OSError.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _FITTING: Final = ".fitting"
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What there is when a download begins.
+    """The state of the volume at the beginning of a download.
 
     Attributes:
-        folder: Where to put it.
+        folder: Folder for its files.
         is_sealed: It was fetched, and its source has not changed since.
-        is_whole: It lies whole and right in `folder`, and is to be sealed.
-        staged_bytes: Room that an earlier try of it already takes.
-        free_bytes: Room that is left.
+        is_whole: It is whole and verified in `folder`, and only needs to be sealed.
+        staged_bytes: Bytes that an earlier try has already staged.
+        free_bytes: Free bytes of the volume.
     """
 
     folder: Path

@@ -1,8 +1,8 @@
-"""The trash: where things are deleted, out of sight in one rename, then piece by piece.
+"""The trash: removed trees are moved there in one rename, then deleted piece by piece.
 
-A model server may run as another user, and write what this process may not delete (a root server's
-`__pycache__`). So only the move out of sight can fail an operation. What cannot be deleted stays in
-the trash: it is told (`left`), and tried again by `empty`.
+A model server may run as another user, and write files that this process may not delete (a root
+server's `__pycache__`). So only the rename can fail an operation. Files that cannot be deleted stay
+in the trash: `left` reports them, and `empty` tries again.
 
 All of it blocks; `discard` raises OSError.
 """
@@ -23,11 +23,11 @@ _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM})
 
 
 class Trash:
-    """One folder of what is being deleted.
+    """The folder of the files that are being deleted.
 
     Attributes:
-        left: What could not be deleted, by its name in the folder, and why. Never changed in
-            place: whoever has it may keep it.
+        left: The errors of trees that could not be deleted, by name in the folder. The mapping is
+            replaced and never changed in place, so callers may keep it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Sharing files between the trees of models that have the same source.
+"""Hard links between the trees of models that have the same source.
 
-Trees are never written into once they are sealed, and drivers replace files rather than write into
-them, so one inode may stand in several trees. What a driver has changed, added or taken away while
-it fitted a tree to its server is noted in the tree's identity: those files are not the source's any
-more and are never shared.
+Sealed trees are never written into, and drivers replace files instead of writing into them, so
+several trees may share an inode. The tree's identity lists the files that a driver has changed,
+added or removed while it fitted the tree to its server: they differ from the source and are never
+shared.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MOST_CHANGES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What fitting a tree to its server has done to its files.
+    """Changes of a tree's files by fitting it to its server.
 
     Attributes:
-        lost: Paths of the source that were changed or taken away.
+        lost: Paths of the source that were changed or removed.
         added: Paths that the source does not have.
     """
 

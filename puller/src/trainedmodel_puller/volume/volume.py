@@ -1,4 +1,4 @@
-"""The model volume: where files are staged, sealed, served, and how they move between.
+"""The model volume: its folders, and the moves of trees between them.
 
     <model-dir>/                       what the server sees; only whole trees, only by rename (P4)
     <state-dir>/staging/               being downloaded, unpacked, fitted (`staging`)
@@ -8,17 +8,18 @@
     <state-dir>/trash/                 being deleted
     <state-dir>/held.json              the last good configuration (P1)
 
-Both folders are on one file system, so that each move is one rename; how trees lie in the served
-one is told in `layouts`. Everything here blocks and runs in threads, one operation of a name at a
-time. All of it raises OSError: whoever is on the event loop comes by `async_volume`, which tells
-that as faults. After an error in the middle of an operation the next one of the name finds its way
-from what is there, as after a kill.
+Both folders are on one file system, so that each move is one rename; `layouts` arranges the trees
+in the served one. Everything here blocks and runs in threads, one operation at a time for each
+name, and raises OSError. Callers on the event loop use `async_volume`, which turns it into faults.
+After an error within an operation, the next operation of the name continues from the files on the
+disk, as after a kill.
 
-What a kill -9 leaves, step by step (P7): a half-filled staging folder is resumed or refilled; a
-half-unpacked archive is unpacked anew; a sealed version is published by the next load; a tree under
-a name that is not its revision's (killed between the renames of a swap) is renamed by `scan`; a
-published tree whose marker has another revision is loaded again; an unloaded name whose marker is
-still there is unloaded again, which is no error; trash is emptied at start, as far as it can be.
+Recovery from a kill -9, step by step (P7): a half-filled staging folder is resumed or refilled; a
+half-unpacked archive is unpacked again; a sealed version is published by the next load; a tree
+under the name of another revision (killed between the renames of a swap) is renamed by `scan`; a
+published tree whose marker has another revision is loaded again; an unloaded name whose marker
+still exists is unloaded again, which is no error; the trash is emptied at start, as far as
+possible.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class Volume:
     """The folders of one puller.
 
     Args:
-        model_dir: What the model server serves from.
-        state_dir: The puller's own; on the same file system, outside `model_dir`.
-        layout: How the server wants its trees.
+        model_dir: Folder that the model server serves from.
+        state_dir: The puller's own folder; on the same file system, outside `model_dir`.
+        layout: Arrangement of the trees in `model_dir`.
         folder_name: Folder of a revision, for the layout per revision.
     """
 
