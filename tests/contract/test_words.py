@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trainedmodel_contract import names
 from trainedmodel_contract.canonical import canonical_json
 from trainedmodel_contract.entry import Entry, EntryError, parse_entry
-from trainedmodel_contract.quantity import parse_bytes
+from trainedmodel_contract.quantity import format_bytes, format_part, parse_bytes
 from trainedmodel_contract.reasons import SENTENCES, STATE_ORDER, Reason, State
 from trainedmodel_contract.revision import compute_revision
 from trainedmodel_contract.shard import (
@@ -77,6 +77,26 @@ class TestQuantities:
     def test_others_are_refused_by_name(self, text: str | int) -> None:
         with pytest.raises(ValueError, match="quantity"):
             parse_bytes(text)
+
+    def test_a_size_is_shown_in_its_largest_unit(self) -> None:
+        sizes = [0, 1023, 1024, 5 * 2**20, int(1.25 * 2**30), 2**40]
+        assert [format_bytes(size) for size in sizes] == [
+            "0 B",
+            "1023 B",
+            "1.0 KiB",
+            "5.0 MiB",
+            "1.2 GiB",
+            "1024.0 GiB",
+        ]
+
+    def test_a_part_is_shown_in_the_unit_of_the_whole(self) -> None:
+        parts = [(0, 2**30), (2**29, 2**30), (512, 2048), (3, 7)]
+        assert [format_part(*part) for part in parts] == [
+            "0.0 of 1.0 GiB",
+            "0.5 of 1.0 GiB",
+            "0.5 of 2.0 KiB",
+            "3 of 7 B",
+        ]
 
 
 class TestUris:

@@ -20,7 +20,7 @@ from support.operator.builders import (
 )
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_operator.core.plan import plan
-from trainedmodel_operator.core.shards.memory_admission import Need, admit, memory_limit, size_words
+from trainedmodel_operator.core.shards.memory_admission import Need, admit, memory_limit
 from trainedmodel_operator.core.shards.placement import Placement, place
 from trainedmodel_operator.core.state import Gathered
 
@@ -120,17 +120,6 @@ def test_of_several_pods_the_smallest_limit_counts() -> None:
         pod("d", phase="Failed"),
     ]
     assert memory_limit([*pods, pod("e", server_memory=1, terminating=True)]) == 3
-
-
-def test_sizes_are_written_for_people() -> None:
-    sizes = [0, 1023, 1024, 5 * 2**20, int(1.25 * GIB)]
-    assert [size_words(size) for size in sizes] == [
-        "0 bytes",
-        "1023 bytes",
-        "1.0 KiB",
-        "5.0 MiB",
-        "1.2 GiB",
-    ]
 
 
 NEEDS = st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=12)

@@ -105,7 +105,7 @@ def test_the_state_is_that_of_the_least_advanced_copy() -> None:
     assert (status["state"], status["reason"]) == ("Downloading", "43%")
     ready = find_condition(status, "Ready")
     assert ready["reason"] == "Downloading"
-    assert ready["message"] == "pod-b: 0.0 of 0.0 MiB (and 1 more of 3 pods)"
+    assert ready["message"] == "pod-b: 430 of 1000 B (and 1 more of 3 pods)"
     assert find_condition(status, "Available")["message"].startswith("1 of 3 pods")
 
 

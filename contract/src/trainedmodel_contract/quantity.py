@@ -20,6 +20,7 @@ _DECIMAL: Final = {unit: Decimal(1000) ** power for power, unit in enumerate("kM
 #: 1Ei: a larger value is a typing error, and beyond 64 bits Kubernetes' own parser is wrong.
 MAX_BYTES: Final = 2**60
 _FACTORS: Final = {**_BINARY, **_DECIMAL, "m": Decimal("0.001")}
+_SHOWN: Final = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 def parse_bytes(quantity: str | int) -> int:
@@ -42,6 +43,25 @@ def parse_millicores(quantity: str | int) -> int:
         ValueError: it is not a quantity; the message shows it.
     """
     return int((_parse(str(quantity)) * 1000).to_integral_value(rounding=ROUND_CEILING))
+
+
+def format_bytes(count: int) -> str:
+    """Return a size for messages: `1.2 GiB`, `5 B`."""
+    return f"{_amount(count, count)} {_unit(count)[0]}"
+
+
+def format_part(part: int, total: int) -> str:
+    """Return a part of a size for messages, both in one unit: `0.5 of 1.2 GiB`."""
+    return f"{_amount(part, total)} of {format_bytes(total)}"
+
+
+def _amount(count: int, like: int) -> str:
+    size = _unit(like)[1]
+    return f"{count / size:.1f}" if size > 1 else str(count)
+
+
+def _unit(count: int) -> tuple[str, int]:
+    return next((unit for unit in _SHOWN if count >= unit[1]), ("B", 1))
 
 
 def _parse(quantity: str) -> Decimal:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.plan import plan
-from trainedmodel_puller.core.room import Kept, evict, readable, surplus
+from trainedmodel_puller.core.room import Kept, evict, surplus
 from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
@@ -276,14 +276,6 @@ class TestMemory:
         made = decide(desire(a, b, c), observed, self.LIMITS)
         assert not made.actions
         assert {item.name for item in made.deferred} == {"c"}
-
-    def test_numbers_are_for_people(self) -> None:
-        assert [readable(count) for count in (5, 2048, 3 * 2**20, 2**30 * 4 + 2**27)] == [
-            "5 B",
-            "2.0 KiB",
-            "3.0 MiB",
-            "4.1 GiB",
-        ]
 
     def test_without_a_budget_nobody_asks(self) -> None:
         made = decide(desire(wanted("a", memory=2**50)), ObservedState({}, ready()))

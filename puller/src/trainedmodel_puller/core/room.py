@@ -24,6 +24,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from trainedmodel_contract.quantity import format_bytes, format_part
+
 from trainedmodel_puller.core.state import (
     DesiredState,
     DiskModel,
@@ -146,10 +148,10 @@ def is_measurement_due(age_s: float, cost_s: float, *, is_stale: bool, is_wanted
 
 def shortage(needed: int, room: int, limits: Limits) -> str:
     """Say that there is too little room."""
-    told = f"needs {readable(needed)}, {readable(max(room, 0))} free"
+    told = f"needs {format_bytes(needed)}, {format_bytes(max(room, 0))} free"
     if not limits.volume_limit:
         return told
-    return f"{told} (the volume is limited to {readable(limits.volume_limit)})"
+    return f"{told} (the volume is limited to {format_bytes(limits.volume_limit)})"
 
 
 def fits_now(failure: Failure, available: int | None, now: float) -> bool:
@@ -277,7 +279,7 @@ class MemoryBudget:
             return None
         if self._used + more > self._limit:
             left = max(self._limit - self._used, 0)
-            return f"needs {readable(need)}, {readable(left)} of {readable(self._limit)} left"
+            return f"needs {format_bytes(need)}, {format_part(left, self._limit)} left"
         self._used += more
         return None
 
@@ -291,11 +293,3 @@ class MemoryBudget:
             return 0
         is_current = wanted is not None and disk.loaded == wanted.entry.revision
         return declared if is_current else disk.memory
-
-
-def readable(count: int) -> str:
-    """Render bytes for people."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

@@ -26,11 +26,12 @@ from typing import Any, Final
 
 import structlog
 from trainedmodel_contract.entry import Entry
+from trainedmodel_contract.quantity import format_bytes
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import parse_uri
 
 from trainedmodel_puller.core.draft import NOTHING
-from trainedmodel_puller.core.room import available_bytes, bytes_beside, readable
+from trainedmodel_puller.core.room import available_bytes, bytes_beside
 from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import DiskModel, Download, Limits, Stage, Tree
 from trainedmodel_puller.drivers.base import ModelServer
@@ -285,7 +286,7 @@ class Fetcher:
             if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
-                    f"unpacks to more than {readable(max(room or 0, 0))}, the free space",
+                    f"unpacks to more than {format_bytes(max(room or 0, 0))}, the free space",
                 ) from fault
             raise
         log.info(

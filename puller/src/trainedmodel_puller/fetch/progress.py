@@ -13,10 +13,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from trainedmodel_contract.quantity import format_bytes
 from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
-from trainedmodel_puller.core.room import ahead_bytes, available_bytes, readable, shortage
+from trainedmodel_puller.core.room import ahead_bytes, available_bytes, shortage
 from trainedmodel_puller.core.state import Limits, Stage, Transfer
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.fetch.job import FetchJob
@@ -173,7 +174,7 @@ class Progress:
         raise self._too_large()
 
     def _too_large(self) -> VolumeFault:
-        limit = readable(self._limits.volume_limit)
+        limit = format_bytes(self._limits.volume_limit)
         return VolumeFault(
             Reason.INSUFFICIENT_DISK,
             f"is larger than its listed size, and the volume is limited to {limit}",

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+
+from trainedmodel_contract.quantity import format_bytes, format_part
 
 from trainedmodel_operator.core.state import PodView
-
-_UNITS: Final = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ def admit(needs: Sequence[Need], limit: int) -> Admission:
         if declared + need.size <= limit:
             declared += need.size
             continue
-        free = f"{_amount(max(limit - declared, 0), limit)} of {size_words(limit)}"
+        free = format_part(max(limit - declared, 0), limit)
         refused[need.name] = (
-            f"needs {size_words(need.size)}, {free} are declared free in the model server"
+            f"needs {format_bytes(need.size)}, {free} are declared free in the model server"
         )
     return Admission(refused, _beyond(needs, refused, limit))
 
@@ -74,21 +73,7 @@ def _beyond(needs: Sequence[Need], refused: Mapping[str, str], limit: int) -> di
         declared += need.size
         if need.size and declared > limit:
             beyond[need.name] = (
-                f"With this model {_amount(declared, limit)} of {size_words(limit)} are declared: "
+                f"With this model {format_part(declared, limit)} are declared: "
                 "the model server may run out of memory."
             )
     return beyond
-
-
-def size_words(size: int) -> str:
-    """Write a size for people: `1.2 GiB`."""
-    return f"{_amount(size, size)} {_unit(size)[0]}"
-
-
-def _amount(size: int, like: int) -> str:
-    divisor = _unit(like)[1]
-    return f"{size / divisor:.1f}" if divisor > 1 else str(size)
-
-
-def _unit(size: int) -> tuple[str, int]:
-    return next((unit for unit in _UNITS if size >= unit[1]), ("bytes", 1))

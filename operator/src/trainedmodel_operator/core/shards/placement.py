@@ -43,10 +43,10 @@ from datetime import datetime, timedelta
 
 from trainedmodel_contract import names
 from trainedmodel_contract.entry import Entry, EntryError, parse_entry
-from trainedmodel_contract.quantity import parse_bytes
+from trainedmodel_contract.quantity import format_bytes, parse_bytes
 from trainedmodel_contract.reasons import SENTENCES, Reason
 
-from trainedmodel_operator.core.shards.memory_admission import Need, admit, memory_limit, size_words
+from trainedmodel_operator.core.shards.memory_admission import Need, admit, memory_limit
 from trainedmodel_operator.core.shards.name_conflicts import Claim, Loss, settle_names
 from trainedmodel_operator.core.state import DesiredModel, Gathered, ShardView
 
@@ -319,8 +319,8 @@ def _no_room(draft: _Draft, model: DesiredModel) -> Verdict:
     size = entry_bytes(model.name, render_entry(model, 0)) + MANIFEST_BYTES
     if size > names.SHARD_BUDGET_BYTES:
         words = (
-            f"The entry has {size_words(size)}, but a shard holds at most "
-            f"{size_words(names.SHARD_BUDGET_BYTES)}: shorten spec.model.parameters."
+            f"The entry has {format_bytes(size)}, but a shard holds at most "
+            f"{format_bytes(names.SHARD_BUDGET_BYTES)}: shorten spec.model.parameters."
         )
         return Verdict(accepted=False, reason=Reason.SHARDS_FULL, message=words + kept)
     reason = Reason.SHARD_NOT_OURS if draft.has_foreign else Reason.SHARDS_FULL

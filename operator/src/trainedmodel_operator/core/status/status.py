@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
+from trainedmodel_contract.quantity import format_part
 from trainedmodel_contract.reasons import SENTENCES, Reason, State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, MAX_STATUS_PODS, READY
 
@@ -53,8 +54,7 @@ FIELDS: Final = (
     "url",
 )
 
-_GIB: Final = 1024**3
-_MIB: Final = 1024**2
+
 _MOST_BYTES: Final = 2**63
 
 
@@ -202,7 +202,7 @@ def _told_by(copy: Copy) -> str:
 def _words(copy: Copy) -> str:
     progress = _progress(copy)
     if progress is not None:
-        return f"{_bytes(*progress)} of {_size(progress[1])}"
+        return format_part(*progress)
     return copy.message or _sentence(copy)
 
 
@@ -211,15 +211,6 @@ def _sentence(copy: Copy) -> str:
         return SENTENCES[Reason(copy.reason)]
     except ValueError:
         return f"{copy.state.value}: {copy.reason}"
-
-
-def _bytes(received: int, total: int) -> str:
-    unit = _GIB if total >= _GIB else _MIB
-    return f"{received / unit:.1f}"
-
-
-def _size(total: int) -> str:
-    return f"{total / _GIB:.1f} GiB" if total >= _GIB else f"{total / _MIB:.1f} MiB"
 
 
 def _condition(kind: str, holds: bool | None, reason: str, message: str) -> Status:
