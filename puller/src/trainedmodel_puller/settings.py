@@ -1,4 +1,4 @@
-"""The settings of one puller, with units.
+"""The settings of one puller.
 
 `cli.flags` declares the flags and environment variables that they are made from.
 """
@@ -29,34 +29,12 @@ class PodIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one puller.
+    """Settings of one puller; the help of each flag in `cli.flags` documents its field.
 
     Attributes:
-        config_dir: Folder of the mounted entries.
-        model_dir: Folder that the model server serves from.
-        state_dir: The puller's own folder, on the same file system as `model_dir`.
-        server: Kind of model server, or `auto`.
-        server_url: URL of the server; None means the default address of its kind.
-        server_model_dir: `model_dir` as the server sees it; None means the same.
-        server_config: Configuration file of servers that take one.
-        port: The puller's own HTTP port; 9081 belongs to the agent of KServe in the same pod.
-        period_s: Seconds between two passes that no event triggers.
-        max_downloads: Concurrent downloads of models.
-        max_connections: Concurrent connections to stores, over all models.
-        max_loads: Concurrent loads; 0 means the limit of the server's kind.
-        memory_budget: Bytes that all models may declare; 0 means no limit.
-        keep_versions: Replaced revisions kept for each model, for a rollback.
-        keep_bytes: Bytes of the kept revisions, over all models.
-        max_unpacked_bytes: Bytes that one archive may unpack to.
-        volume_limit: Bytes that the volume may hold, independent of its disk; 0 means no limit.
-        volume_dir: Root of the volume, all of which counts against the limit; None means
-            `model_dir` and `state_dir` alone.
-        load_timeout_s: Seconds until a load is reported as failed.
-        stall_timeout_s: Seconds without data from a store until a transfer fails.
+        port: The puller's own port; 9081 belongs to the agent of KServe in the same pod.
         storage: Settings of the storage back ends.
         identity: None outside Kubernetes: no report is written there.
-        has_watch: Whether changes of `config_dir` wake the loop.
-        ready_when: Condition for `/readyz`: `settled`, `all` or `server`.
     """
 
     config_dir: Path

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
-from pathlib import Path
+from dataclasses import fields
 from typing import Any, Final
 
 import click
@@ -97,43 +97,20 @@ def make_settings(flags: dict[str, Any]) -> Settings:
     Raises:
         SettingsError: two flags contradict each other.
     """
-    model_dir: Path = flags["model_dir"]
-    settings = Settings(
-        config_dir=flags["config_dir"],
-        model_dir=model_dir,
-        state_dir=flags["state_dir"] or model_dir.absolute().parent / "state",
-        server=flags["server"],
-        server_url=flags["server_url"],
-        server_model_dir=flags["server_model_dir"],
-        server_config=flags["server_config"],
-        port=flags["port"],
-        ready_when=flags["ready_when"],
-        period_s=flags["period"],
-        max_downloads=flags["max_downloads"],
-        max_connections=flags["max_connections"],
-        max_loads=flags["max_loads"],
-        memory_budget=flags["memory_budget"],
-        keep_versions=flags["keep_versions"],
-        keep_bytes=flags["keep_bytes"],
-        max_unpacked_bytes=flags["max_unpacked"],
-        volume_limit=flags["volume_limit"],
-        volume_dir=flags["volume_dir"],
-        load_timeout_s=flags["load_timeout"],
-        stall_timeout_s=flags["stall_timeout"],
-        storage=StorageSettings(
-            file_roots=flags["file_roots"],
-            pvc_root=flags["pvc_root"],
-            profiles_dir=flags["credentials_dir"],
-            answer_timeout_s=flags["stall_timeout"],
-            allowed_uris=flags["allowed_uris"],
-            max_listing=flags["max_listing"],
-            fsspec_schemes=fsspec_schemes(flags["storage_backends"]),
-        ),
-        identity=_make_identity(flags),
-        has_watch=flags["has_watch"],
+    storage = StorageSettings(
+        **_fields(StorageSettings, flags),
+        answer_timeout_s=flags["stall_timeout_s"],
+        fsspec_schemes=fsspec_schemes(flags["storage_backends"]),
     )
+    given = _fields(Settings, flags)
+    given["state_dir"] = flags["state_dir"] or flags["model_dir"].absolute().parent / "state"
+    settings = Settings(**given, storage=storage, identity=_make_identity(flags))
     _check_volume(settings)
     return settings
+
+
+def _fields(kind: type[Settings | StorageSettings], flags: dict[str, Any]) -> dict[str, Any]:
+    return {one.name: flags[one.name] for one in fields(kind) if one.name in flags}
 
 
 def _check_volume(settings: Settings) -> None:

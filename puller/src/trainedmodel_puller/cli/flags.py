@@ -1,8 +1,11 @@
 """The flags of `trainedmodel-puller`: name, variable, default, bounds and help of each.
 
 Each flag `--some-flag` is also the variable `TRAINEDMODEL_SOME_FLAG`. Sizes take Kubernetes
-quantities (`512Mi`, `10Gi`). KServe's injector passes `--enable-puller` to its agent. The flag is
-accepted and ignored, so that this program can replace the agent.
+quantities (`512Mi`, `10Gi`). Each parameter has the name of its field in `settings.Settings` or
+`storage.settings.StorageSettings`, so a flag needs no other code to reach its field.
+
+KServe's injector passes `--enable-puller` to its agent. The flag is accepted and ignored, so that
+this program can replace the agent.
 """
 
 from __future__ import annotations
@@ -119,6 +122,7 @@ _FLAGS: Final = (
     _flag(
         "--period",
         "Seconds between two passes of the loop when no event triggers one.",
+        names=("--period", "period_s"),
         type=click.FloatRange(0.05, 3600),
         default=1.0,
     ),
@@ -138,12 +142,14 @@ _FLAGS: Final = (
     _flag(
         "--load-timeout",
         "Seconds until a load counts as failed.",
+        names=("--load-timeout", "load_timeout_s"),
         type=click.FloatRange(1, 86400),
         default=600.0,
     ),
     _flag(
         "--stall-timeout",
         "Seconds without data from a store until a transfer counts as stalled.",
+        names=("--stall-timeout", "stall_timeout_s"),
         type=click.FloatRange(0.1, 3600),
         default=30.0,
     ),
@@ -182,6 +188,7 @@ _FLAGS: Final = (
     _flag(
         "--max-unpacked",
         "Limit of the size that one archive unpacks to; the free space limits it too.",
+        names=("--max-unpacked", "max_unpacked_bytes"),
         type=_BYTES,
         default="1Ti",
     ),
@@ -221,6 +228,7 @@ _FLAGS: Final = (
         "--credentials-dir",
         "Folder of credential profiles: a folder for each profile, with a file for each variable "
         "(mounted Secrets).",
+        names=("--credentials-dir", "profiles_dir"),
         type=_FOLDER,
     ),
     _flag(
