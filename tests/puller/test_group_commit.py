@@ -1,4 +1,4 @@
-"""The lane of small models: batches, in which each succeeds or fails for itself."""
+"""Group commit: batches in which each job succeeds or fails alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainedmodel_puller.volume.group_commit import GroupCommit
 
 
 @pytest.fixture
-async def lane(tmp_path: Path) -> AsyncIterator[GroupCommit]:
+async def batches(tmp_path: Path) -> AsyncIterator[GroupCommit]:
     made = GroupCommit(tmp_path)
     yield made
     made.close()
@@ -31,20 +31,21 @@ def write(folder: Path, name: str, said: list[str]) -> Path:
     return tree
 
 
-def seal(name: str, said: list[str]) -> bool:
-    said.append(f"seal {name}")
+def commit(name: str, said: list[str], tree: Path) -> bool:
+    assert tree.name == name
+    said.append(f"commit {name}")
     return True
 
 
-async def test_one_alone_is_written_and_sealed(lane: GroupCommit, tmp_path: Path) -> None:
+async def test_one_alone_is_written_and_committed(batches: GroupCommit, tmp_path: Path) -> None:
     said: list[str] = []
-    assert await lane.run(partial(write, tmp_path, "a", said), partial(seal, "a", said))
-    assert said == ["write a", "seal a"]
+    assert await batches.run(partial(write, tmp_path, "a", said), partial(commit, "a", said))
+    assert said == ["write a", "commit a"]
 
 
 @pytest.mark.parametrize("count", [3, 20])
 async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
-    lane: GroupCommit, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+    batches: GroupCommit, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     go = threading.Event()
@@ -58,15 +59,15 @@ async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch(
     monkeypatch.setattr(group_commit, "sync_file_system", noted)
     names = [f"m{i:02}" for i in range(count)]
     async with asyncio.TaskGroup() as group:
-        group.create_task(lane.run(slow, partial(seal, "never", said)))
+        group.create_task(batches.run(slow, partial(commit, "never", said)))
         await asyncio.sleep(0)
         for name in names:
-            job = lane.run(partial(write, tmp_path, name, said), partial(seal, name, said))
+            job = batches.run(partial(write, tmp_path, name, said), partial(commit, name, said))
             group.create_task(job)
         await asyncio.sleep(0)
         go.set()
     syncs = ["sync"] if count >= 6 else []
-    assert said == [f"write {n}" for n in names] + syncs + [f"seal {n}" for n in names]
+    assert said == [f"write {n}" for n in names] + syncs + [f"commit {n}" for n in names]
 
 
 async def test_the_whole_file_system_can_be_flushed(tmp_path: Path) -> None:
@@ -75,30 +76,30 @@ async def test_the_whole_file_system_can_be_flushed(tmp_path: Path) -> None:
         await asyncio.to_thread(sync_file_system, tmp_path / "nowhere")
 
 
-async def test_one_that_fails_is_not_sealed_and_hurts_no_other(
-    lane: GroupCommit, tmp_path: Path
+async def test_one_that_fails_is_not_committed_and_hurts_no_other(
+    batches: GroupCommit, tmp_path: Path
 ) -> None:
     said: list[str] = []
 
     def refuse() -> Path:
         raise VolumeFault(Reason.INSUFFICIENT_DISK, "full")
 
-    bad = lane.run(refuse, partial(seal, "bad", said))
-    good = lane.run(partial(write, tmp_path, "good", said), partial(seal, "good", said))
+    bad = batches.run(refuse, partial(commit, "bad", said))
+    good = batches.run(partial(write, tmp_path, "good", said), partial(commit, "good", said))
     results = await asyncio.gather(bad, good, return_exceptions=True)
     assert isinstance(results[0], VolumeFault)
     assert results[1] is True
-    assert "seal bad" not in said
+    assert "commit bad" not in said
 
 
-async def test_what_is_no_tree_is_not_sealed(lane: GroupCommit) -> None:
+async def test_what_is_no_tree_is_not_committed(batches: GroupCommit) -> None:
     said: list[str] = []
-    assert await lane.run(lambda: None, partial(seal, "a", said)) is None
+    assert await batches.run(lambda: None, partial(commit, "a", said)) is None
     assert said == []
 
 
 async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
-    lane: GroupCommit, tmp_path: Path
+    batches: GroupCommit, tmp_path: Path
 ) -> None:
     said: list[str] = []
     go, began = threading.Event(), threading.Event()
@@ -108,7 +109,7 @@ async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
         assert go.wait(10)
         return write(tmp_path, "a", said)
 
-    task = asyncio.create_task(lane.run(slow, partial(seal, "a", said)))
+    task = asyncio.create_task(batches.run(slow, partial(commit, "a", said)))
     await asyncio.sleep(0)
     assert await asyncio.to_thread(began.wait, 10)
     task.cancel()
@@ -117,11 +118,11 @@ async def test_who_is_cancelled_still_waits_until_nothing_writes_any_more(
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert said == ["write a", "seal a"]
+    assert said == ["write a", "commit a"]
 
 
 async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
-    lane: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     is_written = threading.Event()
@@ -137,14 +138,14 @@ async def test_while_one_batch_is_forced_to_the_disk_the_next_is_written(
     monkeypatch.setattr(group_commit, "sync_tree", patient)
     async with asyncio.TaskGroup() as group:
         first = partial(write, tmp_path, "a", said)
-        group.create_task(lane.run(first, partial(seal, "a", said)))
+        group.create_task(batches.run(first, partial(commit, "a", said)))
         await asyncio.sleep(0.05)
-        group.create_task(lane.run(second, partial(seal, "b", said)))
-    assert said == ["write a", "write b", "seal a", "seal b"]
+        group.create_task(batches.run(second, partial(commit, "b", said)))
+    assert said == ["write a", "write b", "commit a", "commit b"]
 
 
 async def test_a_disk_that_refuses_fails_the_batch_it_was_asked_for_and_no_other(
-    lane: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches: GroupCommit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
 
@@ -155,10 +156,10 @@ async def test_a_disk_that_refuses_fails_the_batch_it_was_asked_for_and_no_other
 
     monkeypatch.setattr(group_commit, "sync_tree", refuse)
     jobs = [
-        lane.run(partial(write, tmp_path, name, said), partial(seal, name, said))
+        batches.run(partial(write, tmp_path, name, said), partial(commit, name, said))
         for name in ("a", "b")
     ]
     results = await asyncio.gather(*jobs, return_exceptions=True)
     assert isinstance(results[0], OSError)
     assert results[1] is True
-    assert "seal a" not in said
+    assert "commit a" not in said

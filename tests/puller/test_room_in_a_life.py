@@ -139,13 +139,13 @@ async def test_a_model_in_memory_counts_through_measurements_until_it_is_written
     limit, size = 2**30, 700 * KIB
     life.told = dataclasses.replace(life.told, volume_limit=limit)
     life.state.usage = usage = VolumeUsage(limit, life.told.limited_folders)
-    stage_small = life.volume.stage_small
+    begin_small = life.volume.begin_small
 
     def slowly(name: str, revision: str) -> Path:
         gate.pass_through()
-        return stage_small(name, revision)
+        return begin_small(name, revision)
 
-    monkeypatch.setattr(life.volume, "stage_small", slowly)
+    monkeypatch.setattr(life.volume, "begin_small", slowly)
     async with life.lived():
         await usage.measure()
         before = used(usage)

@@ -233,7 +233,7 @@ class TestMemory:
         (item,) = made.deferred
         assert item.is_blocked
         assert item.reason is Reason.INSUFFICIENT_MEMORY
-        assert item.message == "needs 300 B, 200 B of 1000 B left"
+        assert item.message == "needs 300 B, 200 of 1000 B left"
 
     def test_p12_a_smaller_one_passes_it_by(self) -> None:
         models = [wanted("a", memory=700), wanted("b", memory=600), wanted("c", memory=200)]

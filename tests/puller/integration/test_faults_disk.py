@@ -194,13 +194,13 @@ def test_a_model_is_kept_out_by_the_memory_budget_until_another_leaves(
             puller.wait(name, state="Loaded")
         puller.put("large", source, memory=2 * 2**30)
         blocked = puller.wait("large", state="Blocked", reason="InsufficientMemory")
-        assert blocked["message"] == "needs 2.0 GiB, 0 B of 3.0 GiB left"
+        assert blocked["message"] == "needs 2.0 GiB, 0.0 of 3.0 GiB left"
         puller.put("free", source)
         puller.wait("free", state="Loaded")
         puller.remove("a")
         puller.wait_gone("a")
         assert puller.model("large")["state"] == "Blocked"
-        assert "1.0 GiB of 3.0 GiB left" in puller.model("large")["message"]
+        assert "1.0 of 3.0 GiB left" in puller.model("large")["message"]
         puller.remove("b")
         puller.wait("large", state="Loaded")
         assert server.loaded == {"c", "free", "large"}

@@ -228,7 +228,7 @@ class Executor:
         self._release(name)
         try:
             mark = partial(self._volume.mark_loaded, name, action.id, revision)
-            await self._disk.write_small(name, mark)
+            await self._disk.run_batched(name, mark)
         except VolumeFault as fault:
             self._state.unmarked.pop(name, None)
             await self._disk.look(name)

@@ -52,7 +52,7 @@ from trainedmodel_puller.storage.archives import (
 from trainedmodel_puller.storage.base import Listing, fingerprint_of
 from trainedmodel_puller.storage.checksum import verify_checksums
 from trainedmodel_puller.storage.digest import verify
-from trainedmodel_puller.storage.download import Chunks, Downloader, is_light
+from trainedmodel_puller.storage.download import Chunks, Downloader, is_small
 from trainedmodel_puller.storage.files import write_tree
 from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.durable import sync_path, translate_os_errors
@@ -154,8 +154,8 @@ class Fetcher:
         if begun.is_whole:
             # it may have been fitted before a kill: what was changed then is not known any more
             job.how, job.may_share = "resumed", False
-        elif begun.staged_bytes == 0 and self._is_light(job):
-            if await self._fetch_light(job):
+        elif begun.staged_bytes == 0 and self._is_small(job):
+            if await self._fetch_small(job):
                 return
             await self._unpack(job)
         else:
@@ -171,30 +171,30 @@ class Fetcher:
         self._state.note_free(begun.free_bytes, began)
         return begun
 
-    # -- the short way, for small models ------------------------------------------------
+    # -- small models: read into memory, then written in a batch ------------------------
 
-    def _is_light(self, job: FetchJob) -> bool:
-        """Tell whether a model takes the short way: in memory, then in one go to the volume."""
+    def _is_small(self, job: FetchJob) -> bool:
+        """Return whether a model is read into memory and written in one batch with others."""
         return (
-            is_light(job.listing)
+            is_small(job.listing)
             and len(self._state.desired.names_of.get(job.source, ())) <= 1
             and not self._state.disk.get(job.name, NOTHING).is_adoptable
             and job.entry.digest is None
             and not any(item.checksum is not None for item in job.listing.objects)
         )
 
-    async def _fetch_light(self, job: FetchJob) -> bool:
-        """Fetch, fit and seal; False if it is an archive, which then is staged."""
+    async def _fetch_small(self, job: FetchJob) -> bool:
+        """Fetch, fit and commit; False if it is an archive, which then is staged."""
         meter = self._progress.meter(job, is_in_memory=True)
         content = await self._downloader.read(
             job.uri, job.listing, meter, credentials=job.entry.credentials
         )
         name, revision = job.name, job.entry.revision
         is_new = name not in self._state.disk
-        is_published = await self._disk.seal_small(
+        is_published = await self._disk.run_batched(
             name,
-            partial(self._write_light, job, content),
-            partial(self._volume.make_seal, name, revision),
+            partial(self._write_small, job, content),
+            partial(self._volume.commit, name, revision),
         )
         if is_new and is_published:
             trees, published = {revision: Tree(job.size, time.time())}, frozenset({revision})
@@ -203,17 +203,17 @@ class Fetcher:
             await self._disk.look(name)
         return is_published is not None
 
-    def _write_light(self, job: FetchJob, content: Mapping[str, Chunks]) -> Path | None:
+    def _write_small(self, job: FetchJob, content: Mapping[str, Chunks]) -> Path | None:
         """Write and fit a tree, and return it; None if it is an archive, which then is staged."""
         name, revision = job.name, job.entry.revision
-        tree = self._volume.stage_small(name, revision)
+        tree = self._volume.begin_small(name, revision)
         before = write_tree(tree, content, job.listing.folders)
         if job.listing.is_single and recognise(tree / job.listing.objects[0].path) is not None:
-            self._volume.stage_light(name, revision)
+            self._volume.keep_as_download(name, revision)
             return None
         after = self._fit(job, tree, before)
         job.size = _size(after)
-        self._volume.draft_seal(tree, revision, self._identity(job, before, after))
+        self._volume.draft(tree, revision, self._identity(job, before, after))
         return tree
 
     # -- filling the staging folder -----------------------------------------------------

@@ -32,22 +32,22 @@ from trainedmodel_puller.storage.transfer.resume import prepare, sync_folders
 from trainedmodel_puller.storage.transfer.transfer import DownloadLimits, Transfer
 from trainedmodel_puller.storage.uri_parts import explained
 
-__all__ = ["DownloadLimits", "Downloader", "is_light"]
+__all__ = ["DownloadLimits", "Downloader", "is_small"]
 
 #: An object's bytes, as they came.
 Chunks = list[Buffer]
 
-#: A listing of so few bytes and objects is read into memory.
-_LIGHT_BYTES: Final = 1024 * 1024
-_LIGHT_OBJECTS: Final = 32
-#: A whole listing may take so many times as long as a store may be silent.
+#: Limits of a model that is read into memory.
+_SMALL_BYTES: Final = 1024 * 1024
+_SMALL_OBJECTS: Final = 32
+#: Time limit of a whole listing, as a multiple of the time that a store may be silent.
 _LISTING_STALLS: Final = 10
 
 
-def is_light(listing: Listing) -> bool:
-    """Tell whether a listing is so small that nothing of it is worth keeping for another try."""
+def is_small(listing: Listing) -> bool:
+    """Return whether a model is so small that an interrupted fetch need not resume."""
     sizes = [item.size for item in listing.objects]
-    return len(sizes) <= _LIGHT_OBJECTS and min(sizes) >= 0 and sum(sizes) <= _LIGHT_BYTES
+    return len(sizes) <= _SMALL_OBJECTS and min(sizes) >= 0 and sum(sizes) <= _SMALL_BYTES
 
 
 class Downloader:
@@ -145,10 +145,10 @@ class Downloader:
         *,
         credentials: str | None = None,
     ) -> dict[str, Chunks]:
-        """Read all of a light listing into memory, by path.
+        """Read all objects of a small listing into memory, by path.
 
         With thousands of small models, what a resumable fetch writes down costs more than the
-        fetch. `is_light` tells which listings are small enough.
+        fetch. `is_small` tells which listings are small enough.
 
         Raises:
             SourceFault: the source failed or broke its promise.

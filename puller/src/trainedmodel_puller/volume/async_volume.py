@@ -6,8 +6,8 @@ see the middle of a swap. So each operation holds the name's lock, and its scan 
 thread call: with thousands of models, thread calls are the main cost.
 
 This is the one place where errors of the volume become faults: the modules below raise OSError, and
-callers on the event loop get VolumeFault. A failed scan does not fail the operation before it: the
-name is in doubt, and scanned again (`loop`).
+callers on the event loop get VolumeFault from each method. A failed scan does not fail the
+operation before it: the name is in doubt, and scanned again (`loop`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainedmodel_puller.volume.durable import translate_os_errors, words_of
 from trainedmodel_puller.volume.group_commit import GroupCommit
 from trainedmodel_puller.volume.volume import Volume
 
-#: Each mostly waits, for the disk or for the interpreter; more of them wait for each other.
+#: Each mostly waits for the disk or for the interpreter; more threads would wait for each other.
 _THREADS: Final = 8
 
 P = ParamSpec("P")
@@ -53,68 +53,44 @@ class AsyncVolume:
         self.volume = volume
         self._state = state
         self._locks: dict[str, asyncio.Lock] = {}
-        self._lane = GroupCommit(volume.state_dir)
+        self._batches = GroupCommit(volume.state_dir)
         self._sweep: Future[None] | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
 
     async def run(
         self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation of one name in a thread, then note what there is.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
+        """Run an operation of one name in a thread, then scan the name and record its files."""
         return await self._run(name, partial(operation, *args, **kwargs), self.volume.scan_one)
 
     async def run_unseen(
         self, name: str, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation that moves no tree, or whose outcome its caller notes.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
+        """Run an operation that moves no tree, or whose outcome the caller records."""
         return await self._run(name, partial(operation, *args, **kwargs), None)
 
     async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run in a thread what waits for no other operation.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
+        """Run a call in a thread that needs no lock of a name."""
         return await self.ask_in(None, partial(call, *args, **kwargs))
 
     async def ask_in(self, thread: Executor | None, call: Callable[[], T]) -> T:
-        """Do as `ask` in a thread of somebody's own.
-
-        Raises:
-            VolumeFault: the volume refused.
-        """
+        """Do as `ask` in a thread of the caller's."""
         with translate_os_errors():
             return await asyncio.get_running_loop().run_in_executor(thread, call)
 
-    async def seal_small(
-        self, name: str, write: Callable[[], Path | None], seal: Callable[[], bool]
+    async def run_batched(
+        self,
+        name: str,
+        write: Callable[[], Path | None],
+        commit: Callable[[Path], bool] | None = None,
     ) -> bool | None:
-        """Write and seal a small tree, together with those of other names; see `group_commit`.
+        """Write something small together with other names; see `GroupCommit.run`.
 
-        Raises:
-            ModelFault: what either raises, or the sync between them.
+        A tree that `write` returns is forced to the disk and committed.
         """
         async with self._lock(name):
             with translate_os_errors():
-                return await self._lane.run(write, seal)
-
-    async def write_small(self, name: str, write: Callable[[], None]) -> None:
-        """Write something small that need not be forced to the disk, together with others.
-
-        Raises:
-            ModelFault: what `write` raises.
-        """
-        async with self._lock(name):
-            with translate_os_errors():
-                await self._lane.run(write, _never)
+                return await self._batches.run(write, commit)
 
     async def _run(
         self, name: str, call: Callable[[], T], look: Callable[[str], DiskModel] | None
@@ -124,7 +100,7 @@ class AsyncVolume:
             try:
                 outcome = await asyncio.shield(job)
             except asyncio.CancelledError:
-                # a thread cannot be cancelled: its end is waited for
+                # a thread cannot be cancelled, so wait for its end
                 self._note(name, await _finished(job))
                 raise
             self._note(name, outcome)
@@ -143,19 +119,19 @@ class AsyncVolume:
             self._state.set_disk(name, outcome.found)
 
     async def look(self, name: str) -> DiskModel:
-        """Look at one name and note what there is; never fails, but may leave doubt."""
+        """Scan one name and record its files; never fails, but may leave the name in doubt."""
         await self.run(name, _nothing)
         return self._state.disk.get(name, DiskModel())
 
     def retry_trash(self) -> None:
-        """Have a thread delete again what could not be deleted; returns at once."""
+        """Start another deletion of the trash in a thread; returns at once."""
         if self._sweep is None or self._sweep.done():
             self._sweep = self._threads.submit(self.volume.trash.empty)
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False)
-        self._lane.close()
+        self._batches.close()
 
     def _lock(self, name: str) -> asyncio.Lock:
         if name not in self._state.disk and name not in self._state.desired.models:
@@ -177,13 +153,8 @@ def _do(name: str, call: Callable[[], Any], look: Callable[[str], DiskModel] | N
     return outcome
 
 
-def _never() -> bool:
-    """Seal what is not there: never called."""
-    raise AssertionError("there is no tree to seal")
-
-
 def _nothing() -> None:
-    """Do nothing: the look that follows is what is wanted."""
+    """Do nothing; the caller only needs the scan that follows."""
 
 
 async def _finished(job: asyncio.Future[T]) -> T:

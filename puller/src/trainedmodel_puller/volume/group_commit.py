@@ -1,12 +1,12 @@
-"""Group commit of small models: many are written, forced to the disk and sealed together.
+"""Group commit of small models: many are written, forced to the disk and committed together.
 
 With a thousand small models, a thread call for each step and a sync for each file would be most of
 the work: threads wait for the interpreter, and syncs write the file system's own blocks again and
 again (20 ms for each model were measured, of which 3 were work). So models that get ready during a
 batch form the next batch. Two threads share a batch: one writes all its trees, the other forces
-them to the disk with one sync and seals them, while the first writes the next batch. For more than
-a few trees that sync is `syncfs`, which flushes the whole file system. Busy neighbours may share
-the file system, so `syncfs` is used only where it replaces many syncs.
+them to the disk with one sync and commits them, while the first writes the next batch. For more
+than a few trees that sync is `syncfs`, which flushes the whole file system. Busy neighbours may
+share the file system, so `syncfs` is used only where it replaces many syncs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Final
 
 from trainedmodel_puller.volume.durable import sync_file_system, sync_tree
 
-#: From so many trees on, the whole file system is flushed instead of each file of theirs.
+#: From this number of trees on, the whole file system is flushed instead of each of their files.
 _MANY: Final = 6
 
 
 @dataclass(slots=True)
 class _Job:
     write: Callable[[], Path | None]
-    seal: Callable[[], bool]
+    commit: Callable[[Path], bool] | None
     done: asyncio.Future[bool | None]
     tree: Path | None = None
     error: Exception | None = None
@@ -72,24 +72,26 @@ class GroupCommit:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writing = _Stage("write", _write, self._written)
-        self._sealing = _Stage("seal", self._seal, _end)
+        self._committing = _Stage("commit", self._commit, _end)
 
-    async def run(self, write: Callable[[], Path | None], seal: Callable[[], bool]) -> bool | None:
-        """Write a tree, force it to the disk, seal it; waited for to its end, even if cancelled.
+    async def run(
+        self, write: Callable[[], Path | None], commit: Callable[[Path], bool] | None = None
+    ) -> bool | None:
+        """Write a tree, force it to the disk, commit it; runs to its end, even if cancelled.
 
         Args:
-            write: Blocks; returns the tree, or None if it is not to be sealed.
-            seal: Blocks; called once the tree is on the disk.
+            write: Blocks; returns the tree, or None if there is nothing to commit.
+            commit: Blocks; called once the tree is on the disk.
 
         Returns:
-            What `seal` returned, or None if there was nothing to seal.
+            The result of `commit`, or None if there was nothing to commit.
 
         Raises:
-            ModelFault: what either raises.
-            OSError: the same, or the volume refused the sync.
+            ModelFault: `write` or `commit` raised it.
+            OSError: `write`, the sync or `commit` raised it.
         """
         done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        self._writing.add([_Job(write, seal, done)])
+        self._writing.add([_Job(write, commit, done)])
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -105,18 +107,18 @@ class GroupCommit:
     def close(self) -> None:
         """End the threads."""
         self._writing.close()
-        self._sealing.close()
+        self._committing.close()
 
     def _written(self, batch: list[_Job]) -> None:
         _end([job for job in batch if job.tree is None])
-        self._sealing.add([job for job in batch if job.tree is not None])
+        self._committing.add([job for job in batch if job.tree is not None])
 
-    def _seal(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[_Job]) -> None:
         self._sync(batch)
         for job in batch:
-            if job.error is None:
+            if job.error is None and job.tree is not None and job.commit is not None:
                 try:
-                    job.is_published = job.seal()
+                    job.is_published = job.commit(job.tree)
                 except Exception as error:
                     job.error = error
 

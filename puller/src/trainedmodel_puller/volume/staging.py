@@ -57,24 +57,24 @@ class StagingArea:
         self._trash = trash
 
     def names(self) -> set[str]:
-        """Return the model names that something is staged for."""
+        """Return the model names that have staged files."""
         with os.scandir(self.folder) as entries:
             return {entry.name.partition("@")[0] for entry in entries}
 
     def leftovers(self, name: str) -> list[str]:
-        """Return what is staged of a name."""
+        """Return the names of a model's staged files and folders."""
         with os.scandir(self.folder) as entries:
             return [entry.name for entry in entries if entry.name.startswith(f"{name}@")]
 
     def tree(self, name: str, revision: str) -> Path:
-        """Return where a revision is downloaded to."""
+        """Return the folder that a revision is downloaded to."""
         return self.folder / f"{name}@{revision}"
 
     def begin(self, name: str, revision: str, fingerprint: str) -> bool:
-        """Drop what cannot be used; return whether the tree is whole already.
+        """Delete unusable staged files; return whether the tree is whole already.
 
-        What belongs to other revisions goes. So does a tree that was verified against another
-        fingerprint of the source, for it may have been fitted to its server since.
+        Files of other revisions are deleted. So is a tree that was verified against another
+        fingerprint of the source, because it may have been fitted to its server since.
         """
         tree = self.tree(name, revision)
         mark = read_json(f"{tree}{_VERIFIED}").get("fingerprint")
@@ -97,17 +97,17 @@ class StagingArea:
         return folder
 
     def end_unpacking(self, name: str, revision: str) -> None:
-        """Put what was unpacked in the place of its archive, which goes."""
+        """Replace the staged archive by its unpacked content."""
         tree = self.tree(name, revision)
         unpacked = Path(f"{tree}{_UNPACKED}")
         exchange(unpacked, tree, self._trash.folder)
         self._trash.discard(unpacked)
 
     def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_large: bool) -> Path:
-        """Return the tree, whole and right, to be fitted to its server.
+        """Return the tree, whole and verified, to be fitted to its server.
 
-        From here on it is not what the source has, so a kill must not let it be resumed as such:
-        what was dear to fetch is marked to be whole, what was cheap is taken aside.
+        From here on it differs from the source, so a download must not resume in it after a kill.
+        A large tree, which is expensive to fetch, is marked as whole; a small one is moved aside.
         """
         tree = self.tree(name, revision)
         if is_large:
@@ -115,9 +115,9 @@ class StagingArea:
             return tree
         return tree.rename(f"{tree}{_FITTING}")
 
-    def stage_small(self, name: str, revision: str) -> Path:
-        """Return an empty folder to be filled and fitted in one go."""
-        folder = self.light_tree(name, revision)
+    def begin_small(self, name: str, revision: str) -> Path:
+        """Return an empty folder, to be filled and fitted in one step."""
+        folder = self._aside(name, revision)
         try:
             folder.mkdir()
         except FileExistsError:
@@ -125,32 +125,31 @@ class StagingArea:
             folder.mkdir()
         return folder
 
-    def light_tree(self, name: str, revision: str) -> Path:
-        """Return the folder that `stage_small` gave."""
-        return self.folder / f"{name}@{revision}{_FITTING}"
-
-    def stage_light(self, name: str, revision: str) -> None:
-        """Take what `stage_small` gave for what is downloaded, but not to be sealed yet."""
-        self.light_tree(name, revision).rename(self.tree(name, revision))
+    def keep_as_download(self, name: str, revision: str) -> None:
+        """Turn the folder of `begin_small` into a finished download, which is not fitted yet."""
+        self._aside(name, revision).rename(self.tree(name, revision))
 
     def fitted(self, name: str, revision: str) -> Path:
-        """Return the tree that `begin_fitting` gave."""
-        aside = self.light_tree(name, revision)
+        """Return the tree of `begin_fitting`."""
+        aside = self._aside(name, revision)
         return aside if aside.exists() else self.tree(name, revision)
 
+    def _aside(self, name: str, revision: str) -> Path:
+        return self.folder / f"{name}@{revision}{_FITTING}"
+
     def forget(self, name: str, revision: str) -> None:
-        """Drop the marks of a tree that has moved on."""
+        """Delete the marks of a tree that has left staging."""
         for mark in (_JOURNAL, _VERIFIED):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.tree(name, revision)}{mark}")
 
     def remove(self, name: str) -> None:
-        """Drop all of a name."""
+        """Delete all staged files of a name."""
         for leftover in self.leftovers(name):
             self._trash.discard(self.folder / leftover)
 
     def allocated_bytes(self, name: str, revision: str) -> int:
-        """Return the room that a tree takes already; large files are made whole, but empty."""
+        """Return the allocated bytes of a tree; large files have their full size from the start."""
         tree = self.tree(name, revision)
         paths = (os.path.join(at, file) for at, _, files in os.walk(tree) for file in files)
         return sum(os.lstat(path).st_blocks * 512 for path in paths)

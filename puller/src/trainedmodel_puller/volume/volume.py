@@ -87,14 +87,17 @@ class Volume:
         )
 
     def make_folders(self) -> None:
-        """Create what folders are missing.
+        """Create the missing folders.
 
         Raises:
-            SettingsError: they cannot be where they were wished; names the flag and the fix.
+            SettingsError: they cannot be created there; names the flag and the fix.
         """
         model_dir, state_dir = os.path.realpath(self.model_dir), os.path.realpath(self.state_dir)
         if Path(state_dir).is_relative_to(model_dir):
-            raise SettingsError("--state-dir must not lie inside --model-dir: the server sees that")
+            raise SettingsError(
+                "--state-dir must not lie inside --model-dir, which the model server reads: "
+                "put it beside"
+            )
         try:
             make_model_dir(self.model_dir)
             for folder in self._own_folders():
@@ -104,12 +107,12 @@ class Volume:
             raise
 
     def prepare(self) -> str | None:
-        """Make the folders, empty the trash of an earlier life, see whether all can be used.
+        """Make the folders, empty the trash of an earlier run, and check that all are usable.
 
-        First the cure, then the question: the trash may be what fills the volume.
+        The trash is emptied before the check, because it may fill the volume.
 
         Returns:
-            Why nothing can be written, if the volume is full or read-only; what is on it serves.
+            The error, if the volume is full or read-only. The models on it are still served.
 
         Raises:
             SettingsError: the folders cannot be used; names the flag and the fix.
@@ -139,14 +142,14 @@ class Volume:
         return all(folder.is_dir() for folder in (self.model_dir, *self._own_folders()))
 
     def scan(self, *, mend: bool = True) -> dict[str, DiskModel]:
-        """Read everything, at start, and mend what a kill left misnamed.
+        """Read all names at start, and rename the trees that a kill left under a wrong name.
 
-        A name that cannot be looked at is in doubt, and no reason not to start.
+        A name that cannot be read is in doubt, and does not prevent the start.
         """
         with os.scandir(self._versions) as entries:
             versions = [entry.name for entry in entries]
         for name in versions if mend else ():
-            with contextlib.suppress(OSError):  # what is misnamed counts for nothing until it is
+            with contextlib.suppress(OSError):  # a misnamed tree is ignored until it is renamed
                 self._mend_versions(name)
         with os.scandir(self.model_dir) as entries:
             served = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -160,7 +163,7 @@ class Volume:
             return DiskModel(doubt=words_of(error))
 
     def scan_one(self, name: str) -> DiskModel:
-        """Read what there is of one name; changes nothing."""
+        """Read the files of one name; changes nothing."""
         marker = self.markers.read(name)
         published = self.served.trees(name)
         paths = {**self._sealed_versions(name), **published}
@@ -189,7 +192,7 @@ class Volume:
     def _beside(self, name: str) -> list[Path]:
         folder = os.path.join(self._versions, name)
         if os.path.islink(folder):
-            return []  # what it leads to is not ours
+            return []  # its target does not belong to the puller
         try:
             with os.scandir(folder) as entries:
                 return [Path(entry.path) for entry in entries]
@@ -205,7 +208,7 @@ class Volume:
         return folder
 
     def _mend_versions(self, name: str) -> None:
-        """Put right what a stop between the two renames of a swap left under a wrong name."""
+        """Rename the trees that a kill within a swap left under a wrong name."""
         for path in self._beside(name):
             revision = revision_of(path)
             if revision == path.name:
@@ -216,17 +219,17 @@ class Volume:
                 path.rename(path.with_name(revision))
 
     def finds(self, name: str, revision: str) -> bool:
-        """Tell whether a revision is on disk, also if a stop left it under a wrong name."""
+        """Return whether a revision is on disk, also if a kill left it under a wrong name."""
         self._mend_versions(name)
         return self.tree(name, revision) is not None
 
     def tree(self, name: str, revision: str) -> Path | None:
-        """Return where the tree of a revision lies now."""
+        """Return the current path of a revision's tree."""
         published = self.served.trees(name).get(revision)
         return published or self._sealed_versions(name).get(revision)
 
     def identity(self, name: str, revision: str) -> dict[str, Any]:
-        """Return what `seal` was told of a revision that is on disk, or nothing."""
+        """Return the identity of a revision that is on disk; empty if it is not."""
         tree = self.tree(name, revision)
         return {} if tree is None else read_identity(tree)
 
@@ -237,7 +240,7 @@ class Volume:
     # -- the way in ---------------------------------------------------------------------
 
     def begin(self, name: str, revision: str, fingerprint: str) -> Begun:
-        """Make ready for a download, as far as it has not come already."""
+        """Prepare the staging folder of a download, and report the parts that are already there."""
         folder = self._staging.tree(name, revision)
         free = self.free_bytes()
         tree = self.tree(name, revision)
@@ -248,58 +251,58 @@ class Volume:
         return Begun(folder, is_whole=is_whole, staged_bytes=staged, free_bytes=free)
 
     def staged(self, name: str, revision: str) -> Path:
-        """Return where a revision is downloaded to."""
+        """Return the folder that a revision is downloaded to."""
         return self._staging.tree(name, revision)
 
-    def stage_small(self, name: str, revision: str) -> Path:
-        """Return an empty folder, to be filled and fitted in one go and sealed."""
-        return self._staging.stage_small(name, revision)
+    def begin_small(self, name: str, revision: str) -> Path:
+        """Return an empty folder, to be filled and fitted in one step, drafted and committed."""
+        return self._staging.begin_small(name, revision)
 
-    def stage_light(self, name: str, revision: str) -> None:
-        """Take what `stage_small` gave for what is downloaded, but not to be sealed yet."""
-        self._staging.stage_light(name, revision)
+    def keep_as_download(self, name: str, revision: str) -> None:
+        """Turn the folder of `begin_small` into a finished download, which is not fitted yet."""
+        self._staging.keep_as_download(name, revision)
 
     def begin_unpacking(self, name: str, revision: str) -> Path:
         """Return an empty folder to unpack the staged archive into."""
         return self._staging.begin_unpacking(name, revision)
 
     def end_unpacking(self, name: str, revision: str) -> None:
-        """Put what was unpacked in the place of its archive, which goes."""
+        """Replace the staged archive by its unpacked content."""
         self._staging.end_unpacking(name, revision)
 
     def begin_fitting(self, name: str, revision: str, fingerprint: str, *, is_large: bool) -> Path:
-        """Return the staged tree, whole and right, to be fitted to its server and sealed."""
+        """Return the staged tree, whole and verified, to be fitted to its server and sealed."""
         return self._staging.begin_fitting(name, revision, fingerprint, is_large=is_large)
 
     def seal(
         self, name: str, revision: str, identity: dict[str, Any], *, is_synced: bool = False
     ) -> bool:
-        """Declare a staged tree whole, and publish it if nothing has its name yet.
+        """Force a staged tree to the disk, write its identity, and commit it.
 
-        All of it is on the disk before it says so; `is_synced` tells that its files are already.
-        Returns whether it is published; if not, it may be from now on.
+        The tree is on the disk before its identity is; `is_synced` tells that its files are
+        already. Returns as `commit` does.
         """
         tree = self._staging.fitted(name, revision)
         sync_tree(tree, with_files=not is_synced)
         replace_file(tree / IDENTITY_FILE, _document(identity, revision), durable=True)
-        return self._put_away(name, revision, tree)
+        return self.commit(name, revision, tree)
 
-    def draft_seal(self, tree: Path, revision: str, identity: dict[str, Any]) -> None:
-        """Write into a light tree what it is; it counts for nothing until `make_seal`.
+    def draft(self, tree: Path, revision: str, identity: dict[str, Any]) -> None:
+        """Write the identity of a staged tree, without a sync; a group commit forces it to disk.
 
-        What lies among the staged is never taken for sealed, whatever it says of itself.
+        A staged tree never counts as sealed, even with an identity, until `commit` moves it.
         """
         write_file(tree / IDENTITY_FILE, _document(identity, revision), durable=False)
 
-    def make_seal(self, name: str, revision: str) -> bool:
-        """Declare whole a light tree that is on the disk, with what it is; as `seal`."""
-        return self._put_away(name, revision, self._staging.light_tree(name, revision))
+    def commit(self, name: str, revision: str, tree: Path) -> bool:
+        """Move a tree that is on the disk out of staging, and publish it if its name is free.
 
-    def _put_away(self, name: str, revision: str, tree: Path) -> bool:
+        Returns whether it is published; if not, it may be published from now on.
+        """
         if not is_real_folder(tree):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(tree))
         sealed = self._versions / name / revision
-        if os.path.lexists(sealed):  # what this one is to replace
+        if os.path.lexists(sealed):  # the tree that this one replaces
             self.trash.discard(self._versions_of(name) / revision)
         is_published = self.served.publish_first(name, revision, tree)
         if not is_published:
@@ -308,27 +311,27 @@ class Volume:
         return is_published
 
     def publish(self, name: str, revision: str) -> Path:
-        """Bring a sealed revision where the server sees it; a replaced one is kept beside.
+        """Move a sealed revision into the served folder; a replaced one is kept outside of it.
 
         Returns:
-            The served tree. Publishing what is already published changes nothing.
+            The served tree. Publishing a published revision changes nothing.
 
         Raises:
-            VolumeFault: FolderNotOurs; a foreign folder is in the way.
+            VolumeFault: FolderNotOurs; a foreign folder has the name.
         """
         self._mend_versions(name)
         self.markers.try_another(name, revision)
         return self.served.publish(name, revision, self._versions_of(name))
 
     def withdraw(self, name: str, revision: str) -> None:
-        """Take a revision out of the server's sight, where the layout allows that; keep it."""
+        """Move a revision out of the served folder, if the layout allows that; keep it."""
         self._mend_versions(name)
         self.served.withdraw(name, revision, self._versions_of(name))
 
     # -- the way out --------------------------------------------------------------------
 
     def remove_versions(self, name: str, revisions: frozenset[str]) -> None:
-        """Delete trees of a name, wherever they lie; an in-place server's own is spared."""
+        """Delete trees of a name, served or kept; the served tree of an in-place server stays."""
         self._mend_versions(name)
         removable = self.served.removable(name)
         for revision in revisions:
@@ -339,7 +342,7 @@ class Volume:
                 self.trash.discard(removable[revision])
 
     def remove_staging(self, name: str) -> None:
-        """Delete what a download has left."""
+        """Delete the staged files of a name."""
         self._staging.remove(name)
 
     def remove(self, name: str) -> None:
@@ -353,15 +356,15 @@ class Volume:
     # -- what is remembered -------------------------------------------------------------
 
     def forget_loaded(self, name: str) -> None:
-        """Remember that the server has nothing of this name. Needs no room: disks are full."""
+        """Record that the server has nothing of this name. Needs no space, for full disks."""
         self.markers.forget(name)
 
     def mark_loaded(self, name: str, model_id: str, revision: str) -> None:
-        """Remember which revision the server confirmed; others are not wanted from now on."""
+        """Record the revision that the server confirmed; the others are retired from now on."""
         before = self.markers.write(name, model_id, revision)
         if before is None or before == revision:
             return
-        with contextlib.suppress(OSError):  # it only says in which order kept ones are to go
+        with contextlib.suppress(OSError):  # the time only decides the order of eviction
             replaced = self.served.trees(name).get(before)
             if replaced is not None:
                 os.utime(replaced)
