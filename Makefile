@@ -60,6 +60,9 @@ verify: setup ## Fail if what is generated is not what is committed
 	@$(BIN)/python -m trainedmodel_contract.generate --check .
 	@$(BIN)/python -m trainedmodel_devkit.pages --check . && echo "generated files are current"
 
+hooks: setup ## Install the git hooks (.pre-commit-config.yaml)
+	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
+
 lint: setup ## Format check and lint
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.operator.lease_world import Replica, World
 from trainedmodel_operator.core.lease import (
     LONGEST_S,
@@ -119,7 +120,7 @@ LONG_FROZEN: Steps = [(1, "turn", 1), (1, "turn", 5), (1, "turn", 9), (0, "delet
 TAKEN_UNSEEN: Steps = [(0, "release", 1), (0, "lose request", 1), (1, "turn", 1), (0, "delete", 1)]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @example(NOBODY_LOOKED, (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
 @example([*LONG_FROZEN, (0, "turn", 1)], (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))
 @example([*TAKEN_UNSEEN, (0, "turn", 1)], (0.0, 0.0, 0.0), (TERMS, TERMS, TERMS))

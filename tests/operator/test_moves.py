@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.operator.builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
 from trainedmodel_contract import names
 from trainedmodel_operator.core.plan import Plan, plan
@@ -136,7 +137,7 @@ class World:
             shown |= {name for name, entry in seen if entry in self.entries.get(name, ())}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32), pods=st.integers(0, 3))
 def test_a_wanted_model_that_was_placed_is_never_missing_from_the_shards_nor_from_a_pod(
     seed: int, pods: int
@@ -151,7 +152,7 @@ def test_a_wanted_model_that_was_placed_is_never_missing_from_the_shards_nor_fro
         world.now += MOVE_GRACE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(seed=st.integers(0, 2**32))
 def test_a_change_of_one_model_touches_one_shard_and_no_entry_but_its_own(seed: int) -> None:
     rng = Random(seed)

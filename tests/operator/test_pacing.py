@@ -6,6 +6,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from trainedmodel_operator.core.pacing.windows import (
     LastWrite,
     Pace,
@@ -137,7 +138,7 @@ def test_an_expensive_parent_is_looked_at_more_rarely() -> None:
     kinds=st.lists(st.sampled_from(Trigger), min_size=60, max_size=60),
     cost=st.floats(0.001, 0.4),
 )
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_shard_writes_keep_their_distance_whatever_rings(
     times: list[float], kinds: list[Trigger], cost: float
 ) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.operator.builders import (
     KEY,
     NOW,
@@ -235,7 +236,7 @@ def drawn(models: list[tuple[int, int, int, int]]) -> list[DesiredModel]:
 
 
 @given(first=MODELS, second=MODELS, seed=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_o2_placement_is_stable_within_budget_idempotent_and_order_free(
     first: list[tuple[int, int, int, int]], second: list[tuple[int, int, int, int]], seed: object
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.operator.builders import (
     KEY,
     NOW,
@@ -149,7 +150,7 @@ STATES = st.sampled_from(["Waiting", "Downloading", "Loaded", "Failed"])
     bad=st.integers(0, 6),
     digest=st.sampled_from([None, "older"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 def test_o2_a_plan_that_was_carried_out_gives_an_empty_one(
     models: list[tuple[int, str]], pods: list[str], bad: int, digest: str | None
 ) -> None:

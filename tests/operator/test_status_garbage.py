@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.examples import examples
 from support.operator.builders import KEY, NOW, one, pod, shard_of
 from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.modelreport import ModelReport
@@ -73,7 +74,7 @@ def ready(status: dict[str, Any]) -> str:
     return str(find_condition(status, "Ready")["status"])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(REPORTS, REPORTS, st.sets(st.sampled_from(["uid-pod-a", "uid-pod-b"])), st.booleans())
 def test_a_status_is_total_on_any_report_and_ready_only_by_a_servers_word(
     first: dict[str, Any], second: dict[str, Any], stale: set[str], accepted: bool
@@ -102,7 +103,7 @@ def test_a_status_is_total_on_any_report_and_ready_only_by_a_servers_word(
         assert A.uid not in stale
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(REPORTS)
 def test_no_report_stops_a_pass(document: dict[str, Any]) -> None:
     try:

@@ -14,6 +14,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.operator.builders import KEY, NOW, carried_out, entries_of, one, pod, report, view
 from trainedmodel_contract import names
 from trainedmodel_contract.entry import parse_entry
@@ -105,7 +106,7 @@ def _small_shards() -> object:
         yield
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(seed=SEEDS, refused=INDICES)
 def test_o11_whatever_is_refused_what_is_written_is_what_an_unhindered_pass_writes_less_that(
     seed: int, refused: frozenset[int]
@@ -124,7 +125,7 @@ def test_o11_whatever_is_refused_what_is_written_is_what_an_unhindered_pass_writ
             world.make_pass(frozenset(world.rng.sample(range(4), world.rng.randint(0, 2))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(seed=SEEDS, refused=INDICES, is_seen=st.booleans())
 def test_o11_refused_writes_lose_no_model_and_give_no_memory_twice(
     seed: int, refused: frozenset[int], is_seen: bool
@@ -138,7 +139,7 @@ def test_o11_refused_writes_lose_no_model_and_give_no_memory_twice(
             refused = frozenset(world.rng.sample(range(4), world.rng.randint(0, 3)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=SEEDS, refused=INDICES)
 def test_o11_once_nothing_is_refused_any_more_everything_comes_to_rest_in_a_few_passes(
     seed: int, refused: frozenset[int]

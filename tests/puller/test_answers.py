@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.puller.answers_corpus import NONSENSE, ODD, RIGHT
 from support.puller.driver_builders import entry, server_settings
 from trainedmodel_puller.core.state import Layout, ServerState
@@ -161,8 +161,7 @@ def run(kind: str, root: Path, say: Callable[[], tuple[int, bytes]]) -> None:
 @pytest.mark.parametrize("kind", RIGHT)
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
-    max_examples=40,
+    max_examples=examples(40),
 )
 @given(data=st.data())
 def test_any_answer_is_doubt_absence_or_a_refusal(
@@ -208,7 +207,6 @@ def test_pages_without_an_end_are_not_turned_for_ever(tmp_path: Path, clock: Clo
     assert turned < 2000
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=500))
 @example(b'{"error": "\\ud800"}')
 @example(b'{"error": "\\u001b[31mred"}')
@@ -292,12 +290,9 @@ class TestOnTheWire:
             writer.write(said)
             await writer.drain()
 
-        began = time.monotonic()
         try:
             status, body = await self.ask(answer)
         except (ServerInDoubt, ServerGone):
             return
-        finally:
-            assert time.monotonic() - began < 20
         assert isinstance(status, int)
         assert isinstance(body, bytes)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -141,16 +140,14 @@ from trainedmodel_puller.storage.outside import OutsideLoop, OutsideThreads
 async def main():
     try:
         async with asyncio.timeout(0.1):
-            await OutsideThreads().run("hung", lambda: time.sleep(100))
+            await OutsideThreads().run("hung", lambda: time.sleep(3600))
     except TimeoutError:
         print("left")
 with asyncio.Runner(loop_factory=OutsideLoop) as runner:
     runner.run(main())
 """
-    began = time.monotonic()
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100, check=True)
     assert ran.stdout == b"left\n"
-    assert time.monotonic() - began < 50
 
 
 def test_a_signal_ends_the_process_in_time_whatever_hangs() -> None:
@@ -160,9 +157,7 @@ import concurrent.futures, time
 from trainedmodel_puller.cli import command
 command._LONGEST_END_S = 0.5
 command.end_soon()
-concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 100)
+concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 3600)
 """
-    began = time.monotonic()
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100, check=True)
     assert b"shutdown_forced" in ran.stdout + ran.stderr
-    assert time.monotonic() - began < 60

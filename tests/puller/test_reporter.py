@@ -254,7 +254,8 @@ async def test_who_stays_on_the_way_is_told_of_a_moment_later_whatever_moves(ben
             await asyncio.sleep(0.01)
             if "new" in bench.told():
                 break
-        assert 0.15 < time.monotonic() - began < 1.0
+        assert turn < 999, "it is told although its state changes all the time"
+        assert time.monotonic() - began > 0.15
 
     await follow(bench, act)
 
@@ -272,15 +273,18 @@ async def test_who_comes_and_goes_within_a_moment_is_not_told_of(bench: Bench) -
     assert bench.changes() == []
 
 
-async def test_a_failure_waits_for_nobody_who_is_on_the_way(bench: Bench) -> None:
+async def test_a_failure_waits_for_nobody_who_is_on_the_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "_ARRIVAL_S", 3600)
+    monkeypatch.setattr(reporter, "_PROGRESS_S", 3600)
+
     async def act() -> None:
         bench.say(a="Loaded")
         await bench.until(lambda: bench.told() == {"a": "Loaded"})
         await asyncio.sleep(0.3)  # what a write is followed by
-        began = time.monotonic()
         bench.tell({"a": failed("no"), "b": ReportedModel(state="Downloading")})
         await bench.until(lambda: bench.told() == {"a": "Failed", "b": "Downloading"})
-        assert time.monotonic() - began < 0.15
 
     await follow(bench, act)
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.puller.driver_builders import entry, server_settings
 from trainedmodel_contract.modelreport import MAX_MESSAGE
 from trainedmodel_puller.drivers.base import ModelServer
@@ -90,9 +91,7 @@ def fitted_or_refused(made: ModelServer, tree: Path) -> str | None:
 
 
 @pytest.mark.parametrize("kind", READ)
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(content=contents)
 def test_whatever_is_in_the_file_is_never_a_fault_of_ours(
     kind: str, content: bytes, tmp_path_factory: pytest.TempPathFactory

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.puller.volume_steps import load, lora_volume, make_volume, seal, served, stage
 from trainedmodel_puller.control.config_reader import read_folder, read_signature
 from trainedmodel_puller.core.snapshot import Unreadable
@@ -174,7 +175,7 @@ def test_whatever_stands_in_a_place_of_ours_ends_nobody(
                 assert outside(root) == before, f"{place} led outside"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.dictionaries(st.sampled_from(PLACES), GARBAGE, max_size=4))
 @example({"state/versions/m/2/.trainedmodel.json": CORPUS[4]})
 def test_garbage_in_several_places_ends_nobody(places: dict[str, bytes]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.webhook.injection_corpus import apply_patch
 from trainedmodel_contract import names
 from trainedmodel_operator.core.injection.inject import inject
@@ -73,7 +74,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(pods())
 def test_p4_a_pod_is_refused_or_its_server_sees_the_models_and_nothing_beside(pod: Any) -> None:
     injection = inject(pod, SETTINGS)

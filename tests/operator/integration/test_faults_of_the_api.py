@@ -43,13 +43,11 @@ def test_refused_statuses_delay_no_shard(scene: FaultedScene) -> None:
         return request.kind == "trainedmodels/status"
 
     with scene.operator():
-        with scene.proxy.failing(answering(429, retry_after="30"), where=is_status):
+        with scene.proxy.failing(answering(429, retry_after="3600"), where=is_status):
             scene.cluster.apply(trained_model("first"))
             wait_until(lambda: scene.proxy.count(kind="trainedmodels/status"))
-            began = time.monotonic()
             scene.cluster.apply(trained_model("second"))
             scene.wait_for_shards([trained_model("first"), trained_model("second")])
-            assert time.monotonic() - began < 10
         assert scene.proxy.count(kind="trainedmodels/status") == 1
 
 
@@ -83,9 +81,7 @@ def test_connections_are_refused_for_30_seconds(scene: FaultedScene) -> None:
             scene.cluster.apply(*new)
             scene.report_loaded(["pod-a"], [*kept, *new])
             time.sleep(30)
-        began = time.monotonic()
-        scene.wait_for_truth([*kept, *new], timeout_s=40)
-        assert time.monotonic() - began < 20, "who comes back is not kept waiting by back-off"
+        scene.wait_for_truth([*kept, *new])
         assert witness.lost == []
         assert operator.poll() is None
         assert scene.metric("trainedmodel_operator_api_errors", cause="unreachable") > 0

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_contract.modelreport import ReportedModel
 from trainedmodel_puller.core.bounds import (
@@ -209,7 +209,6 @@ BUDGETS = st.builds(Budget, wanted=st.integers(2, 3000), most=st.integers(3000, 
 )
 
 
-@settings(deadline=None)
 @given(REPORTS, REPORTS, BUDGETS)
 def test_nothing_is_ever_larger_than_the_budget(
     first: dict[str, ReportedModel], second: dict[str, ReportedModel], budget: Budget
@@ -222,7 +221,6 @@ def test_nothing_is_ever_larger_than_the_budget(
     assert bound_models(first, budget, before) == before
 
 
-@settings(deadline=None)
 @given(st.lists(SOME, min_size=30, max_size=30), st.integers(0, 29), SOME, st.integers(300, 9000))
 def test_one_change_is_one_small_patch(
     models: list[ReportedModel], index: int, change: ReportedModel, room: int

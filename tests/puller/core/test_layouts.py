@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_contract.modelreport import MAX_MESSAGE
 from trainedmodel_puller.core.layouts import (
@@ -51,14 +51,12 @@ def refusals(shape: Shape) -> list[str | None]:
     ]
 
 
-@settings(deadline=None)
 @given(paths)
 def test_a_refusal_is_short_and_safe_to_be_shown_whatever_the_names_are(names: list[str]) -> None:
     for why in refusals(Shape(names)):
         assert why is None or (why.isascii() and why.isprintable() and len(why) <= MAX_MESSAGE)
 
 
-@settings(deadline=None)
 @given(paths, st.text(min_size=1, max_size=20).filter(lambda name: "/" not in name))
 def test_each_refusal_says_what_was_found(names: list[str], one: str) -> None:
     shape = Shape([*names[:3], one])
@@ -66,7 +64,6 @@ def test_each_refusal_says_what_was_found(names: list[str], one: str) -> None:
         assert why is None or "found: " in why or "at the top of the source" in why
 
 
-@settings(deadline=None)
 @given(paths)
 def test_a_listing_and_its_files_deeper_down_are_told_alike(names: list[str]) -> None:
     """What lies below the second level tells nothing."""
@@ -105,7 +102,6 @@ def test_the_file_that_the_runtime_would_choose_is_chosen(
     assert choose_artefact(frozenset(files), framework) == chosen
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["sklearn", "xgboost", "lightgbm"]),
     st.frozensets(st.text(min_size=1, max_size=12)),

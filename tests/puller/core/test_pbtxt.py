@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_puller.core.pbtxt import is_ensemble, without_name
 
@@ -30,14 +30,12 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(pieces).map("\n".join))
 def test_taking_the_name_out_is_done_after_one_time(text: str) -> None:
     once = without_name(text)
     assert without_name(once) == once
 
 
-@settings(deadline=None)
 @given(st.text(), st.text(alphabet="abc \n#\udcf6é{}"))
 def test_a_text_without_a_name_stays_as_it_is(one: str, other: str) -> None:
     for text in (one, other):
@@ -45,7 +43,6 @@ def test_a_text_without_a_name_stays_as_it_is(one: str, other: str) -> None:
             assert without_name(text) == text
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_bytes_of_any_kind_come_through(content: bytes) -> None:
     text = content.decode("utf-8", "surrogateescape")

@@ -15,6 +15,7 @@ from puller.plan_builders import (
     desire,
     on_disk,
 )
+from support.examples import examples
 from trainedmodel_puller.core.plan import plan
 from trainedmodel_puller.core.state import (
     DesiredState,
@@ -92,7 +93,7 @@ def apply_plan(made: Plan, observed: ObservedState) -> ObservedState:
 
 
 @given(DESIRES, OBSERVATIONS)
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_a_plan_never_acts_on_what_is_in_flight_or_in_doubt(
     desired: DesiredState, observed: ObservedState
 ) -> None:
@@ -136,7 +137,7 @@ def test_the_order_of_the_input_does_not_matter(
 
 
 @given(DESIRES, OBSERVATIONS)
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_p7_from_any_state_a_few_passes_reach_the_empty_plan(
     desired: DesiredState, observed: ObservedState
 ) -> None:
@@ -158,7 +159,7 @@ def test_p7_from_any_state_a_few_passes_reach_the_empty_plan(
 
 
 @given(DESIRES, OBSERVATIONS)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_plan_is_the_same_when_nothing_has_changed(
     desired: DesiredState, observed: ObservedState
 ) -> None:
@@ -166,7 +167,7 @@ def test_a_plan_is_the_same_when_nothing_has_changed(
 
 
 @given(DESIRES, OBSERVATIONS, NAMES)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_plan_for_one_name_decides_as_the_plan_for_all_does(
     desired: DesiredState, observed: ObservedState, name: str
 ) -> None:

@@ -6,6 +6,7 @@ import json
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from trainedmodel_contract.entry import Entry
 from trainedmodel_contract.shard import make_manifest
 from trainedmodel_puller.core.plan import plan
@@ -98,7 +99,7 @@ def check(folder: dict[str, bytes | Unreadable], held: LastGoodConfig) -> LastGo
     return kept
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(FOLDER, FOLDER)
 def test_no_folder_keeps_a_good_entry_from_being_served(
     before: dict[str, bytes | Unreadable], after: dict[str, bytes | Unreadable]
@@ -136,7 +137,6 @@ def test_a_file_that_cannot_be_read_keeps_its_last_good_form_and_says_so() -> No
     assert desired.faults["good"].message == "good.json cannot be read: Permission denied"
 
 
-@settings(deadline=None)
 @given(CONTENT | mutated(LastGoodConfig({"loose": {"good": GOOD.to_json()}}).to_json().encode()))
 @example(b'{"groups": {"loose": {"a": "{}"}}}')
 @example(b'{"groups": ' + DEEP + b"}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trainedmodel_puller.core.watching import RECENT, SHARE, longest_pause_s, pause_s
 
@@ -11,19 +11,16 @@ some_looks = st.lists(st.floats(0.0, 60.0), min_size=RECENT, max_size=10)
 models = st.integers(0, 100_000)
 
 
-@settings(deadline=None)
 @given(looks, models)
 def test_the_pause_is_bounded_whatever_a_look_took(looks_s: list[float], count: int) -> None:
     assert 0.0 <= pause_s(looks_s, count) <= longest_pause_s(count) <= 60.0
 
 
-@settings(deadline=None)
 @given(looks, st.integers(0, 50))
 def test_with_few_models_the_pause_is_a_matter_of_seconds(looks_s: list[float], count: int) -> None:
     assert pause_s(looks_s, count) <= 6.0
 
 
-@settings(deadline=None)
 @given(st.floats(0.0, 0.05), st.floats(0.0, 60.0), st.integers(0, RECENT - 1), models)
 def test_one_slow_look_does_not_change_the_pause(
     usual_s: float, slow_s: float, at: int, count: int
@@ -33,7 +30,6 @@ def test_one_slow_look_does_not_change_the_pause(
     assert pause_s(looks_s, count) == pause_s([usual_s] * RECENT, count)
 
 
-@settings(deadline=None)
 @given(some_looks, st.floats(0.0, 60.0), models)
 def test_a_look_that_has_become_cheap_counts_at_once(
     looks_s: list[float], now_s: float, count: int
@@ -41,13 +37,11 @@ def test_a_look_that_has_become_cheap_counts_at_once(
     assert pause_s([*looks_s, now_s], count) <= now_s / SHARE
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 60.0), min_size=RECENT), models)
 def test_what_was_long_ago_does_not_count(looks_s: list[float], count: int) -> None:
     assert pause_s(looks_s, count) == pause_s(looks_s[-RECENT:], count)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 900), st.floats(1.0, 1.2))
 def test_looks_of_a_server_that_reads_a_file_a_model_cost_two_percent(
     count: int, ms_a_model: float
@@ -57,14 +51,12 @@ def test_looks_of_a_server_that_reads_a_file_a_model_cost_two_percent(
     assert pause_s([look_s] * RECENT, count) >= look_s / SHARE - 1e-9
 
 
-@settings(deadline=None)
 @given(models, models)
 def test_more_models_never_shorten_the_longest_pause(one: int, other: int) -> None:
     fewer, more = sorted((one, other))
     assert longest_pause_s(fewer) <= longest_pause_s(more)
 
 
-@settings(deadline=None)
 @given(looks, models)
 def test_while_we_load_looks_are_never_more_frequent(looks_s: list[float], count: int) -> None:
     acting = pause_s(looks_s, count, is_acting=True)

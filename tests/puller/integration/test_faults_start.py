@@ -173,9 +173,8 @@ def test_a_second_puller_on_a_volume_waits_until_the_first_has_died(
     other.wait("n", state="Loaded")
     begin = second(make, other, "--state-dir", str(state))
     begin.until(says(begin, "VolumeInUse"), "the third's words")
-    code, seconds = begin.terminate()
+    code, _ = begin.terminate()
     assert code == 0, "who waits ends when it is asked to"
-    assert seconds < 10
 
 
 def test_whoever_was_killed_leaves_no_lock_behind(make: Make, tmp_path: Path) -> None:

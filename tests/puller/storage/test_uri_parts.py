@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from puller.storage.servers import RawServer, Request, point_s3
 from puller.storage.test_download import tree
+from support.examples import examples
 from trainedmodel_contract.reasons import Reason
 from trainedmodel_contract.uri import StorageUri, parse_uri
 from trainedmodel_devkit.stores import S3Store
@@ -75,7 +76,7 @@ SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "hf", "http", "https", "file", "pvc"
 
 
 @given(st.sampled_from(SCHEMES), PARTS)
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @example("s3", "b/m?versionId=1")
 @example("s3", "b//m")
 @example("az", "c@a/m/")
@@ -101,11 +102,7 @@ def _used(uri: StorageUri) -> str:
 
 
 @given(PARTS)
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example("My Models/iris v1")
 @example("a%20b/c%2Fd")
 @example("a+b;c=d&e~\\f")

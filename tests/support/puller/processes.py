@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from trainedmodel_contract.revision import compute_revision
 from trainedmodel_devkit.ports import free_port
@@ -46,6 +46,10 @@ def infer(server_url: str, model: str, value: float) -> float | None:
             return float(json.loads(answer.read())["outputs"][0]["data"][0])
     except (OSError, ValueError):
         return None
+
+
+#: No wait for a condition gives up earlier, in seconds: its bound says nothing about speed.
+LEAST_WAIT_S: Final = 60.0
 
 
 class Puller:
@@ -115,7 +119,7 @@ class Puller:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         self.process = None
         return code, time.monotonic() - began
 
@@ -194,7 +198,9 @@ class Puller:
         def details() -> str:
             return f"{self.status()}\n{self.log.read_text(errors='replace')[-3000:]}"
 
-        wait_until(condition, timeout_s, what=what, every_s=0.01, details=details)
+        wait_until(
+            condition, max(timeout_s, LEAST_WAIT_S), what=what, every_s=0.01, details=details
+        )
 
     def events(self, name: str | None = None) -> list[Json]:
         """Return its log lines, of all its lives."""
