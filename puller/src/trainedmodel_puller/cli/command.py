@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
-import sys
 import threading
 from collections.abc import Coroutine
 from dataclasses import fields
@@ -14,12 +12,11 @@ from typing import Any, Final
 
 import click
 import structlog
-from structlog.typing import EventDict
 
 from trainedmodel_puller.app import run
 from trainedmodel_puller.cli.dry_run import print_plan
 from trainedmodel_puller.cli.flags import with_flags
-from trainedmodel_puller.core.secrets import without_queries
+from trainedmodel_puller.cli.logs import configure_logging
 from trainedmodel_puller.errors import SettingsError
 from trainedmodel_puller.settings import PodIdentity, Settings
 from trainedmodel_puller.storage.outside import OutsideLoop
@@ -137,43 +134,3 @@ def _make_identity(flags: dict[str, Any]) -> PodIdentity | None:
         service=flags["service"],
         account_dir=flags["service_account_dir"],
     )
-
-
-def configure_logging(form: str, level: str) -> None:
-    """Write the log to standard error, one structured line for each event."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_CuttingFormatter(logging.BASIC_FORMAT))
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _cut_queries,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-class _CuttingFormatter(logging.Formatter):
-    """Formats the lines of libraries, without the queries of URLs."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_queries(super().format(record))
-
-
-def _cut_queries(_: Any, __: str, event: EventDict) -> EventDict:
-    """Remove the queries of URLs from a line, tracebacks included."""
-    for key, value in event.items():
-        if isinstance(value, str) and "?" in value:
-            event[key] = without_queries(value)
-    return event
