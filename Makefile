@@ -8,6 +8,9 @@ TOOLS := .tools
 UV := $(TOOLS)/bin/uv
 # The registries alone: no interpreter is ever downloaded.
 export UV_PYTHON_DOWNLOADS := never
+# Tests start hundreds of processes: without bytecode each compiles all that it imports, for seconds.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 # A package release is taken up some days after it came out, not before.
 COOLDOWN ?= 2026-11-16
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
@@ -17,7 +20,7 @@ TYPED := contract/src operator/src puller/src devkit/src tests benchmarks e2e
 # Where the end-to-end suite runs: node (a real kubelet on this machine, root), kind, kubeconfig.
 PROVIDER ?= node
 
-.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit integration e2e demo bench-propagation bench-puller bench-operator bench-hanging clean
+.PHONY: help setup prepare prepare-tests lock generate verify lint format type layers check test unit slow integration hooks e2e demo bench-propagation bench-puller bench-operator bench-hanging clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -79,16 +82,19 @@ layers: setup ## Prove who imports whom
 
 check: lint type layers verify ## All checks that run nothing
 
-unit: setup ## The fast tests: no cluster, no server, no network
-	@$(BIN)/pytest -m "not integration"
+unit: setup ## The fast tests: no cluster, no server, no network (plain pytest)
+	@$(BIN)/pytest
+
+slow: setup ## What the fast tests leave out and needs no cluster either: kills, errors, fuzz
+	@TRAINEDMODEL_TEST_EXAMPLES=all $(BIN)/pytest -n 2 --dist loadfile -m "not integration"
 
 integration: prepare-tests ## The tests on real parts
 	@$(BIN)/pytest -n 2 --dist loadfile -m integration
 
 # Two workers share the machine, and some tests have limits of time: who fails beside others is asked once more, alone.
 test: prepare-tests ## All tests; what fails beside others is run once more, alone
-	@$(BIN)/pytest -n 2 --dist loadfile --durations=30 --durations-min=5; status=$$?; if [ $$status -ne 1 ]; then exit $$status; fi; \
-	echo "== what failed, once more, alone"; $(BIN)/pytest --last-failed --last-failed-no-failures=none --maxfail=1
+	@export TRAINEDMODEL_TEST_EXAMPLES=all; $(BIN)/pytest -n 2 --dist loadfile -m "" --durations=30 --durations-min=5; status=$$?; if [ $$status -ne 1 ]; then exit $$status; fi; \
+	echo "== what failed, once more, alone"; $(BIN)/pytest -m "" --last-failed --last-failed-no-failures=none --maxfail=1
 
 e2e: setup ## The whole way on a real node (root; PROVIDER=node|kind|kubeconfig, E2E_FLAGS for the last)
 	@$(BIN)/python -m trainedmodel_devkit prepare --e2e=$(PROVIDER)

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from trainedmodel_devkit.environments import checkout
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = checkout() / "images" / "bytecode.py"
 

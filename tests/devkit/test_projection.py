@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from trainedmodel_devkit.projection import AtomicWriter, payload_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_of_two_equal_keys_the_later_config_map_wins() -> None:
     first = {"data": {"a.json": "1", "b.json": "1"}}

@@ -11,7 +11,7 @@ from support.operator.fake_kube import FakeKube, Operator
 from trainedmodel_operator.core.plan import StatusWrite
 from trainedmodel_operator.reconcile.status_writer import IN_FLIGHT, YIELDING
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.slow]
 
 NAMES = [f"m{number:03}" for number in range(200)]
 REVISIONS = {name: model.revision() for name in NAMES if (model := one(name).model) is not None}

@@ -14,7 +14,7 @@ from trainedmodel_operator.core.shards.documents import seen_digest
 from trainedmodel_operator.errors import Unavailable
 from trainedmodel_operator.reconcile import initial_sync, resync
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.slow]
 
 PARENTS = ("tabular", "text", "vision")
 

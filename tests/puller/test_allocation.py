@@ -13,6 +13,8 @@ import pytest
 from trainedmodel_puller.usage.allocation import allocated_bytes
 from trainedmodel_puller.volume.durable import exchange
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 Move = Callable[[Path], None]
 

@@ -18,6 +18,8 @@ from trainedmodel_puller.drivers.mms import MultiModelServer
 from trainedmodel_puller.drivers.torchserve import TorchServe
 from trainedmodel_puller.errors import ServerFault
 
+pytestmark = pytest.mark.slow
+
 
 def row(name: str, url: str, *workers: str) -> dict[str, Any]:
     return {

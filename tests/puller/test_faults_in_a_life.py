@@ -34,7 +34,7 @@ from trainedmodel_puller.volume.async_volume import AsyncVolume
 from trainedmodel_puller.volume.identity import IDENTITY_FILE
 from trainedmodel_puller.volume.volume import Volume
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 MOST_STEPS = 400
 

@@ -18,7 +18,7 @@ from trainedmodel_contract.reasons import Reason
 from trainedmodel_puller.core.state import Limits
 from trainedmodel_puller.usage.volume_usage import VolumeUsage
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 KIB = 1024
 

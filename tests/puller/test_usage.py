@@ -15,6 +15,8 @@ from trainedmodel_puller.usage import volume_usage as module
 from trainedmodel_puller.usage.allocation import allocated_bytes
 from trainedmodel_puller.usage.volume_usage import VolumeUsage
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 
 

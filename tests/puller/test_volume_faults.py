@@ -16,6 +16,8 @@ from trainedmodel_puller.core.state import DiskModel
 from trainedmodel_puller.errors import SettingsError, VolumeFault
 from trainedmodel_puller.volume.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 Way = tuple[Callable[[Volume], None], str | None, set[str]]
 WAYS: dict[str, Way] = {
     "first": (first, None, {"1"}),

@@ -25,6 +25,8 @@ from trainedmodel_puller.core.snapshot import Unreadable
 from trainedmodel_puller.errors import VolumeFault
 from trainedmodel_puller.volume.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 #: Each file of ours, and each folder around one.
 PLACES = (
     "models/m/.trainedmodel.json",

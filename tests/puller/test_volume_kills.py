@@ -26,6 +26,8 @@ from trainedmodel_puller.volume import layouts as trees_module
 from trainedmodel_puller.volume import staging as staged_module
 from trainedmodel_puller.volume.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """Stands for kill -9: no handler of the code under test sees it."""

@@ -13,6 +13,8 @@ from trainedmodel_operator.core.certificates import Held, Lifetimes
 from trainedmodel_operator.errors import CertificateError
 from trainedmodel_operator.webhook import pki
 
+pytestmark = pytest.mark.slow
+
 HOSTS = frozenset({"localhost", "127.0.0.1"})
 LIFETIMES = Lifetimes()
 

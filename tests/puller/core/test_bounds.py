@@ -19,6 +19,8 @@ from trainedmodel_puller.core.bounds import (
 )
 from trainedmodel_puller.core.report import diff_models
 
+pytestmark = pytest.mark.slow
+
 MANY = 10_000
 NEW, OLD = "9f3ac1d20b7e4455", "66bbc1d20b7e4455"
 THEN = datetime(2026, 1, 1, tzinfo=UTC)

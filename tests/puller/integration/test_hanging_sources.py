@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.puller import hanging_sources
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.timeout(240)
 def test_p12_twenty_sources_that_hang_each_in_its_own_way_delay_nobody() -> None:

@@ -42,6 +42,8 @@ from trainedmodel_puller.storage.archives import (
     unpack,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_bomb_ends_at_the_limit_not_behind_it(kind: ArchiveKind, tmp_path: Path) -> None:

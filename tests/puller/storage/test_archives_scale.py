@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path

@@ -21,6 +21,8 @@ from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.registry import StorageRegistry
 from trainedmodel_puller.storage.settings import StorageSettings
 
+pytestmark = pytest.mark.slow
+
 
 async def test_single_and_folder_and_neither(
     downloader: Downloader, memory: fsspec.AbstractFileSystem, tmp_path: Path

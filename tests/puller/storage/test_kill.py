@@ -14,6 +14,8 @@ import pytest
 from puller.storage.servers import RawServer, Request
 from trainedmodel_devkit.stores import S3Store
 
+pytestmark = pytest.mark.slow
+
 PART = 64 * 1024
 CONTENT = os.urandom(64 * PART)
 PROGRAM = """

@@ -18,6 +18,8 @@ from trainedmodel_puller.storage.base import Listing
 from trainedmodel_puller.storage.download import Downloader
 from trainedmodel_puller.storage.transfer.journal import journal_path
 
+pytestmark = pytest.mark.slow
+
 PART = 64 * 1024
 FILES = {
     "large": os.urandom(5 * PART),
