@@ -124,6 +124,8 @@ class TestWords:
         [
             (b'{"error":"Model x not found"}', "Model x not found"),
             (b'{"detail":"Not Found"}', "Not Found"),
+            (b'{"error":{"message":"no adapter"}}', "no adapter"),
+            (b'{"success":false,"error_message":"not enabled"}', "not enabled"),
             (b"Internal Server Error", "Internal Server Error"),
             (b"", ""),
             (
@@ -192,7 +194,7 @@ class TestDoubt:
             return web.Response(status=400 if request.path.endswith("ready") else 200)
 
         async with serving(handler) as driver:
-            with pytest.raises(ServerFault, match="does not call the model ready"):
+            with pytest.raises(ServerFault, match="200 for the load, but the model is not ready"):
                 await driver.load(target())
 
     async def test_settings_that_mlserver_cannot_use_are_named(self) -> None:

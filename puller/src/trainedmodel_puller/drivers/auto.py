@@ -1,15 +1,15 @@
-"""Which server is it? Asked of the server itself (`--server auto`).
+"""Detection of the model server's kind (`--server auto`).
 
-A server is known by words that no other says, read off real ones (those of SGLang, TensorFlow
-Serving and OpenVINO Model Server in their sources). Many answer a path that another made famous
-(`/v1/models` has five meanings), so a name alone is believed only where it is the server's own, and
-else two answers must agree.
+A server is recognised by answers that no other server gives. They were recorded from real servers;
+those of SGLang, TensorFlow Serving and OpenVINO Model Server are from their sources. Several
+servers imitate paths of another (`/v1/models` has five meanings). So a name is enough only if no
+other server uses it; otherwise two answers must agree.
 
-It never guesses: no answer in time, words that fit nobody, or two servers that both answer are all
-"not sure", and it is asked again. An address that serves predictions only, as TorchServe's 8080, is
-no match either: the driver could do nothing there.
+Detection never guesses. If no answer comes in time, if the answers fit no known server, or if two
+servers answer, the result is None and the caller tries again. An address that only serves
+predictions, such as TorchServe's 8080, does not match: the driver cannot load models there.
 
-Only GETs are sent, to paths that these servers have; to the others they are one 404 each.
+Only GET requests are sent, to paths that these servers have. Each is at most a 404 to the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainedmodel_puller.drivers.client import parsed
 
 log: Final = structlog.get_logger()
 
-#: Where the known kinds listen when nobody says otherwise.
+#: The default addresses of the known kinds.
 DEFAULT_URLS: Final = (
     "http://127.0.0.1:8080",  # MLServer, KServe, llama-server
     "http://127.0.0.1:8000",  # Triton, vLLM, OpenVINO Model Server
@@ -35,20 +35,20 @@ DEFAULT_URLS: Final = (
     "http://127.0.0.1:30000",  # SGLang
 )
 
-#: How long one server may take for all of its answers, in seconds.
+#: Time limit for all answers of one server, in seconds.
 TIMEOUT_S: Final = 3.0
 _MAX_BODY: Final = 4 * 1024 * 1024
-#: A model that nobody has: the words of its absence differ from server to server.
+#: A model that does not exist. Each server words this error differently.
 _NOBODY: Final = "/v1/models/trainedmodel-nobody"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A server that said who it is.
+    """A detected server.
 
     Attributes:
         kind: As in `--server`.
-        url: Where it listens.
+        url: Its address.
     """
 
     kind: str
@@ -62,21 +62,21 @@ class _Answer:
     document: Any
 
     def get(self, key: str) -> Any:
-        """Return a field of the answered object; None if it is no object or has no such field."""
+        """Return a field of the document; None if it is not an object or lacks the field."""
         return self.document.get(key) if isinstance(self.document, dict) else None
 
 
-#: By path; a path that was not answered in time is not in it.
+#: Answers by path, without the paths that were not answered in time.
 _Answers = Mapping[str, _Answer]
 _NOTHING: Final = _Answer(0, "", None)
 
 
 async def identify(url: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Identity | None:
-    """Ask the server at `url`, or whoever is at the default addresses, who it is.
+    """Detect the server at `url`, or at one of the default addresses.
 
     Returns:
-        Kind and address; None if nobody answers, the answers fit no known server, or more than one
-        server answers.
+        Kind and address; None if no server answers, the answers fit no known server, or more than
+        one server answers.
     """
     urls = DEFAULT_URLS if url is None else (url.rstrip("/"),)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
@@ -86,7 +86,7 @@ async def identify(url: str | None = None, *, timeout_s: float = TIMEOUT_S) -> I
         log.warning(
             "servers_ambiguous",
             servers=[f"{one.kind} at {one.url}" for one in found],
-            fix="name one with --server and --server-url",
+            fix="set --server and --server-url",
         )
     return found[0] if len(found) == 1 else None
 
@@ -99,12 +99,12 @@ async def _identify_one(
             answers = await _ask_all(session, url)
     except TimeoutError:
         return None
-    kinds = [kind for kind, is_it in _TELLS.items() if is_it(answers)]
+    kinds = [kind for kind, matches in _MATCHERS.items() if matches(answers)]
     return Identity(kinds[0], url) if len(kinds) == 1 else None
 
 
 async def _ask_all(session: aiohttp.ClientSession, url: str) -> _Answers:
-    """Ask the first path alone: where nobody listens, or it tells all, the others are spared."""
+    """Ask the first path alone: often it is enough, or shows that no server listens."""
     first, *others = _PATHS
     answer = await _ask(session, url + first)
     if answer is None:
@@ -137,7 +137,7 @@ def _read(body: bytes) -> Any:
         return None
 
 
-# -- what only one server says ---------------------------------------------------------
+# -- answers that only one server gives -------------------------------------------------
 
 
 def _is_named_v2(answer: _Answer) -> bool:
@@ -145,23 +145,23 @@ def _is_named_v2(answer: _Answer) -> bool:
 
 
 def _is_v2(name: str) -> Callable[[_Answers], bool]:
-    def is_it(answers: _Answers) -> bool:
+    def matches(answers: _Answers) -> bool:
         said = answers.get("/v2", _NOTHING)
         return said.status == 200 and said.get("name") == name
 
-    return is_it
+    return matches
 
 
 def _is_managed(title: str) -> Callable[[_Answers], bool]:
-    """Tell a management address by its description, and by the list that predictions lack."""
+    """Match a management address: by its description, and by a list that predictions lack."""
 
-    def is_it(answers: _Answers) -> bool:
+    def matches(answers: _Answers) -> bool:
         info = answers.get("/api-description", _NOTHING).get("info")
         listed = answers.get("/models", _NOTHING)
         is_titled = isinstance(info, dict) and info.get("title") == title
         return is_titled and listed.status == 200 and isinstance(listed.get("models"), list)
 
-    return is_it
+    return matches
 
 
 def _is_llama(answers: _Answers) -> bool:
@@ -185,8 +185,8 @@ def _is_vllm(answers: _Answers) -> bool:
 
 
 def _is_sglang(answers: _Answers) -> bool:
-    told = [answers.get(path, _NOTHING) for path in ("/model_info", "/get_model_info")]
-    has_info = any(said.status == 200 and said.get("model_path") for said in told)
+    infos = [answers.get(path, _NOTHING) for path in ("/model_info", "/get_model_info")]
+    has_info = any(said.status == 200 and said.get("model_path") for said in infos)
     return has_info and _is_owner(answers, "sglang")
 
 
@@ -214,7 +214,7 @@ _PATHS: Final = (
     "/api-description",
     "/props",
 )
-_TELLS: Final[Mapping[str, Callable[[_Answers], bool]]] = {
+_MATCHERS: Final[Mapping[str, Callable[[_Answers], bool]]] = {
     "triton": _is_v2("triton"),
     "mlserver": _is_v2("mlserver"),
     "kserve": _is_v2("kserve"),

@@ -1,20 +1,22 @@
-"""The seam to a model server.
+"""The interface between the puller and a model server.
 
-A driver speaks one server's dialect and hides its quirks; it decides nothing. What it must hold:
+A driver speaks the API of one kind of server and hides its quirks. It makes no decisions. These
+rules hold for each driver:
 
-- `load` returns only when the server itself says that the model is ready, and raises otherwise. A
-  2xx answer alone proves nothing: MLServer answers 200 for a model whose load returned false;
-- `unload` returns only when the server no longer has the name; a name it never had is no error;
-- `observe` says what it saw or raises; it never returns a guess (P2);
-- none of them is called twice at once for one name.
+- `load` returns only when the server itself reports that the model is ready, and raises otherwise.
+  A 2xx answer alone proves nothing: MLServer answers 200 for a model whose load returned false.
+- `unload` returns only when the server no longer has the name. An unknown name is no error.
+- `observe` returns what the server reported, or raises. It never returns a guess (P2).
+- Calls for one name never overlap.
 
-Where the files of a revision must lie depends on the server, and a driver says so (`layout`):
+The place for the files of a revision depends on the server. The driver's `layout` says which:
 
-- *in place*: one folder a name, `<model-dir>/<name>`; an update swaps it, the old model lives on in
-  the server's memory. For servers that read files only while they load;
-- *per revision*: one folder a revision, `<model-dir>/<name>/<folder>`, never touched again once
-  made, gone only after it was let go of. For servers that come back to the files (vLLM reads an
-  evicted adapter again) or want a new version number (TensorFlow Serving).
+- *In place*: one folder for each name, `<model-dir>/<name>`. An update swaps the folder, and the
+  old model stays in the server's memory. This is for servers that read files only during a load.
+- *Per revision*: one folder for each revision, `<model-dir>/<name>/<folder>`. It never changes, and
+  it is deleted only after the server has unloaded the revision. This is for servers that read the
+  files again later (vLLM reads an evicted adapter again) or need a new version number (TensorFlow
+  Serving).
 """
 
 from __future__ import annotations
@@ -30,36 +32,35 @@ from trainedmodel_puller.core.shape import Shape
 from trainedmodel_puller.core.state import Layout, ServerState
 from trainedmodel_puller.errors import PullerError
 
-#: How long one look at the server may take, in seconds.
+#: Time limit of one request that observes the server, in seconds.
 OBSERVE_TIMEOUT_S: Final = 5.0
-#: How long a load or unload may take before it is called failed, in seconds. The server is polled
-#: meanwhile, never asked twice.
+#: Time limit of a load or unload, in seconds. The call is sent once, then the state is polled.
 ACTION_TIMEOUT_S: Final = 600.0
 
 
 class ServerGone(PullerError):
-    """Nobody listens at the server's address: the process is down."""
+    """The server's address refuses connections: the process is down."""
 
 
 class ServerInDoubt(PullerError):
-    """Somebody listens, but did not answer in time, or answered what makes no sense."""
+    """The server accepts connections, but its answer is late, unexpected or malformed."""
 
 
 class ServerHungUp(ServerInDoubt):
-    """Somebody listened and dropped the connection in the middle of a call."""
+    """The server closed the connection during a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a load is to bring about.
+    """The wanted result of a load.
 
     Attributes:
         name: Served name.
-        revision: What must serve afterwards.
+        revision: The revision that serves after the load.
         path: The tree, as the server sees it: below `--server-model-dir`.
-        entry: As the revision was fetched with; its parameters go into the load call.
-        is_serving: The server was last seen to serve some revision of the name: then its being
-            ready proves nothing of the new one.
+        entry: The entry that the revision was fetched for. Its parameters go into the load call.
+        is_serving: Whether the server was last seen to serve some revision of the name. In that
+            case readiness does not prove that the new revision serves.
     """
 
     name: str
@@ -71,11 +72,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one look at the server has shown.
+    """The models of a server at one moment.
 
     Attributes:
-        states: By served name; a name that is not in it is absent.
-        revisions: By served name, for servers that tell which files they serve: the revision.
+        states: State by served name. A name without a state is not loaded.
+        revisions: Revision by served name, for servers that report which files they serve.
     """
 
     states: Mapping[str, ServerState]
@@ -84,14 +85,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What a driver is told.
+    """The settings of a driver.
 
     Attributes:
-        url: Where the server listens; for MMS and TorchServe the management address.
+        url: Address of the server; of MMS and TorchServe, the management address.
         model_dir: The served folder, as the puller sees it.
         served_dir: The same folder, as the server sees it.
-        action_timeout_s: How long a load or unload may take in all, in seconds.
-        config_file: For servers that take one configuration file: where it is.
+        action_timeout_s: Time limit of a whole load or unload, in seconds.
+        config_file: Path of the configuration file, for servers that read one.
     """
 
     url: str
@@ -105,10 +106,10 @@ class ModelServer(Protocol):
     """One running model server.
 
     Attributes:
-        kind: Name of the dialect, as in `--server`.
-        url: Where it listens.
-        max_loads: How many loads it bears at once.
-        layout: Where it wants its files.
+        kind: As in `--server`.
+        url: Address of the server.
+        max_loads: How many loads may run at once.
+        layout: Where the files of a revision are.
     """
 
     kind: str
@@ -117,77 +118,77 @@ class ModelServer(Protocol):
     layout: Layout
 
     async def ping(self) -> bool:
-        """Ask for a sign of life, as cheaply as the server has one.
+        """Check that the server runs, with its cheapest request.
 
         Returns:
             Whether it is provably the same process as at the last ping.
 
         Raises:
-            ServerGone: nobody listens.
-            ServerInDoubt: no answer in time, or none that makes sense.
+            ServerGone: connection refused.
+            ServerInDoubt: no answer in time, or an unexpected one.
         """
         ...
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Return the state of each model the server knows; of `names` at least, if it has them.
+        """Return the state of the server's models, and of each of `names` that it has.
 
         Raises:
-            ServerGone: nobody listens.
-            ServerInDoubt: no answer in time, or none that makes sense.
+            ServerGone: connection refused.
+            ServerInDoubt: no answer in time, or an unexpected or malformed one.
         """
         ...
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Say why the server cannot load a source of this shape; None if nothing tells so yet.
+        """Return why the server cannot load a source of this shape; None if it may be able to.
 
-        Pure. It is asked about a listing before the first byte is fetched, and `prepare` asks it
-        about the tree, so a refusal never depends on more than names.
+        Pure. It is called with a listing before the first byte is fetched, and `prepare` calls it
+        with the tree. So a refusal depends on names alone.
         """
         ...
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Make a verified, not yet published tree loadable under the entry's name (blocking).
 
-        A kill may come between any two of its steps, so doing it again must end the same way. A
-        file that was there is never written into, only replaced: other names may share it. Names
-        and versions that the tree gives itself are the driver's: it takes them away or sets them.
+        A kill may come between any two steps, so a second call must end with the same result. An
+        existing file is never written into, only replaced, because other models may share it. The
+        driver removes or sets each name and version inside the tree.
 
         Returns:
-            Whether the tree may be another now; False spares its caller a look at each file.
+            Whether the tree may have changed. After False its caller need not look at each file.
 
         Raises:
-            ServerFault: InvalidLayout; names what is wanted and what is there.
-            OSError: the volume refused.
+            ServerFault: InvalidLayout. The message names the wanted files and the found ones.
+            OSError: from the model volume.
         """
         ...
 
     def touch(self, tree: Path) -> None:
-        """Make the server see that the published files are new (blocking)."""
+        """Make the published files look new to the server (blocking)."""
         ...
 
     def folder_name(self, revision: str) -> str:
-        """Return the folder of a revision below that of its name; for the layout per revision."""
+        """Return the folder name of a revision, for the layout per revision."""
         ...
 
     async def load(self, target: Target) -> None:
-        """Load or reload, and return when the server says ready and has let go of older revisions.
+        """Load or reload, and return when the model is ready and older revisions are unloaded.
 
         Raises:
-            ServerFault: LoadFailed or LoadTimeout, with the server's words.
-            ServerGone: nobody listens (any more).
+            ServerFault: LoadFailed or LoadTimeout, with the server's error.
+            ServerGone: connection refused.
         """
         ...
 
     async def unload(self, name: str) -> None:
-        """Unload, and return when the server says that it is gone.
+        """Unload, and return when the server no longer has the model.
 
         Raises:
-            ServerFault: UnloadFailed, with the server's words.
-            ServerGone: nobody listens: then nothing is loaded either, but that is for the next
-                observation to say.
+            ServerFault: UnloadFailed, with the server's error.
+            ServerGone: connection refused. Then nothing is loaded, but only the next observation
+                reports that.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -37,6 +37,8 @@ _KEPT_S: Final = 2.0
 #: Longer answers are not read. An index of ten thousand models takes one MiB.
 MOST_BYTES: Final = 16 * 1024 * 1024
 _MAX_WORDS: Final = 300
+#: Fields of an error body that may have its text; SGLang has the last one.
+_ERROR_FIELDS: Final = ("error", "detail", "message", "error_message")
 #: Errors of code that takes a document of the wrong shape apart.
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
@@ -266,7 +268,7 @@ def words(body: bytes) -> str:
     try:
         document = parsed(text)
         if isinstance(document, dict):
-            said = document.get("error") or document.get("detail") or document.get("message")
+            said = next((document[key] for key in _ERROR_FIELDS if document.get(key)), None)
             text = str((said.get("message") if isinstance(said, dict) else said) or text)
     except (ValueError, RecursionError):
         pass

@@ -1,4 +1,4 @@
-"""Configuration files of servers that take one: what is read of them and written to them."""
+"""The interface of a server's configuration file: reading its models and editing one of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class ConfigError(ValueError):
-    """The configuration file cannot be understood; the message says where."""
+    """The configuration file cannot be parsed. The message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Row:
 
     Attributes:
         base_path: The folder with its versions, as the server sees it.
-        versions: Versions asked for by number; empty if by another rule.
+        versions: The listed version numbers; empty if the file selects versions by another rule.
     """
 
     base_path: str
@@ -25,23 +25,23 @@ class Row:
 
 
 class ConfigFormat(Protocol):
-    """How a server's configuration file is written."""
+    """Reads and edits the configuration file of one kind of server."""
 
-    #: A file without models, which is not always an empty file.
+    #: The content of a file without models. An empty file may mean something else.
     empty: str
 
     def rows(self, text: str) -> dict[str, Row]:
         """Return the models of a file by name.
 
         Raises:
-            ConfigError: it cannot be understood.
+            ConfigError: it cannot be parsed.
         """
         ...
 
     def edit(self, text: str, name: str, base_path: str, versions: Sequence[int]) -> str:
-        """Return the file with one model's row put in, replaced, or (no versions) taken out.
+        """Return the text with one model's row added or replaced, or removed without versions.
 
         Raises:
-            ConfigError: it cannot be understood.
+            ConfigError: it cannot be parsed.
         """
         ...

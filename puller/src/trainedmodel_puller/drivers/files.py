@@ -1,7 +1,7 @@
-"""No server at all: files only (`--server none`).
+"""The driver without a server (`--server none`): it only keeps the files.
 
-For servers that watch their folder by themselves, and for use as a plain synchroniser. A model
-counts as loaded once its files are published: there is nobody else to ask.
+It serves servers that watch their folder by themselves, and use as a plain synchroniser. A model
+counts as loaded when its files are published.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FilesOnly(Driver):
         return True
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Return each name that has a folder as ready."""
+        """Return each of `names` that has a folder as ready."""
         try:
             return Observation(await asyncio.to_thread(self._look, tuple(names)))
         except OSError as error:

@@ -1,14 +1,15 @@
 """KServe's `ModelServer` (custom predictors): quirks measured on 0.21.
 
-- It speaks the v2 paths, but its index route is 404: `GET /v2/models` names what is in memory, so
-  that is the index, and each name's own readiness says the rest. A server that does have the index
-  is asked for it; which one it is, is remembered.
-- Any failed load is 503, an unknown name included, with the exception's words; the old instance
-  goes on serving. A load always loads again.
-- Unload of what is not loaded is 404.
-- A registered model that is not ready is 503 on `/ready`: an answer, not a doubt.
-- A load that computes (rather than awaits) silences all endpoints meanwhile: in doubt, not down.
-- What a model's folder must hold is its class's affair: nothing is prepared.
+- It has the v2 paths, but its index route is 404. `GET /v2/models` lists the models in memory, so
+  it serves as the index, and the readiness of each name completes it. If a server has the index,
+  the driver uses that. It remembers which of the two it found.
+- Any failed load is 503 with the text of the exception, also for an unknown name. The old instance
+  keeps serving. A load always loads again.
+- Unload of a model that is not loaded is 404.
+- `/ready` of a registered model that is not ready is 503. That is an answer, not doubt.
+- A load that computes (rather than awaits) blocks all endpoints for that time. Then the server is
+  in doubt, not down.
+- The content of a model's folder depends on the model's class, so nothing is prepared.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class KServe(RepositoryServer):
         self._has_index = True
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for the index; where there is none, for the models in memory and each one's state."""
+        """Read the index; if there is none, the models in memory and the readiness of each."""
         await self.ping()
         if self._has_index:
             status, body = await self._client.call("POST", INDEX_PATH, 2 * OBSERVE_TIMEOUT_S, {})
             if status != 404:
-                return await self._sight(status, body, names)
+                return await self._observation(status, body, names)
             self._has_index = False
         try:
             listed = await self._client.get_json("/v2/models", _MODEL_LIST)

@@ -1,29 +1,32 @@
 """llama.cpp's `llama-server` in router mode: quirks measured on b10434.
 
-It must run with `--models-dir` on the served folder and without `-m`; best with `--models-max 0`.
+It must run with `--models-dir` on the served folder and without `-m`; `--models-max 0` is advised.
 
-- A model is a folder with a GGUF file in it, and the folder's name is its id. Among several files
-  it takes the first of the alphabet: `prepare` wants one model, in one file or in all its parts.
-- It knows what it read of the folder last; `GET /models?reload=1` reads it again. A loaded model
-  whose *file name* changed is unloaded by that at once, one whose content changed is not. So
-  `prepare` gives the file a name that is the same in each revision.
-- A load answers 200 at once, also for a corrupt file: the status says `loading`, then `loaded`, or
-  `unloaded` with `failed`, and why is in its log alone. A failure is forgotten by the next reload.
-- Loading what is loaded is 400, and a replaced file is not noticed: an update is unload and load,
-  which is a gap. Measured with a model of 120 KB: 0.05-0.15 s, and as long as the server's
-  `stop-timeout` more (10 s, unless its presets say less) when requests are being answered at that
-  moment. They get 500 and 400; without `--no-models-autoload` some wait instead, and load the new
+- A model is a folder with a GGUF file in it, and the folder's name is its id. Of several files the
+  server takes the first of the alphabet. So `prepare` requires one model, in one file or in all its
+  parts.
+- The server reads the folder only at its start and at `GET /models?reload=1`. A reload unloads at
+  once a loaded model whose *file name* changed, but not one whose content changed. So `prepare`
+  gives the file a name that is the same in each revision.
+- A load returns 200 at once, also for a corrupt file. The status says `loading`, then `loaded`, or
+  `unloaded` with `failed`. The cause is only in the server's log. The next reload clears the
+  failure.
+- A load of a loaded model is 400, and a replaced file is not noticed. So an update is unload and
+  load, which is a gap. Measured with a model of 120 KB: 0.05-0.15 s. While requests are being
+  answered, the gap is longer by the server's `stop-timeout` (10 s unless its presets say less).
+  Those requests get 500 and 400. Without `--no-models-autoload` some wait instead, and load the new
   file themselves.
-- A broken update never gets that far: the new files prove themselves first, under `<name>..probe`,
-  a link to the folder. So two copies are in memory for a moment; an entry's parameter `prove=false`
-  goes without.
-- Beyond `--models-max` (4 by default) a load silently unloads the model that was used least
-  recently. If ours were of that kind, models that do not fit would push each other out for ever; so
-  a load that would push another one out is refused instead, and the message says why.
-- Without `--no-models-autoload` any request loads a model again that was just unloaded: while its
-  clients go on asking, an unload fails, and says so.
-- Dot folders, and links, are listed as models: names that are none of ours are never looked at.
-- Unload of what is not loaded or not known is 400. `/health` is 200 whatever the models do.
+- A broken update does not cause that gap. The new files are loaded first under `<name>..probe`, a
+  link to the folder. So two copies are in memory for a moment. An entry's parameter `prove=false`
+  skips that step.
+- Beyond `--models-max` (4 by default) a load silently unloads the least recently used model. Models
+  that do not fit would then replace each other for ever. So the driver refuses a load that would
+  unload another model.
+- Without `--no-models-autoload` any request loads a model again that was just unloaded. If clients
+  keep sending requests, the unload fails with that cause.
+- Dot folders and links are listed as models. Names that are no model names are ignored.
+- Unload of an unknown model, or of one that is not loaded, is 400. `/health` is 200 in any state of
+  the models.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ from trainedmodel_puller.errors import ServerFault
 
 _POLL_S: Final = 0.05
 _PROBE: Final = "..probe"
-#: Parameter of an entry: whether the files of an update are loaded beside the old ones first.
+#: Parameter of an entry: whether an update loads the new files beside the old ones first.
 PROVE: Final = "prove"
 _STATES: Final = {
     "loaded": ServerState.READY,
@@ -67,7 +70,7 @@ _STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What the list says of one model; `process` tells one start of it from the next."""
+    """One row of the model list. `process` differs from one start of a model to the next."""
 
     state: ServerState
     exit_code: int | None
@@ -87,16 +90,16 @@ class Llama(HttpDriver):
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
-        #: Held from counting the loaded models to the load that takes the last place.
+        #: Held from counting the loaded models until the load call, which may take the last slot.
         self._places = asyncio.Lock()
         self._is_swept = False
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want one .gguf model, in one file or in all its parts."""
+        """Require one .gguf model, in one file or in all its parts."""
         return refuse_gguf(shape)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Check that there is one model, and give its files their names.
+        """Check that there is one model, and rename its files.
 
         Raises:
             ServerFault: InvalidLayout; none, several, or parts are missing.
@@ -110,7 +113,7 @@ class Llama(HttpDriver):
     # -- observing ----------------------------------------------------------------------
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for the list; it says what is loaded, whatever lies in the folder."""
+        """Read the list. It has the loaded models, independent of the folder's content."""
         rows = await self._models()
         return Observation(
             {
@@ -127,7 +130,7 @@ class Llama(HttpDriver):
     # -- acting -------------------------------------------------------------------------
 
     async def load(self, target: Target) -> None:
-        """Load, or unload and load anew, and wait until the status says loaded."""
+        """Load, or unload and load again, and wait until the status is `loaded`."""
         name = target.name
         deadline = time.monotonic() + self._action_timeout_s
         await self._sweep()
@@ -135,25 +138,25 @@ class Llama(HttpDriver):
         if name not in rows:
             raise ServerFault(
                 Reason.LOAD_FAILED,
-                f"{self.kind} does not list it: its --models-dir must be the folder "
-                f"{self._served_dir}, which --server-model-dir names",
+                f"{self.kind} does not list the model: set its --models-dir to "
+                f"{self._served_dir} (the puller's --server-model-dir)",
             )
         if rows[name].state is ServerState.ABSENT:
             async with self._places:
-                await self._start(name, "one more would push another out")
+                await self._start(name, "this load would unload another one")
         else:
             if (target.entry.parameters or {}).get(PROVE) != "false":
                 await self._prove(name, deadline)
-            async with self._places:  # so that no other model takes the place meanwhile
+            async with self._places:  # No other load may take the slot in between.
                 if await self._end(name) is ServerState.ABSENT:
-                    await self._start(name, "another has taken its place")
+                    await self._start(name, "another one took the slot")
         await self._see_loaded(name, deadline)
 
     async def _prove(self, name: str, deadline: float) -> None:
         """Load the new files beside the old ones for a moment.
 
         Raises:
-            ServerFault: LoadFailed or LoadTimeout; the old ones serve on.
+            ServerFault: LoadFailed or LoadTimeout; the old files keep serving.
         """
         link = self._model_dir / f"{name}{_PROBE}"
         await asyncio.to_thread(_make_link, link, name)
@@ -162,35 +165,35 @@ class Llama(HttpDriver):
             async with self._places:
                 await self._start(
                     link.name,
-                    f"an update needs a place to prove its files first (the parameter {PROVE}="
-                    "false goes without, and a broken update then takes the model down)",
+                    "an update needs a free slot to test the new files first (the parameter "
+                    f"{PROVE}=false skips the test, but then a broken update stops the model)",
                 )
             await self._see_loaded(link.name, deadline)
         finally:
             await asyncio.to_thread(link.unlink, missing_ok=True)
-            # reading the folder again also unloads what is no longer in it
+            # Reading the folder again also unloads the probe, whose link is gone.
             await self._models(is_reload=True)
 
-    async def _start(self, name: str, why_not: str) -> None:
-        """Send the load call, if that pushes no other model out; `_places` must be held."""
+    async def _start(self, name: str, cause: str) -> None:
+        """Send the load call if a slot is free; `_places` must be held."""
         if await self._free_places(name) == 0:
             raise ServerFault(
                 Reason.SERVER_FULL,
-                f"{self.kind} holds as many models as it may (--models-max "
-                f"{await self._limit()}), and {why_not}: raise it (0 is no limit), or remove a "
-                "model",
+                f"{self.kind} has reached its limit of models (--models-max "
+                f"{await self._limit()}), and {cause}: raise the limit (0 means none), or remove "
+                "a model",
             )
         status, body = await self._client.call(
             "POST", "/models/load", self._action_timeout_s, {"model": name}
         )
-        # 400: it runs already, because a request has loaded it meanwhile
+        # 400: the model runs already, because a request has loaded it.
         if status not in {200, 400}:
             raise ServerFault(
                 Reason.LOAD_FAILED, f"{self.kind} refused the load ({status}): {words(body)}"
             )
 
     async def _free_places(self, name: str) -> int | None:
-        """Return how many models may still be loaded; None is no limit."""
+        """Return how many more models may be loaded; None means no limit."""
         limit = await self._limit()
         if limit is None:
             return None
@@ -207,7 +210,7 @@ class Llama(HttpDriver):
         try:
             limit = int(parsed(body)["max_instances"]) if status == 200 else 0
         except MALFORMED:
-            limit = 0  # releases that do not tell it
+            limit = 0  # Some releases do not report it.
         return limit or None
 
     async def _see_loaded(self, name: str, deadline: float) -> None:
@@ -217,13 +220,13 @@ class Llama(HttpDriver):
                 code = "gone from the list" if row is None else f"exit code {row.exit_code}"
                 raise ServerFault(
                     Reason.LOAD_FAILED,
-                    f"{self.kind} could not load the model ({code}); its log says why",
+                    f"{self.kind} could not load the model ({code}); see the log of llama-server",
                 )
             if row.state is ServerState.READY:
                 return
             if row.state is ServerState.ABSENT:
                 raise ServerFault(
-                    Reason.LOAD_FAILED, f"{self.kind} has unloaded the model while it was loading"
+                    Reason.LOAD_FAILED, f"{self.kind} unloaded the model during the load"
                 )
             await asyncio.sleep(_POLL_S)
         raise ServerFault(
@@ -231,15 +234,15 @@ class Llama(HttpDriver):
         )
 
     async def unload(self, name: str) -> None:
-        """Unload, and wait until the status says so."""
+        """Unload, and wait until the status confirms it."""
         if await self._end(name) is not ServerState.ABSENT:
             raise ServerFault(
                 Reason.UNLOAD_FAILED,
-                f"a request has made {self.kind} load it again: run it with --no-models-autoload",
+                f"a request made {self.kind} load it again: run it with --no-models-autoload",
             )
 
     async def _end(self, name: str) -> ServerState:
-        """End a model's process; return the state after that, which a request may have changed."""
+        """Stop a model's process and return its state; a request may have started it again."""
         before = (await self._models()).get(name)
         status, body = await self._client.call(
             "POST", "/models/unload", self._action_timeout_s, {"model": name}
@@ -263,7 +266,7 @@ class Llama(HttpDriver):
             await asyncio.sleep(_POLL_S)
 
     async def _sweep(self) -> None:
-        """Remove the links of a puller that was killed while it proved something."""
+        """Remove the links that a killed puller has left."""
         if not self._is_swept:
             await asyncio.to_thread(_remove_links, self._model_dir)
             self._is_swept = True
@@ -276,7 +279,7 @@ def _read_rows(document: Any) -> dict[str, _Row]:
 def _read_status(status: Mapping[str, Any]) -> _Row:
     exit_code = status.get("exit_code") if status.get("failed") else None
     arguments = [str(word) for word in status.get("args", [])]
-    # each start gets a port of its own
+    # Each start gets another port.
     port = arguments.index("--port") + 1 if "--port" in arguments else len(arguments)
     return _Row(_STATES[status["value"]], exit_code, "".join(arguments[port : port + 1]))
 

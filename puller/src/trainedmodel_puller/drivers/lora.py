@@ -1,22 +1,23 @@
-"""LoRA adapters: what vLLM and SGLang have in common.
+"""LoRA adapters: the common part of the drivers for vLLM and SGLang.
 
-A server holds one base model, and adapters that come and go by name: `load_lora_adapter` registers
-a folder, `unload_lora_adapter` lets go of the name, `GET /v1/models` lists what is registered, and
-`root` is the folder that it was registered with. So the list proves which revision serves, and a
-restarted puller needs no memory of its own.
+A server has one base model, and adapters that are loaded and unloaded by name. `load_lora_adapter`
+registers a folder, and `unload_lora_adapter` removes the name. `GET /v1/models` lists the
+registered adapters, each with its folder (`root`). So the list proves which revision serves, and a
+restarted puller needs no stored state.
 
-A registered name cannot be loaded again (400), so an update is unload and load, and requests in
-between are 404. To keep that gap short and to survive a broken update, the new revision is first
-loaded under a name of its own (`<name>..probe-<hex>`; served names never hold two dots): only what
-the server has taken once replaces what serves. If the second load fails all the same, the old
-revision is registered again. A probe never outlives the load that made it, unless the puller is
-killed: then the first look takes it away, before anything is planned, let alone deleted.
+A registered name cannot be loaded again (400). So an update is unload and load, and requests in
+between get 404. To keep that gap short and to survive a broken update, the new revision is first
+loaded as a probe, under another name (`<name>..probe-<hex>`; served names never hold two dots).
+Only a revision that the server has loaded once replaces the serving one. If the second load fails
+nevertheless, the old revision is registered again. The load that made a probe removes it. If the
+puller is killed first, the next observation removes the probe, before anything is planned or
+deleted.
 
-Both servers come back to the files of a registered adapter, so its folder never changes and stays
-until the name was let go of (layout per revision).
+Both servers read the files of a registered adapter again later. So its folder never changes, and it
+stays until the name is unloaded (layout per revision).
 
-Adapters that were given at start, or registered from elsewhere, are left alone. They are reported
-ready; a model that wants such a name, or the base model's, is refused.
+Adapters from the server's command line, or registered by others, are never changed. They are
+reported as ready. A model with such a name, or with the base model's, is refused.
 """
 
 from __future__ import annotations
@@ -51,26 +52,26 @@ from trainedmodel_puller.drivers.driver import HttpDriver
 from trainedmodel_puller.drivers.userfiles import read_user_json
 from trainedmodel_puller.errors import ServerFault
 
-#: Ends the name of a trial registration, before eight digits of its revision.
+#: In the name of a probe, between the served name and eight digits of the revision's hash.
 PROBE: Final = "..probe-"
 
 POLL_S: Final = 0.1
-#: One call is waited for at most this long; then the list is polled instead.
+#: Time limit of one call, in seconds. After it, the list is polled.
 _CALL_TIMEOUT_S: Final = 120.0
-#: A swap that was begun is ended, also when the puller is told to stop; it takes tens of ms.
+#: How long a started swap may delay the puller's stop, in seconds. It takes tens of ms.
 _SWAP_GRACE_S: Final = 2.0
-#: An entry's parameters never change what is registered under which name, nor how: an adapter that
-#: was loaded in place is read from disk by each request.
+#: Parameters that an entry may not set. With `load_inplace`, each request would read the adapter
+#: from disk.
 _RESERVED: Final = frozenset({"lora_name", "lora_path", "load_inplace"})
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the server has under its names.
+    """The models of a server.
 
     Attributes:
         bases: Names of the base model.
-        adapters: Folder that each adapter was registered with, by name; probes included.
+        adapters: Folder of each adapter by name, with the probes.
     """
 
     bases: frozenset[str]
@@ -78,7 +79,7 @@ class Registered:
 
 
 class AdapterServer(HttpDriver):
-    """What vLLM and SGLang have in common."""
+    """The common part of the drivers for vLLM and SGLang."""
 
     kind = "lora"
     max_loads = 2
@@ -89,18 +90,18 @@ class AdapterServer(HttpDriver):
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
-        #: Probes of loads under way: no look may take them for leftovers.
+        #: Probes of running loads. An observation must not remove them.
         self._probing: set[str] = set()
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want an adapter's configuration and weights."""
+        """Require an adapter's configuration and weights."""
         return refuse_adapter(shape, self.kind)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Check that the tree is an adapter.
 
         Raises:
-            ServerFault: InvalidLayout; its configuration or its weights are not at the top.
+            ServerFault: InvalidLayout; the configuration or the weights are not at the top.
         """
         self._checked_shape(tree, entry)
         read_user_json(tree, ADAPTER_CONFIG)
@@ -109,26 +110,26 @@ class AdapterServer(HttpDriver):
     # -- observing ----------------------------------------------------------------------
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for the list; probes that nobody waits for any more are taken away first."""
+        """Read the list, and remove the probes that a killed puller has left."""
         await self.ping()
         registered = await self._registered()
         await self._sweep(registered)
-        ours = {name: root for name, root in registered.adapters.items() if is_model_name(name)}
+        adapters = {name: root for name, root in registered.adapters.items() if is_model_name(name)}
         return Observation(
-            dict.fromkeys(ours, ServerState.READY),
-            {name: self._revision_of(name, root) for name, root in ours.items()},
+            dict.fromkeys(adapters, ServerState.READY),
+            {name: self._revision_of(name, root) for name, root in adapters.items()},
         )
 
     async def _registered(self) -> Registered:
         return await self._client.get_json("/v1/models", _MODEL_LIST)
 
     def _revision_of(self, name: str, root: str) -> str:
-        """Return the revision that a folder proves; empty for one that is none of ours."""
+        """Return the revision of a folder; empty if the puller did not make the folder."""
         path = Path(root)
         return path.name if path.parent == self._served_dir / name else ""
 
     async def _sweep(self, registered: Registered, of: str | None = None) -> None:
-        """Unregister the probes (of one name) of a puller that was killed."""
+        """Unregister the probes (of one name) that a killed puller has left."""
         for probe, root in registered.adapters.items():
             name, mark, _ = probe.rpartition(PROBE)
             is_ours = mark and self._revision_of(name, root) and probe not in self._probing
@@ -137,13 +138,13 @@ class AdapterServer(HttpDriver):
                     await self._remove(probe)
                 except ServerFault as fault:
                     raise ServerInDoubt(
-                        f"a trial of {name} is left over: {fault.message}"
+                        f"a left-over probe of {name} cannot be removed: {fault.message}"
                     ) from fault
 
     # -- acting -------------------------------------------------------------------------
 
     async def load(self, target: Target) -> None:
-        """Register the revision, in place of another one if there is one."""
+        """Register the revision. It replaces another one if there is one."""
         name, root = target.name, str(target.path)
         deadline = time.monotonic() + self._action_timeout_s
         registered = await self._registered()
@@ -164,8 +165,8 @@ class AdapterServer(HttpDriver):
             raise ServerFault(
                 Reason.LOAD_FAILED,
                 f"{self.kind} has an adapter of this name from {old}, which is not below "
-                f"{self._served_dir / name}: unload it there or set another spec.model.name (or "
-                "--server-model-dir is not the folder that the server sees)",
+                f"{self._served_dir / name}: unload that adapter, set another spec.model.name, or "
+                "set --server-model-dir to the folder as the server sees it",
             )
         await self._update(target, old, deadline)
 
@@ -179,7 +180,7 @@ class AdapterServer(HttpDriver):
                 await self._add(probe, target, deadline)
             await _to_its_end(self._swap(target, old, deadline))
         finally:
-            # what cannot be taken away now (the server is down, or in doubt) the next look does
+            # If the server is down or in doubt, the next observation removes the probe.
             with contextlib.suppress(ServerFault, ServerGone, ServerInDoubt, TimeoutError):
                 async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                     await self._remove(probe)
@@ -194,19 +195,19 @@ class AdapterServer(HttpDriver):
             raise
 
     async def _restore(self, target: Target, old: str, fault: ServerFault) -> None:
-        """Register the old revision again; its folder is still there."""
+        """Register the old revision again; its folder still exists."""
         before = Target(target.name, Path(old).name, Path(old), target.entry)
         try:
             await self._add(target.name, before, time.monotonic() + self._action_timeout_s)
         except ServerFault as second:
             raise ServerFault(
                 fault.reason,
-                f"{fault.message}; and the revision before it would not come back either: "
+                f"{fault.message}; the previous revision could not be loaded again: "
                 f"{second.message}",
             ) from second
 
     async def _add(self, name: str, target: Target, deadline: float) -> None:
-        """Register a folder and see it in the list.
+        """Register a folder, and return when the list has it.
 
         Raises:
             ServerFault: LoadFailed or LoadTimeout.
@@ -223,18 +224,18 @@ class AdapterServer(HttpDriver):
         except ServerInDoubt:
             await self._poll_listed(name, root, deadline)
             return
-        # whatever the answer was: what the list shows is what is so (another call may have won)
+        # The list decides, not the answer: another call may have been first.
         is_listed = (await self._registered()).adapters.get(name) == root
         if is_listed:
             return
         if status == 200:
-            said = f"{self.kind} answered 200 to the load but does not list the adapter"
+            said = f"{self.kind} returned 200 for the load but does not list the adapter"
         else:
             said = self._refusal(status, body, root)
         raise ServerFault(Reason.LOAD_FAILED, said)
 
     def _refusal(self, status: int, body: bytes, root: str) -> str:
-        """Put a refused load into words that name the fix."""
+        """Return the message of a refused load, with the fix."""
         return f"{self.kind} refused the load ({status}): {words(body)}"
 
     async def _poll_listed(self, name: str, root: str, deadline: float) -> None:
@@ -245,16 +246,17 @@ class AdapterServer(HttpDriver):
                     return
         raise ServerFault(
             Reason.LOAD_TIMEOUT,
-            f"{self.kind} does not list it {self._action_timeout_s:.0f} s after the load call",
+            f"{self.kind} does not list the adapter {self._action_timeout_s:.0f} s after the load "
+            "call",
         )
 
     async def unload(self, name: str) -> None:
-        """Unregister what is ours of a name, and wait until no request uses it any more."""
+        """Unregister the puller's adapter of a name, and wait until no request uses it."""
         registered = await self._registered()
         await self._sweep(registered, of=name)
         root = registered.adapters.get(name)
         if root is not None and not self._revision_of(name, root):
-            return  # somebody else's; of ours there is nothing
+            return  # registered by others
         if root is not None:
             await self._remove(name)
             if name in (await self._registered()).adapters:
@@ -264,7 +266,7 @@ class AdapterServer(HttpDriver):
         await self._drain(name)
 
     async def _remove(self, name: str) -> None:
-        """Unregister a name; one that is not there is no error.
+        """Unregister a name. An unknown name is no error.
 
         Raises:
             ServerFault: UnloadFailed.
@@ -275,23 +277,23 @@ class AdapterServer(HttpDriver):
             )
         except ServerHungUp as error:
             raise ServerFault(Reason.UNLOAD_FAILED, f"{error} during the unload") from error
-        # in an update this very moment is the gap: what need not be asked is not asked
+        # In an update this is the gap, so the list is read only if it is needed.
         if status != 200 and name in (await self._registered()).adapters:
             raise ServerFault(
                 Reason.UNLOAD_FAILED, f"{self.kind} refused the unload ({status}): {words(body)}"
             )
 
-    # -- what differs -------------------------------------------------------------------
+    # -- differences between the servers ------------------------------------------------
 
     async def _has_room(self, registered: Registered) -> bool:
-        """Tell whether one more adapter fits without pushing another out."""
+        """Return whether one more adapter fits without unloading another one."""
         return True
 
     async def _refuse_if_full(self, registered: Registered) -> None:
-        """Refuse a load that would push another adapter out."""
+        """Refuse a load that would unload another adapter."""
 
     async def _drain(self, name: str) -> None:
-        """Return when no request that was let in before still needs the files of a name."""
+        """Wait until no earlier request needs the files of a name."""
 
 
 def _read_models(document: Any) -> Registered:
@@ -305,7 +307,7 @@ _MODEL_LIST: Final = JsonShape("model list", _read_models)
 
 
 async def _to_its_end(job: Coroutine[Any, Any, None]) -> None:
-    """Await what must not be left half done; a cancel waits for its end, if that comes soon."""
+    """Await a job that must not stop half-way; a cancel waits for it, up to `_SWAP_GRACE_S`."""
     task = asyncio.ensure_future(job)
     try:
         await asyncio.shield(task)

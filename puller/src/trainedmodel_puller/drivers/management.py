@@ -1,29 +1,32 @@
-"""The management API, as Multi Model Server and TorchServe (its descendant) both speak it.
+"""The management API of Multi Model Server and of TorchServe, its descendant.
 
-Common ground: `POST /models` registers a folder under a name and starts its workers, `GET /models`
-lists what is registered, `GET /models/N` tells of its workers, `DELETE /models/N` unregisters. How
-an update goes, and what the address of a folder is, is in the two drivers beside.
+The common part: `POST /models` registers a folder under a name and starts its workers.
+`GET /models` lists the registered models, and `GET /models/N` describes the workers of one.
+`DELETE /models/N` unregisters it. The two drivers have the differences: the steps of an update, and
+the address of a folder.
 
-Measured on both (MMS 1.1.11, TorchServe 0.12), and so handled here:
+Measured on both (MMS 1.1.11, TorchServe 0.12):
 
-- a folder is registered as it is, without an archive, if it has `MAR-INF/MANIFEST.json`; `prepare`
-  writes one where the handler can be told. Without a function in it (`handler.py`), both servers
-  take its `handle`, or the only class of the module;
-- a name that is registered again is 409, whatever the folder holds by now. So each revision has a
-  folder of its own (layout per revision), and the URL that a name is registered with proves which
-  revision it serves;
-- registered does not mean ready: some worker must say READY. One that is starting (TorchServe), or
-  dying again and again, says UNLOADING; it is called loading for half a minute, then absent, so
-  that it is registered anew and its failure is told. To ask each of hundreds of models at every
-  look would cost a look of seconds: those not known to be ready are asked, and a few of the others
-  by turns;
-- `synchronous=true` answers when the workers are up. A worker that fails is 500 without a word of
-  why, and the registration is taken back; the server's log has the words;
-- a client's time-out cancels nothing: nothing is sent again, the workers are watched;
-- a page of the list holds 100 names at most and starts at a *number*, so one that goes while it
-  is turned may hide another: names of interest that several pages did not show are asked for;
-- parameters that are unknown or no numbers are ignored without a word;
-- `POST` with a content type and no body is a 500 on TorchServe: none is sent.
+- A folder with `MAR-INF/MANIFEST.json` is registered without an archive. `prepare` writes that file
+  if the handler is known. If the manifest names only a module (`handler.py`), both servers take its
+  function `handle`, or the only class of the module.
+- A second registration of a name is 409, also with other files in the folder. So each revision has
+  its own folder (layout per revision), and the URL of the registration proves which revision
+  serves.
+- Registered does not mean ready: one worker must be READY. A worker that is starting (TorchServe),
+  or that crashes repeatedly, is UNLOADING. Such a model counts as loading for half a minute, then
+  as absent. Then it is registered again, and its failure is reported. Describing hundreds of models
+  takes seconds. So an observation describes only the models that are not known to be ready, and a
+  few of the others in turn.
+- With `synchronous=true` the answer comes when the workers are up. A worker that fails causes a 500
+  without a cause, and the registration is removed. Only the server's log has the cause.
+- A time-out of the client cancels nothing. So no call is sent twice, and the workers are polled.
+- A page of the list has at most 100 names and starts at a *number*. If a model goes between two
+  pages, another one may be missing. So the wanted names that are on none of several pages are read
+  by themselves.
+- Unknown parameters, and values that should be numbers and are not, are silently ignored.
+- `POST` with a content type and without a body is a 500 on TorchServe. The driver sends no content
+  type.
 """
 
 from __future__ import annotations
@@ -57,48 +60,48 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 POLL_S: Final = 0.1
-#: One call is waited for at most this long; then the model's own state is polled instead.
+#: Time limit of one call, in seconds. After it, the model's own state is polled.
 CALL_TIMEOUT_S: Final = 120.0
-#: Ends the name of a trial registration; served names never hold two dots in a row.
+#: Suffix of the name of a probe; served names never hold two dots in a row.
 PROBE: Final = "..probe"
-#: For how long a registered model whose workers do not come up counts as loading, in seconds.
+#: How long a registered model without a ready worker counts as loading, in seconds.
 _STARTING_S: Final = 30.0
-#: How long after a load that has succeeded no worker may be ready, in seconds.
+#: How long after a successful load the list may show no ready worker, in seconds.
 _SAYS_SO_S: Final = 5.0
 _ASK_AT_ONCE: Final = 8
-#: How many of the models known to be ready are asked again at each look.
+#: How many of the models known to be ready are described again at each observation.
 _ASK_AGAIN: Final = 16
 _PAGE: Final = 100
 _MOST_PAGES: Final = 1000
-#: An entry's parameters never change what is registered under which name.
+#: Parameters that an entry may not set.
 _RESERVED: Final = frozenset({"url", "model_name", "synchronous"})
 
 
 class ManagementServer(HttpDriver):
-    """What Multi Model Server and TorchServe have in common."""
+    """The common part of the drivers for Multi Model Server and TorchServe."""
 
     kind = "management"
     max_loads = 2
     layout = Layout.PER_REVISION
     #: One row of the model list: `/ping` is at the other address.
     ping_path = "/models?limit=1"
-    #: How long the answer to a registration is waited for, before its workers are watched instead.
+    #: Time limit of the registration call, in seconds. After it, the workers are polled.
     call_timeout_s = CALL_TIMEOUT_S
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
-        #: Name and URL of what was seen READY, the longest ago first.
+        #: URL by name of the models that were seen READY, the oldest observation first.
         self._seen_ready: dict[str, str] = {}
         self._starting_since: dict[str, float] = {}
-        #: Loads that did not end well: what is registered may be of other files.
+        #: Name and revision of failed loads. Such a registration may have other files.
         self._unproven: set[tuple[str, str]] = set()
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want a manifest, or what one can be made of."""
+        """Require a manifest, or the files to make one."""
         return check_manifest(shape, entry)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Check for `MAR-INF/MANIFEST.json`, or make it of a `handler.py` and one weights file.
+        """Check for `MAR-INF/MANIFEST.json`, or make it for a `handler.py` and one weights file.
 
         Raises:
             ServerFault: InvalidLayout; there is none and none can be made.
@@ -107,7 +110,7 @@ class ManagementServer(HttpDriver):
         return True
 
     def _address(self, path: Path) -> str:
-        """Return what `url` must be for a tree."""
+        """Return the parameter `url` for a tree."""
         raise NotImplementedError
 
     def _address_of(self, name: str, revision: str) -> str:
@@ -116,7 +119,7 @@ class ManagementServer(HttpDriver):
     # -- observing ----------------------------------------------------------------------
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for the list, then for the workers of those not known to be ready."""
+        """Read the list, then the workers of the models that are not known to be ready."""
         registered, is_paged = await self._list()
         if is_paged:
             missed = [name for name in names if name not in registered]
@@ -157,7 +160,7 @@ class ManagementServer(HttpDriver):
         return ServerState.LOADING if is_patient else ServerState.ABSENT
 
     def _revision_of(self, name: str, url: str) -> str:
-        """Return the revision that a URL proves; empty for files that are none of ours."""
+        """Return the revision of a URL; empty if the puller did not make the folder."""
         revision = url.rpartition("/")[2]
         return revision if url == self._address_of(name, revision) else ""
 
@@ -174,8 +177,10 @@ class ManagementServer(HttpDriver):
             params["next_page_token"] = token
             is_paged = True
         else:
-            raise ServerInDoubt(f"{self.kind} lists its models in more than {_MOST_PAGES} pages")
-        # what is registered under a name that no model of ours has is nobody's business here
+            raise ServerInDoubt(
+                f"{self.kind} returned a model list of more than {_MOST_PAGES} pages"
+            )
+        # A name that no model can have was registered by others.
         return {name: url for name, url in listed.items() if is_model_name(name)}, is_paged
 
     async def _ask_all(self, names: Iterable[str]) -> dict[str, Json | None]:
@@ -189,7 +194,7 @@ class ManagementServer(HttpDriver):
         return dict(await asyncio.gather(*(ask(name) for name in names)))
 
     async def _describe(self, name: str, version: str = "") -> list[Json]:
-        """Return what is registered under a name, its default version if none is said."""
+        """Return the description of a name's version, or of its default version."""
         path = f"/models/{name}/{version}" if version else f"/models/{name}"
         shape = JsonShape(f"description of model {name!r}", _read_descriptions)
         return await self._client.find_json(path, shape) or []
@@ -197,7 +202,7 @@ class ManagementServer(HttpDriver):
     # -- acting -------------------------------------------------------------------------
 
     async def load(self, target: Target) -> None:
-        """Register the revision, and return when it is what the name serves."""
+        """Register the revision, and return when the name serves it."""
         key = (target.name, target.revision)
         deadline = time.monotonic() + self._action_timeout_s
         try:
@@ -212,7 +217,7 @@ class ManagementServer(HttpDriver):
         raise NotImplementedError
 
     def _is_proven(self, target: Target, seen: Json) -> bool:
-        """Tell whether what is registered is the target, and serves."""
+        """Return whether the registered model is the target and serves."""
         return (
             seen["modelUrl"] == self._address(target.path)
             and has_ready_worker(seen)
@@ -222,10 +227,10 @@ class ManagementServer(HttpDriver):
     async def _register(
         self, name: str, url: str, deadline: float, parameters: Mapping[str, str], version: str = ""
     ) -> None:
-        """Register a folder and see its workers come up.
+        """Register a folder, and return when a worker is ready.
 
         Raises:
-            ServerFault: LoadFailed or LoadTimeout; after a failure it is not registered.
+            ServerFault: LoadFailed or LoadTimeout.
         """
         params = {
             "initial_workers": "1",
@@ -244,7 +249,7 @@ class ManagementServer(HttpDriver):
             return
         if status not in {200, 202}:
             raise ServerFault(Reason.LOAD_FAILED, self._refusal(status, words(body)))
-        # TorchServe answers a moment before its list says so
+        # TorchServe answers a moment before its list shows the worker.
         believed_until = time.monotonic() + _SAYS_SO_S
         while True:
             seen = await self._describe(name, version)
@@ -253,16 +258,16 @@ class ManagementServer(HttpDriver):
             if time.monotonic() > believed_until:
                 raise ServerFault(
                     Reason.LOAD_FAILED,
-                    f"{self.kind} answered {status} to the load but has no worker that is ready",
+                    f"{self.kind} returned {status} for the load but has no ready worker",
                 )
             await asyncio.sleep(POLL_S)
 
     def _refusal(self, status: int, said: str) -> str:
         hint = ""
         if status >= 500:
-            hint = " (why is in the server's log alone)"
+            hint = " (only the server's log has the cause)"
         elif status == 404:
-            hint = f" (is {self._served_dir} its model store? --server-model-dir must name that)"
+            hint = f" (--server-model-dir must be its model store, but is {self._served_dir})"
         return f"{self.kind} refused the load ({status}): {said}{hint}"
 
     async def _poll_ready(self, name: str, version: str, deadline: float) -> None:
@@ -275,9 +280,9 @@ class ManagementServer(HttpDriver):
             if not seen:
                 raise ServerFault(
                     Reason.LOAD_FAILED,
-                    f"{self.kind} took the registration back after more than "
-                    f"{self.call_timeout_s:.0f} s: its workers did not start "
-                    "(why is in the server's log alone)",
+                    f"{self.kind} removed the registration after more than "
+                    f"{self.call_timeout_s:.0f} s, because its workers did not start "
+                    "(only the server's log has the cause)",
                 )
             if has_ready_worker(seen[0]):
                 return
@@ -287,7 +292,7 @@ class ManagementServer(HttpDriver):
         )
 
     async def _unregister(self, name: str, version: str = "") -> None:
-        """Unregister, and return when it is gone; what is not there is no error."""
+        """Unregister, and return when the model is gone. An unknown name is no error."""
         await self._call_unregister(name, version)
         deadline = time.monotonic() + self._action_timeout_s
         while await self._describe(name, version):
@@ -330,11 +335,11 @@ def _is_description(row: Json) -> bool:
 
 
 def workers_of(seen: Json) -> list[Any]:
-    """Return the rows of a model's workers, as the server tells of them."""
+    """Return the rows of a model's workers."""
     workers: list[Any] = seen["workers"]
     return workers
 
 
 def has_ready_worker(seen: Json) -> bool:
-    """Tell whether some worker of a model serves."""
+    """Return whether a worker of a model is ready."""
     return any(worker.get("status") == "READY" for worker in workers_of(seen))

@@ -1,11 +1,12 @@
-"""`MAR-INF/MANIFEST.json`: what a folder must hold for Multi Model Server and TorchServe.
+"""`MAR-INF/MANIFEST.json`, which Multi Model Server and TorchServe require in a folder.
 
-A source that has one keeps it as it is, but for the version (below). For one that has none it is
-made, if there is nothing to guess: a `handler.py` at the top (or the parameter `handler`, for
-TorchServe's own handlers and other file names), and at most one file of weights.
+If a source has a manifest, only its name and version are changed. If it has none, the manifest is
+made, but only if nothing must be guessed: the source needs a `handler.py` at the top (or the
+parameter `handler`, for TorchServe's own handlers and other file names), and at most one file of
+weights.
 
-The version in it is set to the revision: TorchServe tells the versions of one name apart by it, and
-takes a second one beside the first, which is what makes its updates gapless.
+The version in the manifest is set to the revision. TorchServe distinguishes the versions of one
+name by it, and loads a second version beside the first. So its updates have no gap.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ _FILES: Final = ("handler", "serializedFile", "modelFile")
 
 
 def check_manifest(shape: Shape, entry: Entry) -> str | None:
-    """Say why a source has no manifest, and none can be made."""
+    """Return why a source has no manifest and none can be made; None if there is one."""
     return refuse_manifest(shape, entry.parameters or {})
 
 
 def fit_manifest(tree: Path, entry: Entry) -> None:
-    """Make the manifest right for an entry (blocking); doing it again changes nothing.
+    """Fit the manifest to an entry (blocking). A second call changes nothing.
 
     Raises:
         ServerFault: InvalidLayout; there is none and none can be made, or it names no handler.
     """
     shape = shape_of(tree)
-    why = check_manifest(shape, entry)
-    if why is not None:
-        raise refused(why)
+    message = check_manifest(shape, entry)
+    if message is not None:
+        raise refused(message)
     found = read_user_json(tree, MANIFEST)
     manifest = _make(shape, entry) if found is None else found
     model = manifest.get("model")
     handler = model.get("handler") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(handler, str):
-        raise refused(f"{MANIFEST} has no model.handler")
+        raise refused(f"{MANIFEST} must have the field model.handler")
     for field in _FILES:
         path = PurePosixPath(str(model.get(field, "")))
         if path.is_absolute() or ".." in path.parts:
@@ -58,7 +59,7 @@ def fit_manifest(tree: Path, entry: Entry) -> None:
     module = handler.partition(":")[0]
     if module.endswith(".py") and not _is_file(tree, module):
         raise refused(
-            shape.refusal(f"{MANIFEST} names the handler {module!a:.100}, which is not there")
+            shape.refusal(f"{MANIFEST} names the handler {module!a:.100}, which does not exist")
         )
     model["modelName"] = entry.name
     model["modelVersion"] = entry.revision
@@ -69,7 +70,7 @@ def fit_manifest(tree: Path, entry: Entry) -> None:
 def _is_file(tree: Path, name: str) -> bool:
     try:
         return (tree / name).is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # an impossible file name
         return False
 
 

@@ -1,19 +1,20 @@
 """MLServer: quirks measured on 1.7.1.
 
-- A load always reads settings and artefacts again; the old model serves until the new one is up.
-  Nothing needs touching.
-- The index without a body is 422; UNKNOWN means loading, or a load that returned false: both are
-  "not sure", and the model's own readiness decides.
-- Unload of what is not loaded is 404. Unload is synchronous.
-- With `parallel_workers=0` a blocking load silences all endpoints (60 s seen): in doubt, not down.
-- The name in `model-settings.json` is what counts: with another name there, loading by the served
-  name is 404. So `prepare` writes the served name into it, and writes the whole file for frameworks
-  whose runtime is known and whose artefact can be told.
-- Any `model-settings.json` below the served folder is a model, at any depth, and the last one of a
-  name wins. So `prepare` renames all but the one at the top: a tree is one model, its own.
-- A version in the settings (`parameters.version`) makes an update a second version beside the old
-  one, which answers "not ready yet" to every request until it is loaded. Without a version the old
-  model answers until the new one is up. So `prepare` takes the version out.
+- A load always reads settings and artefacts again. The old model serves until the new one is
+  ready. Time stamps have no effect.
+- The index without a body is 422. UNKNOWN means that the model is loading, or that its load
+  returned false. In both cases the model's own readiness decides.
+- Unload of a model that is not loaded is 404. Unload is synchronous.
+- With `parallel_workers=0` a blocking load blocks all endpoints (60 s seen). Then the server is in
+  doubt, not down.
+- MLServer uses the name in `model-settings.json`. With another name there, a load by the served
+  name is 404. So `prepare` writes the served name into it. It writes the whole file if the
+  framework's runtime is known and one file is clearly the artefact.
+- Each `model-settings.json` below the served folder is a model, at any depth, and the last one of a
+  name wins. So `prepare` renames all but the one at the top: a tree is one model.
+- With a version in the settings (`parameters.version`), an update loads a second version beside the
+  old one and answers "not ready yet" to every request until it is loaded. Without a version the old
+  model answers until the new one is ready. So `prepare` removes the version.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from trainedmodel_puller.drivers.v2 import RepositoryServer
 
 log: Final = structlog.get_logger()
 
-#: Added to the name of settings that MLServer would take for another model.
+#: Suffix for settings that MLServer would take for another model.
 ASIDE: Final = ".nested"
 
 
@@ -47,14 +48,14 @@ class MLServer(RepositoryServer):
     kind = "mlserver"
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want settings, or a framework and a file that is clearly its model."""
+        """Require settings, or a framework and one file that is clearly its model."""
         return refuse_mlserver(shape, entry.framework)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
         """Give the tree one `model-settings.json`, with the served name and without a version.
 
         Raises:
-            ServerFault: InvalidLayout; there is none and none can be made, or it is no settings.
+            ServerFault: InvalidLayout; there are no valid settings and none can be made.
         """
         shape = self._checked_shape(tree, entry)
         settings = read_user_json(tree, MLSERVER_SETTINGS)
@@ -73,14 +74,14 @@ class MLServer(RepositoryServer):
                 "nested_settings_renamed",
                 model=entry.name,
                 files=named(renamed),
-                why="MLServer would serve each of them as a model of its own",
+                detail="MLServer would serve each of them as another model",
             )
         return True
 
     def _refusal(self, status: int, body: bytes) -> str:
         said = super()._refusal(status, body)
-        # of settings that it cannot use it says that there is no such model
-        hint = f": it cannot use {MLSERVER_SETTINGS}; its log says why" if status == 404 else ""
+        # MLServer reports unusable settings as an unknown model.
+        hint = f": it cannot use {MLSERVER_SETTINGS}; see MLServer's log" if status == 404 else ""
         return f"{said}{hint}"
 
 
@@ -91,7 +92,7 @@ def _make_settings(shape: Shape, entry: Entry) -> dict[str, Any]:
 
 
 def _rename_nested(tree: Path) -> list[str]:
-    """Rename all settings but those at the top; return their paths in the tree."""
+    """Rename all settings except those at the top; return their old paths in the tree."""
     renamed = []
     for folder, folders, files in os.walk(tree):
         if folder == str(tree):

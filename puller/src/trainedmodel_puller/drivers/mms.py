@@ -1,29 +1,31 @@
 """Multi Model Server: quirks measured on 1.1.11.
 
-It has one version of a name only, and refuses a second registration (409) whatever the folder holds
-by now. So an update has a gap: unregister, register. It is kept as small as it can be:
+It has only one version of a name, and refuses a second registration (409), also with other files in
+the folder. So an update is unregister and register, which is a gap. The driver keeps it short:
 
-- the new files prove themselves first, registered for a moment under `<name>..probe` (two copies
-  are in memory then). What fails there has not touched the old model;
-- only then the name is unregistered and at once registered anew. From that call on requests are
-  queued, not refused, until the worker is up;
-- should the second registration fail after all, the old files are registered again.
+- The new files are first registered for a moment under `<name>..probe`. Two copies are in memory
+  then. A failure of the probe does not affect the old model.
+- Then the name is unregistered and registered again at once. From that call on requests are queued,
+  not refused, until the worker is up.
+- If the second registration fails, the old files are registered again.
 
-Measured with four clients that never paused, in four updates: 26 of 1,400 requests were refused
-(404, 503), all within 40 ms of each other in each update; the others waited for the new worker; and
-3 that had been queued for the old one were never answered, so clients need a time-out. In the same
-test TorchServe lost none: where this matters, use that.
+Measured in four updates with four clients that never paused: 26 of 1,400 requests were refused
+(404, 503), in each update all within 40 ms. The others waited for the new worker. Three requests
+that were queued for the old worker were never answered, so clients need a time-out. TorchServe lost
+no request in the same test. Use it if this matters.
 
-And beyond the update:
+Other quirks:
 
-- A worker says READY from its start on, while its model is still loading: only the answer to the
-  registration proves a load, so it is waited for to the end. A registration that is found (of a
-  puller that was killed while it loaded) is proven by a trial of the same files beside it.
-- It registers a folder *relative* to its model store; an absolute one is 404.
-- While a worker starts that cannot start, other management calls may hang: in doubt, not down.
-- A name with a leading `-` makes the worker's command line invalid and the server hang: ours never
-  have one, and the probe's sign is at the end.
-- On SIGTERM it leaves its Python workers behind; in a container that is the same as leaving none.
+- A worker is READY from its start, while its model is still loading. Only the answer to the
+  registration proves a load, so the driver waits for it until the time limit of the load. A
+  registration by an earlier puller process may be of an interrupted load. A probe with the same
+  files proves it.
+- It registers a folder *relative* to its model store. An absolute path is 404.
+- While a worker fails to start, other management calls may hang. Then the server is in doubt, not
+  down.
+- A name with a leading `-` makes the worker's command line invalid, and the server hangs. Served
+  names have none, and the suffix of a probe is at the end.
+- On SIGTERM it leaves its Python workers running. In a container they end with it.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class MultiModelServer(ManagementServer):
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
-        #: URL by name of what this object has seen come up.
+        #: URL by name of the registrations that this object has proven.
         self._brought_up: dict[str, str] = {}
 
     def _address(self, path: Path) -> str:
@@ -63,7 +65,7 @@ class MultiModelServer(ManagementServer):
     async def _bring_up(self, target: Target, deadline: float) -> None:
         name, url = target.name, self._address(target.path)
         parameters = target.entry.parameters or {}
-        # of a puller that was killed in an update
+        # Left by a puller that was killed in an update.
         await self._unregister(name + PROBE)
         found = await self._describe(name)
         if found and self._is_proven(target, found[0]):
@@ -83,7 +85,7 @@ class MultiModelServer(ManagementServer):
     async def _try(
         self, name: str, url: str, deadline: float, parameters: Mapping[str, str]
     ) -> None:
-        """Register the files for a moment, under a name that nobody asks for."""
+        """Register the files for a moment, under the name of a probe."""
         try:
             await self._register(name + PROBE, url, deadline, parameters)
         finally:
@@ -93,7 +95,7 @@ class MultiModelServer(ManagementServer):
     async def _replace(
         self, name: str, url: str, old: Json, deadline: float, parameters: Mapping[str, str]
     ) -> None:
-        # no look at the list between these two: it would only make the gap longer
+        # No other call in between: it would only extend the gap.
         await self._call_unregister(name)
         try:
             await self._register(name, url, deadline, parameters)
@@ -114,18 +116,18 @@ class MultiModelServer(ManagementServer):
         except ServerFault as second:
             raise ServerFault(
                 Reason.LOAD_FAILED,
-                f"{fault.message}; and the old model could not be brought back: {second.message}",
+                f"{fault.message}; the old model could not be loaded again: {second.message}",
             ) from fault
 
     async def _poll_ready(self, name: str, version: str, deadline: float) -> None:
         raise ServerFault(
             Reason.LOAD_TIMEOUT,
-            f"no answer to the load within {self._action_timeout_s:.0f} s; whether {name!r} is "
-            "ready, this server does not tell",
+            f"no answer to the load within {self._action_timeout_s:.0f} s, and mms does not report "
+            f"whether {name!r} is ready",
         )
 
     async def unload(self, name: str) -> None:
-        """Unregister the name, and its probe if a killed puller left one."""
+        """Unregister the name, and the probe that a killed puller may have left."""
         self._brought_up.pop(name, None)
         await self._unregister(name + PROBE)
         await self._unregister(name)

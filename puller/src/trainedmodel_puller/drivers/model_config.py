@@ -1,18 +1,18 @@
-"""Servers that take one configuration file: TensorFlow Serving and OpenVINO Model Server.
+"""Servers with one configuration file: TensorFlow Serving and OpenVINO Model Server.
 
-The file is the whole desired state: what is in it the server loads, also when it starts, and what
-is not in it any more it unloads. So this driver edits one model's row at a time and never makes the
-file anew from memory; rows that are not ours (their `base_path` is not `<model-dir>/<name>`) are
-kept, and a file that cannot be read changes nothing (P1).
+The file is the whole desired state. The server loads each model in it, also when it starts, and
+unloads each model that leaves it. So this driver edits the row of one model at a time, and never
+makes the file from memory. It keeps rows of others (their `base_path` is not `<model-dir>/<name>`).
+While the file cannot be read, nothing is changed (P1).
 
-- An update has no gap: the row names the old version and the new one until the server says that the
-  new one is available, then the new one alone.
-- A version that does not come up is taken out again, also if the server died meanwhile: a server
-  that restarts loads what is in the file, and would die of it again.
-- A version is a number. Ours are made of the revision, so a restarted puller finds the same ones;
-  which number is the greater means nothing. Both versions serve for the moment of an update.
-- If the file is gone or empty, it is written back as it was last seen; if it was never seen, with
-  what the server says it serves of the models at hand.
+- An update has no gap. The row lists the old version and the new one until the server reports the
+  new one as available. Then it lists the new one alone.
+- A version that fails is removed from the file, also if the server crashed. Otherwise the restarted
+  server would load it again and crash again.
+- A version is a number. It is computed from the revision, so a restarted puller computes the same
+  one. The order of the numbers has no meaning. Both versions serve for a moment in an update.
+- If the file is missing or empty, its last seen content is written again. If it was never seen, it
+  is written with the models that the server reports and whose folders the puller made.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ _VERSIONS: Final = 2**53 - 1
 
 
 class ConfigServer(HttpDriver):
-    """What the two servers have in common."""
+    """The common part of the two drivers."""
 
     kind = "config"
     max_loads = 4
     layout = Layout.PER_REVISION
     file_name = "models.config"
     format: ConfigFormat
-    #: For how long a failure that was there before the load may be of the load before.
+    #: How long a failure from before the load may belong to an earlier load, in seconds.
     stale_s = 0.0
-    #: How long after a version was taken out of the file the server has noticed it.
+    #: How long the server may take to notice that a version left the file, in seconds.
     notice_s = 0.0
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
         self._file = settings.config_file or settings.model_dir / self.file_name
         self._editing = asyncio.Lock()
-        #: Versions that were taken out after they had failed: when the server has noticed.
+        #: Failed versions that were removed from the file: when the server has noticed that.
         self._noticed_at: dict[tuple[str, int], float] = {}
         self._seen = self._read_first()
 
@@ -82,15 +82,15 @@ class ConfigServer(HttpDriver):
             self.format.rows(text or self.format.empty)
         except (OSError, ValueError) as error:
             raise SettingsError(
-                f"--server-config {self._file} cannot be read, so nothing in it can be kept: "
-                f"{error}; mend it or move it away"
+                f"--server-config {self._file} cannot be read, so its content cannot be kept: "
+                f"{error}; repair or remove the file"
             ) from error
         return text
 
     def folder_name(self, revision: str) -> str:
         """Return the version number of a revision, from 1 to 2**53 - 1: 53 bits of its hash.
 
-        It would take millions of revisions of one model for two of them to share a number.
+        Two revisions of one model share a number only by chance, after millions of revisions.
         """
         digest = hashlib.sha256(revision.encode()).digest()
         return str(int.from_bytes(digest[:8], "big") % _VERSIONS + 1)
@@ -98,10 +98,10 @@ class ConfigServer(HttpDriver):
     # -- the file -----------------------------------------------------------------------
 
     async def _rows(self) -> dict[str, Row]:
-        """Return what the file asks for.
+        """Return the rows of the file.
 
         Raises:
-            ServerInDoubt: it cannot be read: then nothing is loaded or unloaded.
+            ServerInDoubt: it cannot be read. Then nothing is loaded or unloaded.
         """
         _, rows = await asyncio.to_thread(self._read)
         return rows
@@ -110,24 +110,24 @@ class ConfigServer(HttpDriver):
         try:
             text = self._stored() or self._seen
             if text is None:
-                raise ServerInDoubt(f"{self._file} is not there, nor was it before")
+                raise ServerInDoubt(f"{self._file} does not exist")
             rows = self.format.rows(text)
         except (OSError, ValueError) as error:
-            raise ServerInDoubt(f"{self._file} cannot be read: {error}; mend it") from error
+            raise ServerInDoubt(f"{self._file} cannot be read: {error}; repair the file") from error
         self._seen = text
         return text, rows
 
     def _stored(self) -> str | None:
-        """Return the file's text; None if there is no file, or (cut off, once) nothing in it."""
+        """Return the file's text; None if the file is missing or empty."""
         try:
-            # comments may hold any bytes; they come back as they were
+            # Comments may hold any bytes, which are written back unchanged.
             text = self._file.read_bytes().decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
         return text if text.strip() else None
 
     async def _ask_for(self, name: str, versions: Sequence[int]) -> None:
-        """Put the versions of a name into the file; none takes the name out.
+        """Write the versions of a name into the file. No versions remove the name.
 
         Raises:
             VolumeFault: the file cannot be written.
@@ -151,12 +151,12 @@ class ConfigServer(HttpDriver):
         self._seen = text
 
     async def _keep_file(self, names: Collection[str], *, is_up: bool) -> None:
-        """Write the file if it is not there; a server cannot start without it."""
+        """Write the file if it is missing: a server cannot start without it."""
         try:
             if await asyncio.to_thread(self._stored) is not None:
                 return
         except (OSError, ValueError):
-            return  # there, and not to be read: whoever needs it says so
+            return  # It exists and cannot be read: the next reader raises that.
         text = self._seen
         if text is None:
             text = self.format.empty
@@ -169,7 +169,7 @@ class ConfigServer(HttpDriver):
             await asyncio.to_thread(self._write, text)
 
     def _ours(self, name: str, statuses: Statuses) -> list[int]:
-        """Return the versions that serve and whose folders are ours."""
+        """Return the serving versions whose folders the puller made."""
         return [
             version
             for version, status in statuses.items()
@@ -177,14 +177,14 @@ class ConfigServer(HttpDriver):
         ]
 
     def _revision_of(self, name: str, version: int) -> str:
-        """Return the revision in a version's folder; empty if there is none of ours."""
+        """Return the revision in a version's folder; empty if the puller did not make it."""
         revision = revision_of(self._model_dir / name / str(version))
         return revision if revision and self.folder_name(revision) == str(version) else ""
 
     # -- observing ----------------------------------------------------------------------
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for the versions of each name in the file and of `names`."""
+        """Read the versions of each name in the file and of `names`."""
         try:
             await self.ping()
         except ServerGone:
@@ -209,17 +209,17 @@ class ConfigServer(HttpDriver):
         rows: Mapping[str, Row],
         looked: Mapping[str, Statuses],
     ) -> dict[str, str]:
-        """Say the revision where file and server agree on one; empty where an update hangs."""
-        told: dict[str, str] = {}
+        """Return each revision that file and server agree on; empty for an unfinished update."""
+        revisions: dict[str, str] = {}
         for name in states:
             asked = rows[name].versions if self._is_ours(name, rows) else ()
             serving = tuple(v for v, status in looked[name].items() if status.is_available)
             is_clear = len(asked) == 1 and (serving == asked or not serving)
-            told[name] = self._revision_of(name, asked[0]) if is_clear else ""
-        return told
+            revisions[name] = self._revision_of(name, asked[0]) if is_clear else ""
+        return revisions
 
     async def _look(self, names: Collection[str]) -> dict[str, Statuses]:
-        """Return the versions of each name, as far as the server knows any."""
+        """Return the versions of each name that the server knows."""
         gate = asyncio.Semaphore(_ASK_AT_ONCE)
 
         async def ask(name: str) -> tuple[str, Statuses]:
@@ -231,7 +231,7 @@ class ConfigServer(HttpDriver):
     # -- acting -------------------------------------------------------------------------
 
     async def load(self, target: Target) -> None:
-        """Ask for the version beside the one that serves, then for it alone."""
+        """Add the version beside the serving one, then keep it alone."""
         name, version = target.name, int(self.folder_name(target.revision))
         deadline = time.monotonic() + self._action_timeout_s
         rows = await self._rows()
@@ -239,11 +239,11 @@ class ConfigServer(HttpDriver):
             raise ServerFault(
                 Reason.LOAD_FAILED,
                 f"{self._file} has a model of this name from {rows[name].base_path}, which is not "
-                f"{self._served_dir / name}: take it out or set another spec.model.name",
+                f"{self._served_dir / name}: remove it or set another spec.model.name",
             )
         before = [v for v in rows[name].versions if v != version] if name in rows else []
         earlier = (await self._look([name])).get(name, {}).get(version)
-        # one that failed is tried again only if it was seen to be gone from the file meanwhile
+        # The server loads a failed version again only if it has noticed that it left the file.
         await asyncio.sleep(self._noticed_at.pop((name, version), 0.0) - time.monotonic())
         try:
             await self._ask_for(name, [*before, version])
@@ -254,7 +254,7 @@ class ConfigServer(HttpDriver):
             with contextlib.suppress(ServerGone, ServerInDoubt):
                 await self._apply()
             if isinstance(error, ServerGone | ServerHungUp):
-                # it may have died of this very model: a failure, with backoff, and not a doubt
+                # This model may have crashed the server: a failure, with backoff, and not doubt.
                 raise ServerFault(Reason.LOAD_FAILED, f"{error} during the load") from error
             if isinstance(error, ServerInDoubt):
                 raise ServerFault(Reason.LOAD_TIMEOUT, str(error)) from error
@@ -263,7 +263,7 @@ class ConfigServer(HttpDriver):
         await self._apply()
         if not await self._are_gone(name, deadline, but=version):
             raise ServerFault(
-                Reason.LOAD_TIMEOUT, f"{self.kind} serves it, and has not let go of the one before"
+                Reason.LOAD_TIMEOUT, f"{self.kind} serves it, but still has the previous version"
             )
 
     async def _see_available(
@@ -286,9 +286,9 @@ class ConfigServer(HttpDriver):
                 return
             is_new = status != earlier or time.monotonic() > believed_at
             if status is not None and status.has_failed and is_new:
-                why = status.message or status.error_code
+                cause = status.message or status.error_code
                 raise ServerFault(
-                    Reason.LOAD_FAILED, f"{self.kind} could not load it: {telling(why)}"
+                    Reason.LOAD_FAILED, f"{self.kind} could not load it: {telling(cause)}"
                 )
             if complaint is not None and status is None:
                 raise ServerFault(Reason.LOAD_FAILED, complaint)
@@ -296,14 +296,16 @@ class ConfigServer(HttpDriver):
         raise ServerFault(Reason.LOAD_TIMEOUT, self._too_late(status))
 
     def _too_late(self, status: VersionStatus | None) -> str:
-        said = "does not know of it" if status is None else f"says {status.state}"
-        return f"{self.kind} {said} {self._action_timeout_s:.0f} s after {self._file.name} did"
+        said = "does not know the version" if status is None else f"reports {status.state}"
+        return (
+            f"{self.kind} {said} {self._action_timeout_s:.0f} s after it entered {self._file.name}"
+        )
 
     async def unload(self, name: str) -> None:
-        """Take the name out of the file, and return when the server has no version of it."""
+        """Remove the name from the file, and return when the server has no version of it."""
         rows = await self._rows()
         if name in rows and not self._is_ours(name, rows):
-            return  # somebody else's; of ours there is nothing
+            return  # a row of others
         await self._ask_for(name, [])
         await self._apply()
         self._noticed_at = {key: at for key, at in self._noticed_at.items() if key[0] != name}
@@ -311,7 +313,7 @@ class ConfigServer(HttpDriver):
             raise ServerFault(Reason.UNLOAD_FAILED, f"{self.kind} still has it after the unload")
 
     async def _are_gone(self, name: str, deadline: float, but: int | None = None) -> bool:
-        """Wait until the server has no version of a name, but perhaps one."""
+        """Wait until the server has no version of a name, except perhaps `but`."""
         while True:
             with contextlib.suppress(ServerInDoubt):
                 statuses = (await self._look([name])).get(name, {})
@@ -322,5 +324,5 @@ class ConfigServer(HttpDriver):
             await asyncio.sleep(_POLL_S)
 
     async def _apply(self) -> str | None:
-        """Have the server read the file, if it does not by itself; return what it says against."""
+        """Make the server read the file, if it does not by itself; return its complaint."""
         return None

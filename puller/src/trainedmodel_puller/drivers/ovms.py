@@ -1,18 +1,19 @@
-"""OpenVINO Model Server: read in its documentation, never run here.
+"""OpenVINO Model Server: experimental, written from its documentation.
 
-Its tests are on a stand-in that says what the documentation says. It must run with `--config_path`
-on the file that `--server-config` names (by default `<model-dir>/config.json`), with a
-`--rest_port`, and with `--file_system_poll_wait_seconds 0`, since the file is applied by a call.
+No test has run the real server. The tests use a stand-in that follows the documentation. The server
+must run with `--config_path` on the file of `--server-config` (by default
+`<model-dir>/config.json`), with a `--rest_port`, and with `--file_system_poll_wait_seconds 0`,
+because the driver applies the file by a call.
 
-- `POST /v1/config/reload` applies the file and answers when that is done: 201, or 200 if there was
-  nothing to do. It answers with an error if *any* model could not be loaded, so what counts is what
-  each model says of itself.
+- `POST /v1/config/reload` applies the file, and answers when that is done: 201, or 200 if nothing
+  changed. It answers with an error if *any* model could not be loaded, so the status of each model
+  decides.
 - A version that failed stays LOADING, with an error code.
-- `GET /v1/config` tells of all models at once; those that went are END or not there.
-- A file that breaks its schema changes nothing. Other keys of the file (pipelines, loaders, options
-  of other models) are kept.
-- Changing a model's configuration may load all its versions again, by the documentation; whether
-  the list of versions alone counts as such a change was not seen.
+- `GET /v1/config` has the status of all models. Unloaded models are END or missing.
+- A file that violates its schema changes nothing. Other keys of the file (pipelines, loaders,
+  options of other models) are kept.
+- By the documentation, a changed configuration of a model may load all its versions again. It is
+  not known whether a changed list of versions does so.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class OvmsConfigText:
         listed = [item["config"] for item in _read(text)[_LIST]]
         rows = {config["name"]: Row(config["base_path"], _versions(config)) for config in listed}
         if len(rows) != len(listed):
-            raise ConfigError("a model is there twice")
+            raise ConfigError("it lists a model twice")
         return rows
 
     def edit(self, text: str, name: str, base_path: str, versions: Sequence[int]) -> str:
-        """Return the text with one model's row put in, replaced, or (no versions) taken out."""
+        """Return the text with one model's row added or replaced, or removed without versions."""
         document = _read(text)
         listed = document[_LIST]
         policy = {"specific": {"versions": list(versions)}}
@@ -71,14 +72,14 @@ class OpenVinoModelServer(ConfigServer):
     ping_path = "/v1/config"
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want a model at the top or in a single numbered folder."""
+        """Require a model at the top or in a single numbered folder."""
         return refuse_versioned(shape, _is_model, _WANTED)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Bring a model to the top of the tree, out of a numbered folder if need be.
+        """Move the model of a numbered folder to the top of the tree.
 
         Raises:
-            ServerFault: InvalidLayout; there is none.
+            ServerFault: InvalidLayout; there is no model.
         """
         return lift_version(tree, _is_model, _WANTED)
 
@@ -94,22 +95,22 @@ class OpenVinoModelServer(ConfigServer):
         status, body = await self._client.call("POST", "/v1/config/reload", self._action_timeout_s)
         if status in {200, 201}:
             return None
-        return f"ovms did not take {self._file.name} ({status}): {words(body)}"
+        return f"ovms refused {self._file.name} ({status}): {words(body)}"
 
 
 def _read(text: str) -> dict[str, Any]:
     try:
         document = parsed(text)
     except ValueError as error:
-        raise ConfigError(f"it is no JSON: {error}") from error
+        raise ConfigError(f"it is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get(_LIST), list):
-        raise ConfigError(f"it has no {_LIST}")
+        raise ConfigError(f"it has no list {_LIST}")
     for item in document[_LIST]:
         config = item.get("config") if isinstance(item, dict) else None
         if not isinstance(config, dict) or not all(
             isinstance(config.get(key), str) for key in ("name", "base_path")
         ):
-            raise ConfigError(f"a row of {_LIST} has no config with a name and a base_path")
+            raise ConfigError(f"a row of {_LIST} has no config with name and base_path")
     return document
 
 

@@ -1,23 +1,29 @@
-"""TensorFlow Serving: read in its documentation, sources and protos, never run here.
+"""TensorFlow Serving: experimental, written from its documentation, sources and protos.
 
-There is no package of its binary. The configuration that is written is checked against its real
-protos; all else is tested on a stand-in that says what its sources say.
+No test has run the real server, because no package has its binary. The written configuration is
+checked against its real protos. Everything else is tested on a stand-in that follows the sources.
 
-It must run with `--model_config_file` on the file that `--server-config` names (by default
-`<model-dir>/models.config`), `--model_config_file_poll_wait_seconds=1`, and, so that a broken model
-is known to be broken at once and not after five tries a minute each, `--max_num_load_retries=0`.
-Its gRPC call for a new configuration is not used: that would take its protos and a gRPC client.
+The server must run with these flags:
 
-- The file is read every second. It is applied as a whole, one after the other, and waits for the
-  models that it loads: a slow load delays the ones after it.
-- An empty file is no configuration and changes nothing; an empty list unloads everything.
-- `GET /v1/models/N` tells of all versions it ever had, those that failed or went too (END): a
-  failure that was there before is not believed until the file was read again. A version that
-  failed is tried again only if it left the file and came back, and the file is read every second:
-  it stays out for two and a half.
-- It has no list of its models, and no health: a model that nobody has is asked for, and 404 is a
-  sign of life.
-- A base path whose asked-for version does not exist is only logged: the load times out.
+- `--model_config_file` on the file of `--server-config` (by default `<model-dir>/models.config`).
+- `--model_config_file_poll_wait_seconds=1`.
+- `--max_num_load_retries=0`. Otherwise a broken model is reported only after five tries of a minute
+  each.
+
+The driver does not use the gRPC call for a new configuration: it would need the protos and a gRPC
+client.
+
+- The server reads the file every second. It applies each content as a whole and waits for the loads
+  in it. So a slow load delays later ones.
+- An empty file counts as no configuration and changes nothing. An empty list unloads everything.
+- `GET /v1/models/N` has all versions since the start, also those that failed or were unloaded
+  (END). So a failure from before the load counts only after the file was read again. The server
+  loads a failed version again only if it left the file and came back. The file is read every
+  second, so the version stays out for two and a half.
+- There is no list of models and no health path. The ping reads a model that does not exist, and 404
+  proves that the server runs.
+- If the listed version does not exist below the base path, the server only logs it. The load times
+  out.
 """
 
 from __future__ import annotations
@@ -45,19 +51,19 @@ class TensorFlowServing(ConfigServer):
     file_name = "models.config"
     format = TfsConfigText()
     ping_path = "/v1/models/trainedmodel-nobody"
-    #: The period of its reading the file, and a reserve for what else it loads.
+    #: The period at which it reads the file, and a reserve for its other loads.
     stale_s = 10.0
     notice_s = 2.5
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want a model at the top or in a single numbered folder."""
+        """Require a model at the top or in a single numbered folder."""
         return refuse_versioned(shape, _is_model, _WANTED)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Bring a SavedModel to the top of the tree, out of a numbered folder if need be.
+        """Move the SavedModel of a numbered folder to the top of the tree.
 
         Raises:
-            ServerFault: InvalidLayout; there is none.
+            ServerFault: InvalidLayout; there is no model.
         """
         return lift_version(tree, _is_model, _WANTED)
 
@@ -69,9 +75,9 @@ class TensorFlowServing(ConfigServer):
         if status is not None:
             return said
         return (
-            f"{said}: it must run with --model_config_file={self._file.name} and "
-            "--model_config_file_poll_wait_seconds=1, and see the model folder where "
-            f"--server-model-dir says ({self._served_dir})"
+            f"{said}: run it with --model_config_file={self._file.name} and "
+            "--model_config_file_poll_wait_seconds=1, and set --server-model-dir "
+            f"({self._served_dir}) to the model folder as the server sees it"
         )
 
 

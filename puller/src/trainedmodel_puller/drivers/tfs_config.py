@@ -1,8 +1,8 @@
-"""TensorFlow Serving's `models.config`: protobuf text, of which single rows are read and replaced.
+"""TensorFlow Serving's `models.config`: protobuf text, in which single rows are read and replaced.
 
-Only as much of the text format is understood as that takes: where a message begins and ends, and
-the strings and numbers of four fields. All else (comments, fields of rows that are not ours) stays
-byte by byte as it is. What is not understood is an error, never skipped.
+The parser covers only the needed part of the text format: the begin and end of messages, and the
+strings and numbers of four fields. Everything else (comments, fields of other rows) is kept byte
+for byte. Text that cannot be parsed is an error and never skipped.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class _Field:
 
     Attributes:
         name: Its name.
-        start: Where its name begins.
-        end: Where its value, and a separator after it, ends.
-        value: The tokens of its value; of a message, without the brackets.
-        body_end: Where its closing bracket stands; None if it is no message.
+        start: Offset of its name.
+        end: Offset after its value and a separator.
+        value: The tokens of its value, without the brackets of a message.
+        body_end: Offset of the closing bracket of a message; None for other values.
     """
 
     name: str
@@ -64,8 +64,8 @@ class _Block:
 class TfsConfigText:
     """Reads and edits the file's text."""
 
-    #: A file that is empty changes nothing (TensorFlow Serving takes it for no configuration at
-    #: all); a list that is empty unloads everything.
+    #: An empty list unloads everything. An empty file would change nothing, because TensorFlow
+    #: Serving takes it for no configuration.
     empty = "model_config_list {\n}\n"
 
     def rows(self, text: str) -> dict[str, Row]:
@@ -73,7 +73,7 @@ class TfsConfigText:
         return {name: block.row for name, block in _read(text)[0].items()}
 
     def edit(self, text: str, name: str, base_path: str, versions: Sequence[int]) -> str:
-        """Return the text with one model's row put in, replaced, or (no versions) taken out."""
+        """Return the text with one model's row added or replaced, or removed without versions."""
         blocks, end = _read(text)
         made = _render(name, base_path, versions) if versions else ""
         if name in blocks:
@@ -107,7 +107,7 @@ def _quote(text: str) -> str:
 
 
 def _whole_lines(text: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span to the lines that it has to itself."""
+    """Extend a span to whole lines, if nothing else is on them."""
     line = text.rfind("\n", 0, start) + 1
     if not text[line:start].strip():
         start = line
@@ -118,19 +118,19 @@ def _whole_lines(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _read(text: str) -> tuple[dict[str, _Block], int | None]:
-    """Return the rows by name, and where the list ends if there is one."""
+    """Return the rows by name, and the end of the list if there is one."""
     top = list(_fields(tuple(_tokens(text))))
     lists = [field for field in top if field.name == "model_config_list"]
     others = [field.name for field in top if field.name != "model_config_list"]
     if others or len(lists) > 1 or any(field.body_end is None for field in lists):
-        raise ConfigError("it must hold one model_config_list { ... } and nothing else")
+        raise ConfigError("it must have one model_config_list { ... } and nothing else")
     blocks: dict[str, _Block] = {}
     for field in _fields(lists[0].value) if lists else ():
         if field.name != "config" or field.body_end is None:
             raise ConfigError(f"{field.name!r} in model_config_list is not config {{ ... }}")
         name, row = _row(field)
         if name in blocks:
-            raise ConfigError(f"the model {name!r} is there twice")
+            raise ConfigError(f"it lists the model {name!r} twice")
         blocks[name] = _Block(row, field.start, field.end)
     return blocks, lists[0].body_end if lists else None
 
@@ -138,7 +138,7 @@ def _read(text: str) -> tuple[dict[str, _Block], int | None]:
 def _row(config: _Field) -> tuple[str, Row]:
     said = {field.name: field for field in _fields(config.value)}
     if "name" not in said or "base_path" not in said:
-        raise ConfigError("a config has no name or no base_path")
+        raise ConfigError("a config must have name and base_path")
     versions: list[int] = []
     for field in _fields(
         said["model_version_policy"].value if "model_version_policy" in said else ()
@@ -157,19 +157,19 @@ def _number(token: _Token) -> int:
     try:
         return int(token.text, 0)
     except ValueError:
-        raise ConfigError(f"{token.text!r} is no version number") from None
+        raise ConfigError(f"{token.text!r} is not a version number") from None
 
 
 def _string(field: _Field) -> str:
     if not field.value or not all(token.is_string for token in field.value):
-        raise ConfigError(f"{field.name} is no string")
+        raise ConfigError(f"{field.name} must be a string")
     parts = [token.text[1:-1] for token in field.value]
     try:
         return "".join(
             part.encode().decode("unicode_escape") if "\\" in part else part for part in parts
         )
     except UnicodeError as error:
-        raise ConfigError(f"{field.name} has an escape that cannot be read") from error
+        raise ConfigError(f"{field.name} has an invalid escape") from error
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -178,7 +178,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         match = _TOKEN.match(text, position)
         if match is None:
             line = text.count("\n", 0, position) + 1
-            raise ConfigError(f"line {line} is no protobuf text: {text[position:][:40]!r}")
+            raise ConfigError(f"line {line} is not protobuf text: {text[position:][:40]!r}")
         if match.lastgroup != "space":
             yield _Token(match.group(), match.start(), match.end())
         position = match.end()
@@ -193,7 +193,7 @@ def _fields(tokens: tuple[_Token, ...]) -> Iterator[_Field]:
         has_colon = after < len(tokens) and tokens[after].text == ":"
         first = after + 1 if has_colon else after
         if name.text in ":;,/{}<>]" or name.is_string or first >= len(tokens):
-            raise ConfigError(f"{name.text!r} is no field with a value")
+            raise ConfigError(f"{name.text!r} is not a field with a value")
         body_end: int | None = None
         if tokens[first].text in _CLOSING:
             last = _closing(tokens, first)

@@ -1,18 +1,18 @@
 """TorchServe: quirks measured on 0.12.
 
-An update has no gap: a second version is registered beside the first (`prepare` has written the
-revision into its manifest as the version), made the default when its worker is ready, and then the
-others are unregistered. A new version that fails leaves the old one the default, untouched. Both
-are in memory for a moment. Measured with four clients that never paused: none of 2,488 requests
-failed in four updates.
+An update has no gap. A second version is registered beside the first; `prepare` has written the
+revision into its manifest as the version. When its worker is ready, it becomes the default, and the
+others are unregistered. If the new version fails, the old one stays the default. Both are in memory
+for a moment. Measured with four clients that never paused: none of 2,488 requests failed in four
+updates.
 
-- It registers an *absolute* folder; one below its model store, given relative to it, is 404.
-- The default version of several cannot be unregistered (403): the others go first.
-- Unregistering ends a version's workers at once, with what they were asked: it is done a second
-  after no request waits for them any more. A request that takes longer may be cut off.
-- The worker's own limit on a start is 120 s; ours is passed on as `startup_timeout`.
+- It registers an *absolute* folder. A path relative to its model store is 404.
+- The default version cannot be unregistered while there are others (403), so the others go first.
+- Unregistering stops a version's workers at once, with their running requests. So it is done one
+  second after the queue is empty. A request that takes longer may be cut off.
+- The worker's own limit for a start is 120 s. The driver sets `startup_timeout` to its own limit.
 - With one address for both APIs the paths of versions are 404: the management API needs its own.
-- Tokens are on by default: it must run with `disable_token_authorization=true` and, for
+- Tokens are on by default. It must run with `disable_token_authorization=true` and, for
   registrations at run time, `enable_model_api=true`.
 """
 
@@ -35,9 +35,9 @@ from trainedmodel_puller.drivers.management import (
 )
 from trainedmodel_puller.errors import ServerFault
 
-#: How long requests that were given to a replaced version may take, in seconds.
+#: How long the queue of a replaced version may take to become empty, in seconds.
 _DRAIN_S: Final = 10.0
-#: A request leaves the queue before it is answered: the last one gets this long, in seconds.
+#: Time for the last request, which leaves the queue before its answer, in seconds.
 _LAST_ANSWER_S: Final = 1.0
 
 
@@ -88,11 +88,11 @@ class TorchServe(ManagementServer):
     def _version_of(self, row: Json) -> str:
         version = row.get("modelVersion")
         if not isinstance(version, str):
-            raise ServerInDoubt(f"{self.kind} tells of a model without a version")
+            raise ServerInDoubt(f"{self.kind} returned a model without a version")
         return version
 
     async def _drop(self, name: str, version: str) -> None:
-        """Unregister a version that does not serve; as a default it first loses that to another."""
+        """Unregister a version that does not serve. A default version first loses that role."""
         default = await self._describe(name)
         if default and self._version_of(default[0]) == version:
             others = await self._others(name, version)

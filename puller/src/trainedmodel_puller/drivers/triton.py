@@ -1,18 +1,20 @@
 """Triton: quirks measured on 2.51.
 
-- It must run with `--model-control-mode=explicit`; in any other mode load and unload are 503.
-- A load of what is loaded does nothing, with status 200, unless it sees a newer time stamp: of
-  twelve swaps by exchange half were skipped and the old weights went on serving. Setting the time
-  stamps of the whole tree to now before each load gave 24 reloads of 24. Hence `touch`.
-- Unload answers 200 at once and takes 1.3-2 s: the index says UNLOADING, then UNAVAILABLE.
-- Unknown models are 200 on unload, and `ready` is 400 for all that is not ready.
-- Each load holds one of 8 HTTP threads, and ten slow ones silenced `/live` for 21 s: four at most.
+- It must run with `--model-control-mode=explicit`. In any other mode load and unload are 503.
+- A load of a loaded model does nothing, with status 200, unless Triton sees a newer time stamp. Of
+  twelve swaps by exchange, half were skipped and the old weights kept serving. With the time stamps
+  of the whole tree set to now before each load, 24 of 24 loads were effective. Hence `touch`.
+- Unload returns 200 at once and takes 1.3-2 s. The index says UNLOADING, then UNAVAILABLE.
+- Unload of an unknown model is 200. `ready` is 400 for each model that is not ready.
+- Each load holds one of 8 HTTP threads. Ten slow loads blocked `/live` for 21 s, so at most four
+  run at once.
 - Index rows without a state were never loaded.
-- `name:` in `config.pbtxt` must equal the folder or be left out: `prepare` takes it out, there and
-  in `configs/`. The file need not be UTF-8: comments may hold any bytes, and keep them. A byte
-  order mark, or UTF-16, is refused without a word of why: `prepare` writes plain UTF-8 instead.
-- An ensemble needs a version folder with nothing in it, which many stores lose: `prepare` makes it.
-- A dangling link makes every index call fail; downloads never make links.
+- `name:` in `config.pbtxt` must equal the folder's name or be absent. `prepare` removes it there
+  and in `configs/`. The file need not be UTF-8: comments may hold any bytes, and `prepare` keeps
+  them. Triton refuses a byte order mark and UTF-16 without giving a reason, so `prepare` writes
+  plain UTF-8.
+- An ensemble needs an empty version folder. Many stores lose it, so `prepare` makes it.
+- A dangling link makes every index call fail. Downloads never make links.
 """
 
 from __future__ import annotations
@@ -50,11 +52,11 @@ class Triton(RepositoryServer):
     kind = "triton"
 
     def check_layout(self, shape: Shape, entry: Entry) -> str | None:
-        """Want a version folder, or what may be an ensemble."""
+        """Require a version folder, or the files of an ensemble."""
         return refuse_triton(shape)
 
     def prepare(self, tree: Path, entry: Entry) -> bool:
-        """Check for a version folder, and free the configurations of another name.
+        """Check for a version folder, and remove the name from the configurations.
 
         Raises:
             ServerFault: InvalidLayout; there is no numbered version folder.
@@ -68,7 +70,7 @@ class Triton(RepositoryServer):
             (tree / "1").mkdir()
             is_changed = True
         contents = {TRITON_CONFIG: content}
-        # for servers that run with --model-config-name
+        # For servers that run with --model-config-name.
         for name in shape.folders.get("configs", ()):
             if name.endswith(".pbtxt"):
                 contents[f"configs/{name}"] = read_user_file(tree, f"configs/{name}")
@@ -82,11 +84,11 @@ class Triton(RepositoryServer):
         return is_changed
 
     def touch(self, tree: Path) -> None:
-        """Set every time stamp in the tree to now, without which a reload may be skipped."""
+        """Set every time stamp in the tree to now. Otherwise Triton may skip a reload."""
         now = time.time()
         for folder, _, files in os.walk(tree):
             for path in (*(os.path.join(folder, name) for name in files), folder):
-                with contextlib.suppress(PermissionError):  # a root server's own, not the model's
+                with contextlib.suppress(PermissionError):  # written by a server that runs as root
                     os.utime(path, (now, now))
 
     def _load_body(self, entry: Entry) -> dict[str, Any]:
@@ -100,9 +102,10 @@ class Triton(RepositoryServer):
 
 
 def _text_of(path: str, content: bytes) -> str:
-    """Return a configuration's text; bytes that are not UTF-8 are kept, as lone surrogates.
+    """Return a configuration's text. Bytes that are not UTF-8 are kept as lone surrogates.
 
-    Windows editors write marks that Triton does not read: they go, and UTF-16 becomes UTF-8.
+    Triton does not read the byte order marks of Windows editors. They are removed, and UTF-16 is
+    decoded.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:

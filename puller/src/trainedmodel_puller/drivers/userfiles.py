@@ -1,8 +1,9 @@
-"""Files of users that a driver reads or replaces: whatever they hold is never a fault of ours.
+"""Files of a source that a driver reads or replaces. None of them may cause an internal error.
 
-A file may hold any bytes, be huge, be a pipe, a folder, or a link to anywhere. So it is read up to
-a limit, never waited for, and never followed out of its tree. What cannot be used is refused with
-words that name the file. A file is replaced, never written into: other names may share it.
+A path may be a file with any bytes of any size, a pipe, a folder, or a link to any place. So a read
+has a limit, never waits, and never follows a link out of the tree. A file that cannot be used is
+refused, and the message names it. A file is replaced, never written into, because other models may
+share it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from trainedmodel_puller.core.shape import Shape, named
 from trainedmodel_puller.errors import ServerFault
 from trainedmodel_puller.volume.durable import FILE_MODE
 
-#: Larger files are not read, in bytes. Settings that people write take a few thousand.
+#: Larger files are not read, in bytes. Settings written by people have a few thousand.
 MOST_BYTES: Final = 1024 * 1024
 _TEMPORARY: Final = ".trainedmodel-new"
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def refused(message: str) -> ServerFault:
-    """Return the fault of a tree whose layout the server cannot load."""
+    """Return the fault for a tree that the server cannot load."""
     return ServerFault(Reason.INVALID_LAYOUT, message)
 
 
 def shape_of(tree: Path) -> Shape:
-    """Look at the top of a tree and into the folders there (blocking)."""
+    """Return the names at the top of a tree and in its folders (blocking)."""
     return Shape(_paths(tree))
 
 
@@ -48,10 +49,10 @@ def _paths(tree: Path) -> Iterator[str]:
 
 
 def _listed(folder: Path | str) -> Iterator[tuple[str, bool, str]]:
-    """Yield the files and folders of a folder, links followed: name, whether a file, path."""
+    """Yield name, whether it is a file, and path of each entry of a folder; links are followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            # Only a link costs a call of its own; one that leads nowhere or in a circle is neither.
+            # Only a link needs another call. A dangling or circular link is neither.
             is_link = entry.is_symlink()
             if os.path.isfile(entry.path) if is_link else entry.is_file():
                 yield entry.name, True, entry.path
@@ -60,10 +61,10 @@ def _listed(folder: Path | str) -> Iterator[tuple[str, bool, str]]:
 
 
 def read_user_file(tree: Path, name: str) -> bytes | None:
-    """Return a file's bytes; None if there is nothing of that name (blocking).
+    """Return a file's bytes; None if it does not exist (blocking).
 
     Raises:
-        ServerFault: InvalidLayout; it is no file, is too large, or lies outside the tree.
+        ServerFault: InvalidLayout; it is not a file, is too large, or lies outside the tree.
     """
     try:
         descriptor = _open_inside(tree, name)
@@ -80,7 +81,7 @@ def read_user_file(tree: Path, name: str) -> bytes | None:
     finally:
         os.close(descriptor)
     if len(content) > MOST_BYTES:
-        raise refused(f"{named([name])} is larger than {MOST_BYTES // 1024} KiB, and is not read")
+        raise refused(f"{named([name])} is larger than the limit of {MOST_BYTES // 1024} KiB")
     return content
 
 
@@ -88,13 +89,13 @@ def _open_inside(tree: Path, name: str) -> int:
     """Open a file of a tree; links are followed within the tree only."""
     path = os.path.join(tree, name)
     if os.sep not in name:
-        try:  # most are plain files, and need no look at what the path leads through
+        try:  # Most are plain files, whose path needs no check.
             return os.open(path, _FLAGS | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
     if not os.path.realpath(path).startswith(f"{os.path.realpath(tree)}{os.sep}"):
-        raise refused(f"{named([name])} is a link that leads out of the source: put a file there")
+        raise refused(f"{named([name])} is a link that leads out of the source: use a file")
     return os.open(path, _FLAGS)
 
 
@@ -107,10 +108,10 @@ def _read_up_to(descriptor: int, most: int) -> bytes:
 
 
 def read_user_json(tree: Path, name: str) -> dict[str, Any] | None:
-    """Return a file's JSON object; None if there is nothing of that name (blocking).
+    """Return a file's JSON object; None if it does not exist (blocking).
 
     Raises:
-        ServerFault: InvalidLayout; it is no JSON object, or no file that can be read.
+        ServerFault: InvalidLayout; it is not a readable file with a JSON object.
     """
     content = read_user_file(tree, name)
     if content is None:
@@ -120,7 +121,7 @@ def read_user_json(tree: Path, name: str) -> dict[str, Any] | None:
     except UnicodeDecodeError as error:
         raise refused(f"{name} is not JSON: it is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise refused(f"{name} is not JSON that can be read: it is nested too deeply") from error
+        raise refused(f"{name} is nested too deeply") from error
     except ValueError as error:
         raise refused(f"{name} is not JSON: {error!s:.200}") from error
     if not isinstance(document, dict):
@@ -129,25 +130,25 @@ def read_user_json(tree: Path, name: str) -> dict[str, Any] | None:
 
 
 def write_user_json(tree: Path, name: str, document: dict[str, Any]) -> None:
-    """Replace a file by a JSON object, in ASCII (blocking).
+    """Replace a file by a JSON object in ASCII (blocking).
 
     Raises:
-        ServerFault: InvalidLayout; something that is no file has its name.
-        OSError: the volume refused.
+        ServerFault: InvalidLayout; the name belongs to a folder.
+        OSError: from the model volume.
     """
     try:
         text = json.dumps(document, indent=2)
     except (RecursionError, ValueError) as error:
-        raise refused(f"{name} is nested too deeply to be written again") from error
+        raise refused(f"{name} is nested too deeply") from error
     replace_user_file(tree, name, f"{text}\n".encode())
 
 
 def replace_user_file(tree: Path, name: str, content: bytes) -> None:
-    """Replace a file, whole or not at all; nothing that was there is written into (blocking).
+    """Replace a file atomically, without writing into the old one (blocking).
 
     Raises:
-        ServerFault: InvalidLayout; something that is no file has its name.
-        OSError: the volume refused.
+        ServerFault: InvalidLayout; the name belongs to a folder.
+        OSError: from the model volume.
     """
     path = tree / name
     new = path.with_name(f".{path.name}{_TEMPORARY}")
@@ -166,7 +167,7 @@ def replace_user_file(tree: Path, name: str, content: bytes) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove what a kill has left, or what a source has put in the way."""
+    """Remove a temporary file of a killed puller, or a file of the source with that name."""
     with contextlib.suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

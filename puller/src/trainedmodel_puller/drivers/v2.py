@@ -1,17 +1,17 @@
 """The model repository extension of the v2 protocol, as Triton, MLServer and KServe speak it.
 
-Common ground only: `POST /v2/repository/index`, `/load`, `/unload`, `GET /v2/models/N/ready`. What
-differs (how a reload is forced, what an unload means, what the files must look like) is in the
-drivers beside.
+This module has the common part: `POST /v2/repository/index`, `/load`, `/unload`, and
+`GET /v2/models/N/ready`. The drivers of the three servers have the differences: how to force a
+reload, the meaning of an unload, and the required files.
 
-Measured on the first two, and so handled here:
+Measured on Triton and MLServer:
 
-- the index is read from disk: a loaded model whose folder is gone is not in it and goes on serving.
-  Names of interest that the index lacks are asked for one by one;
-- error bodies are JSON, plain text, or a traceback; the last telling line is what people need;
-- a client's time-out does not cancel a load (both finish it after the client has gone), so on a
-  time-out readiness is polled; but not in an update, where the old model is ready all along;
-- `/v2/health/ready` turns bad while any model loads or after one failed; only `/live` is asked.
+- The index is read from disk. A loaded model whose folder is gone is not in it, and still serves.
+  So the readiness of each wanted name that the index lacks is read by itself.
+- Error bodies are JSON, plain text, or a traceback. `client.words` finds the useful line.
+- A time-out of the client does not cancel a load: both servers finish it. So after a time-out
+  readiness is polled. An update is an exception, because the old model is ready all the time.
+- `/v2/health/ready` turns bad while any model loads, or after one failed. Only `/live` is used.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from trainedmodel_puller.errors import ServerFault
 INDEX_PATH: Final = "/v2/repository/index"
 
 _POLL_S: Final = 0.1
-#: One load call is waited for at most this long; then readiness is polled instead.
+#: Time limit of one load call, in seconds. After it, readiness is polled.
 _CALL_TIMEOUT_S: Final = 120.0
-#: For how long a server that has just loaded a model may not say whether it is ready, in seconds.
+#: How long readiness may stay unknown after a load, in seconds.
 _BUSY_S: Final = 60.0
-#: How many models are asked for their readiness at once.
+#: How many readiness requests run at once.
 _ASK_AT_ONCE: Final = 8
 
 
 class RepositoryServer(HttpDriver):
-    """What Triton, MLServer and KServe have in common."""
+    """The common part of the drivers for Triton, MLServer and KServe."""
 
     kind = "v2"
     max_loads = 4
@@ -64,22 +64,22 @@ class RepositoryServer(HttpDriver):
     # -- observing ----------------------------------------------------------------------
 
     async def observe(self, names: Collection[str]) -> Observation:
-        """Ask for liveness and the index, then for each name that the index lacks."""
+        """Read liveness and the index, then the readiness of each name that the index lacks."""
         await self.ping()
         status, body = await self._client.call("POST", INDEX_PATH, 2 * OBSERVE_TIMEOUT_S, {})
-        return await self._sight(status, body, names)
+        return await self._observation(status, body, names)
 
-    async def _sight(self, status: int, body: bytes, names: Collection[str]) -> Observation:
+    async def _observation(self, status: int, body: bytes, names: Collection[str]) -> Observation:
         if status != 200:
             raise self._client.unexpected(INDEX_PATH, status, body)
         states = self._read_index(body)
-        # in the index without a state, or not there at all: the files say nothing of the memory
+        # Without a state in the index, only readiness shows whether the model is in memory.
         unsure = [name for name in names if states.get(name) is None]
         states.update(dict.fromkeys(await self._ready_ones(unsure), ServerState.READY))
         return Observation({name: state for name, state in states.items() if state is not None})
 
     def _read_index(self, body: bytes) -> dict[str, ServerState | None]:
-        if body != self._index_body:  # of thousands of models it is long, and mostly the same
+        if body != self._index_body:  # It is long with thousands of models, and seldom changes.
             self._index = self._client.parse(body, JsonShape("model index", self._index_states))
             self._index_body = body
         return dict(self._index)
@@ -98,7 +98,7 @@ class RepositoryServer(HttpDriver):
         return _INDEX_STATES.get(str(row.get("state", "")).upper())
 
     async def _ready_ones(self, names: list[str]) -> list[str]:
-        """Ask some names at a time: after a restart all of them are unsure, and all wait for it."""
+        """Return the ready names, a few requests at a time: after a restart all are unsure."""
         ready: list[str] = []
         for start in range(0, len(names), _ASK_AT_ONCE):
             some = names[start : start + _ASK_AT_ONCE]
@@ -126,12 +126,12 @@ class RepositoryServer(HttpDriver):
     # -- acting -------------------------------------------------------------------------
 
     async def load(self, target: Target) -> None:
-        """Load by name and wait for the server's own word that it is ready."""
+        """Load by name, and wait until the server reports that the model is ready."""
         name = target.name
         deadline = time.monotonic() + self._action_timeout_s
         body = self._load_body(target.entry)
-        # readiness proves a load only of a model that was not ready before: in an update the old
-        # revision is ready all along, so there the call's own answer is the only proof
+        # Readiness proves a load only if the model was not ready before. In an update the old
+        # revision is ready all the time, so the answer to the call is the only proof.
         is_update = target.is_serving
         timeout_s = self._action_timeout_s if is_update else _CALL_TIMEOUT_S
         try:
@@ -139,12 +139,13 @@ class RepositoryServer(HttpDriver):
                 "POST", f"/v2/repository/models/{name}/load", timeout_s, body
             )
         except ServerHungUp as error:
-            # it may have died of this very model: that is a failure, with backoff, not a doubt
+            # This model may have crashed the server: a failure, with backoff, and not doubt.
             raise ServerFault(Reason.LOAD_FAILED, f"{error} during the load") from error
         except ServerInDoubt as error:
             if is_update:
                 raise ServerFault(
-                    Reason.LOAD_TIMEOUT, f"{error}; which revision it serves is not known"
+                    Reason.LOAD_TIMEOUT,
+                    f"{error}; it is not known whether it serves the old or the new revision",
                 ) from error
             await self._poll_ready(name, deadline)
             return
@@ -153,11 +154,11 @@ class RepositoryServer(HttpDriver):
         if not await self._is_ready_soon(name):
             raise ServerFault(
                 Reason.LOAD_FAILED,
-                f"{self.kind} answered 200 to the load but does not call the model ready",
+                f"{self.kind} returned 200 for the load, but the model is not ready",
             )
 
     def _refusal(self, status: int, body: bytes) -> str:
-        """Put a refused load into words."""
+        """Return the message of a refused load."""
         return f"{self.kind} refused the load ({status}): {words(body)}"
 
     def _load_body(self, entry: Entry) -> dict[str, Any]:
@@ -170,16 +171,16 @@ class RepositoryServer(HttpDriver):
                 if await self._is_ready(name):
                     return
             except ServerInDoubt:
-                continue  # some servers answer nothing at all while they load
+                continue  # Some servers answer no request during a load.
         raise ServerFault(
             Reason.LOAD_TIMEOUT, f"not ready {self._action_timeout_s:.0f} s after the load call"
         )
 
     async def _is_ready_soon(self, name: str) -> bool:
-        """Ask whether a load that was answered with success has made the model ready.
+        """Return whether the model is ready after a successful load.
 
-        A server that is busy loading others may not answer in time. That is no reason to stop all
-        loads and to look at the server anew: it is asked again, for a minute.
+        A server that is busy with other loads may not answer in time. A doubt would stop all loads
+        until the next observation, so the request is repeated for a minute.
         """
         patient_until = time.monotonic() + _BUSY_S
         for _ in range(10):
@@ -197,7 +198,7 @@ class RepositoryServer(HttpDriver):
         return False
 
     async def unload(self, name: str) -> None:
-        """Unload by name and wait until the server no longer has it."""
+        """Unload by name, and wait until the server no longer has the model."""
         status, answer = await self._client.call(
             "POST", f"/v2/repository/models/{name}/unload", _CALL_TIMEOUT_S, {}
         )

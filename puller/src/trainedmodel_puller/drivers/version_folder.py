@@ -1,7 +1,7 @@
-"""Trees of servers that want versions as numbered folders: the source's own number is taken away.
+"""Trees of servers with numbered version folders: the number of the source is removed.
 
-Sources are often laid out as a server reads them, `1/saved_model.pb`. Here a revision's folder is
-the version, so what lies in a single numbered folder moves up.
+A source often has the layout that a server reads, `1/saved_model.pb`. In the served folder, the
+folder of a revision is the version. So the content of a single numbered folder moves up.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from trainedmodel_puller.drivers.userfiles import refused, shape_of
 def lift_version(tree: Path, is_model: IsModel, wanted: str) -> bool:
     """Move the content of a single numbered folder up, unless the model is at the top (blocking).
 
-    A kill may come between any two steps: the folder's new name says that they were begun.
+    A kill may come between any two steps. The folder's new name marks the unfinished move.
 
     Args:
         tree: The revision's files.
-        is_model: Tells of a file whether a server would load it.
-        wanted: What the top must hold, for people.
+        is_model: Returns whether a server would load a file.
+        wanted: The required files, for the message.
 
     Returns:
         Whether anything was moved.
@@ -37,9 +37,9 @@ def lift_version(tree: Path, is_model: IsModel, wanted: str) -> bool:
     moving = tree / MOVING
     if not moving.is_dir():
         shape = shape_of(tree)
-        why = refuse_versioned(shape, is_model, wanted)
-        if why is not None:
-            raise refused(why)
+        message = refuse_versioned(shape, is_model, wanted)
+        if message is not None:
+            raise refused(message)
         if holds_model(shape.files, is_model):
             return False
         (tree / numbered_folders(shape)[0]).rename(moving)

@@ -1,4 +1,4 @@
-"""Model versions in the words of TensorFlow Serving, which OpenVINO Model Server speaks too."""
+"""The status of model versions, in the format of TensorFlow Serving and OpenVINO Model Server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainedmodel_puller.drivers.client import as_list
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """What a server says of one version: `AVAILABLE`, `LOADING`, `END`, and why."""
+    """The status of one version: `AVAILABLE`, `LOADING`, `END`, ..., with its error."""
 
     state: str
     error_code: str
@@ -25,12 +25,12 @@ class VersionStatus:
 
     @property
     def has_failed(self) -> bool:
-        """Whether its load has failed."""
+        """Whether its load failed."""
         return not self.is_available and self.error_code not in {"", "OK", "0"}
 
     @property
     def is_gone(self) -> bool:
-        """Whether the server has let go of it."""
+        """Whether the server has unloaded it."""
         return self.state == "END"
 
 
@@ -50,7 +50,7 @@ def read_statuses(document: Any) -> Statuses:
 
 
 def state_of(statuses: Statuses) -> ServerState:
-    """Return what all versions of a name together come to."""
+    """Return the state of a name from the states of all its versions."""
     said = {status.state for status in statuses.values() if not status.has_failed}
     if "AVAILABLE" in said:
         return ServerState.READY

@@ -1,22 +1,24 @@
-"""vLLM, its LoRA adapters: quirks measured on 0.32, on the CPU.
+"""LoRA adapters of vLLM: quirks measured on 0.32, on the CPU.
 
 It must run with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`, without which it has
-none of the calls, and with a `--max-lora-rank` that none of the adapters exceeds.
+none of the calls, and with a `--max-lora-rank` that covers all adapters.
 
-- A load is synchronous and really loads: broken weights and too high a rank are 500, the server
-  lives on. A folder that it does not see is 404, and the message says `<path>` instead of the path.
-- A name that is registered is 400. `load_inplace` would replace it, but from then on the folder is
-  read at each request, and one that is gone kills the whole server: never used.
+- A load is synchronous and really loads. Broken weights and a rank above the limit are 500, and the
+  server keeps running. A folder that it does not see is 404, and the message has `<path>` instead
+  of the path.
+- A load of a registered name is 400. `load_inplace` would replace it, but then each request reads
+  the folder, and a missing folder crashes the whole server. The driver never uses it.
 - The gap of an update, from the unload to the end of the load, was about 40 ms of 404s. Ten updates
-  under three clients that never paused cost 6 of 120 requests, or none of 69; a broken one none.
-- `--max-loras` and `--max-cpu-loras` limit what is in memory, not what may be registered: an
-  evicted adapter is read *from disk again* when asked for. If its folder is gone by then, the
-  server ends. So an unload is done when no request needs the files any more: the metric
-  `vllm:lora_requests_info` names the adapters of requests that run or wait, and goes on naming one
-  whose name is gone already (seen: 12 long requests ended well after the unload). A server that
-  shows no metrics is not waited for.
-- Unloading what is not there is 404. After a restart nothing is registered.
-- With `--api-key` all of `/v1` wants the key, which is not spoken here.
+  under three clients that never paused failed 6 of 120 requests in one run, and none of 69 in
+  another. A broken update failed none.
+- `--max-loras` and `--max-cpu-loras` limit the adapters in memory, not the registered ones. An
+  evicted adapter is read *from disk again* for the next request. If its folder is gone by then, the
+  server ends. So an unload is complete only when no request needs the files. The metric
+  `vllm:lora_requests_info` names the adapters of running and waiting requests, also after their
+  names are unregistered (seen: 12 long requests ended well after the unload). Without metrics, the
+  driver does not wait.
+- Unload of an unknown adapter is 404. After a restart nothing is registered.
+- With `--api-key` all of `/v1` requires the key. The driver sends none.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from trainedmodel_puller.errors import ServerFault
 
 _INFO: Final = re.compile(r"^vllm:lora_requests_info\{(?P<labels>[^}]*)\} (?P<at>\S+)$", re.M)
 _NAMES: Final = re.compile(r'(?:running|waiting)_lora_adapters="([^"]*)"')
-#: A request that was let in just before the unload shows up in the metric this much later at most.
+#: How late a request from just before the unload appears in the metric, in seconds.
 _SETTLE_S: Final = 0.5
 
 
@@ -52,9 +54,9 @@ class VLLM(AdapterServer):
         said = words(body)
         hint = ""
         if status == 404 and said == "Not Found":
-            hint = ": it must run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+            hint = ": run it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         elif status == 404:
-            hint = f" (it looked in {root}: is that what it sees? --server-model-dir must name it)"
+            hint = f" (it looked in {root}: set --server-model-dir to the folder as vllm sees it)"
         elif "max_lora_rank" in said:
             hint = " (raise its --max-lora-rank)"
         return f"vllm refused the load ({status}): {said}{hint}"
@@ -71,7 +73,7 @@ class VLLM(AdapterServer):
             await asyncio.sleep(2 * POLL_S)
 
     async def _in_use(self) -> frozenset[str]:
-        """Return the adapters of all requests that run or wait, as far as the server tells."""
+        """Return the adapters of all running and waiting requests, if there are metrics."""
         status, body = await self._client.call("GET", "/metrics", 2 * OBSERVE_TIMEOUT_S)
         return names_in_use(body.decode("utf-8", "replace")) if status == 200 else frozenset()
 
@@ -85,9 +87,9 @@ def _number(text: str) -> float:
 
 
 def names_in_use(metrics: str) -> frozenset[str]:
-    """Return the adapter names in the newest of the series that tell of requests.
+    """Return the adapter names in the newest of the series about requests.
 
-    Each set of names that was ever in use at once is a series of its own, and its value is when.
+    Each set of names that was ever in use at once is a series, and its value is its time.
     """
     series = list(_INFO.finditer(metrics))
     if not series:
