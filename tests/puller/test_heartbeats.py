@@ -15,7 +15,7 @@ from trainedmodel_puller.reporting import reporter
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(reporter, "spacing_s", lambda size, sent: 0.01)
-    monkeypatch.setattr(reporter, "_RETRY_S", (0.01,))
+    monkeypatch.setattr(reporter, "_RETRY_S", (0.01, 0.01))
     monkeypatch.setattr(reporter, "_REFUSED_S", 0.01)
     return Bench(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Waits after failures: bounded, and begun anew by progress."""
+"""Pauses after failures: bounded, and reset by progress."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from trainedmodel_puller.core.backoff import (
     backoff_s,
     begin_again_s,
     failures_in_a_row,
+    pause_s,
 )
 
 CHANCE = st.floats(0, 1, exclude_max=True)
@@ -20,6 +21,17 @@ KEEPS = [Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED, Reason.SOURCE_ERROR]
 @given(st.integers(0, 10_000), CHANCE)
 def test_a_wait_is_bounded_and_never_nothing(count: int, jitter: float) -> None:
     assert 0.5 <= backoff_s(count, jitter) <= LONGEST_S
+
+
+def test_a_pause_doubles_from_its_first_to_its_longest() -> None:
+    pauses = [pause_s(count, 0.5, 5.0, jitter=0.0) for count in range(1, 7)]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+@given(st.integers(0, 10_000), CHANCE)
+def test_jitter_shortens_a_pause_by_half_at_most(count: int, jitter: float) -> None:
+    nominal = pause_s(count, 0.5, 30.0, jitter=0.0)
+    assert nominal / 2 <= pause_s(count, 0.5, 30.0, jitter=jitter) <= nominal
 
 
 @given(st.integers(0, 100), st.sampled_from(KEEPS), st.integers(PROGRESS_BYTES, 2**50))

@@ -16,6 +16,7 @@ from trainedmodel_contract.reasons import Reason
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 300.0
+_MOST_DOUBLINGS: Final = 16
 #: Fewer bytes do not count as progress: a store that sends almost nothing must not get more tries.
 PROGRESS_BYTES: Final = 1024 * 1024
 #: After these failures, the fetched bytes are still valid for the next try.
@@ -26,22 +27,27 @@ _IDLE_CUTS: Final = 3
 
 
 def backoff_s(count: int, jitter: float) -> float:
-    """Return the seconds to wait after the `count`-th failure in a row (from 1).
+    """Return the pause of a model after its `count`-th consecutive failure, in seconds."""
+    return pause_s(count, FIRST_S, LONGEST_S, jitter=jitter)
 
-    `jitter` is in [0, 1); the result is between half the nominal delay and the whole of it.
+
+def pause_s(count: int, first_s: float, longest_s: float, *, jitter: float) -> float:
+    """Return the pause after the `count`-th consecutive failure (from 1), in seconds.
+
+    It doubles from `first_s` to `longest_s`. `jitter` is in [0, 1); the result is between half the
+    nominal pause and the whole of it.
     """
-    exponent = min(max(count, 1) - 1, 16)
-    nominal = min(LONGEST_S, FIRST_S * 2.0**exponent)
-    return nominal * (1.0 - 0.5 * jitter)
+    exponent = min(max(count, 1) - 1, _MOST_DOUBLINGS)
+    return _shortened(min(longest_s, first_s * 2.0**exponent), jitter)
 
 
 def failures_in_a_row(before: int, reason: Reason, gained: int) -> int:
     """Count one more failure.
 
     Args:
-        before: Failures in a row before this one.
-        reason: What ended the try.
-        gained: Bytes that it added to what the next try begins with.
+        before: Consecutive failures before this one.
+        reason: The reason of the failure.
+        gained: Bytes of this try that the next one need not fetch again.
     """
     has_moved = reason in _KEEPS and gained >= PROGRESS_BYTES
     return 1 if has_moved else before + 1
@@ -50,11 +56,11 @@ def failures_in_a_row(before: int, reason: Reason, gained: int) -> int:
 def begin_again_s(
     reason: Reason, idle_cuts: int, jitter: float, *, has_moved: bool
 ) -> float | None:
-    """Return the seconds after which a stream that was cut begins again; None if the fetch ends.
+    """Return the pause until a stream that was cut continues, in seconds; None ends the fetch.
 
     Args:
-        reason: What ended the stream.
-        idle_cuts: Cuts of this stream in a row without progress, this one included; 0 if it had
+        reason: The reason of the cut.
+        idle_cuts: Consecutive cuts of this stream without progress, this one included; 0 if it
             made progress.
         jitter: In [0, 1).
         has_moved: Whether the fetch as a whole has made progress. If not, the store is at fault,
@@ -63,5 +69,9 @@ def begin_again_s(
     if reason not in {Reason.SOURCE_UNREACHABLE, Reason.SOURCE_STALLED}:
         return None
     if idle_cuts and (not has_moved or idle_cuts >= _IDLE_CUTS or reason is Reason.SOURCE_STALLED):
-        return None  # a stall has been waited for long enough
-    return _FIRST_CUT_S * 4.0**idle_cuts * (1.0 - 0.5 * jitter)
+        return None  # a stall already took the whole time limit
+    return _shortened(_FIRST_CUT_S * 4.0**idle_cuts, jitter)
+
+
+def _shortened(nominal_s: float, jitter: float) -> float:
+    return nominal_s * (1.0 - 0.5 * jitter)

@@ -38,6 +38,7 @@ from trainedmodel_contract.reasons import Reason
 
 from trainedmodel_puller import metrics
 from trainedmodel_puller.control.server_monitor import ServerMonitor
+from trainedmodel_puller.core.backoff import pause_s
 from trainedmodel_puller.core.bounds import Bounded, Budget, Level, bound_models, spacing_s
 from trainedmodel_puller.core.report import diff_models, is_on_the_way, is_only_progress
 from trainedmodel_puller.drivers.base import ModelServer
@@ -54,24 +55,25 @@ from trainedmodel_puller.settings import PodIdentity
 log: Final = structlog.get_logger()
 
 _PROGRESS_S: Final = 1.0
-#: What is on its way may arrive within this time; then one write tells all of it.
+#: Actions in progress may end within this time; then one write reports all of them.
 _ARRIVAL_S: Final = 0.2
-_RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-#: What was refused is not sent again sooner: it would be refused again.
+#: First and longest pause after failed writes.
+_RETRY_S: Final = (0.5, 30.0)
+#: Least pause after a refusal: an earlier write would be refused again.
 _REFUSED_S: Final = 5.0
-#: A report is created with its models up to this size, and filled by a second write beyond: only
-#: that one can keep `managedFields` away, which would be as large again.
+#: A report up to this size is created with its models. A larger one is filled by a second write,
+#: because only that one can leave out `managedFields`, which would double the size.
 _CREATED_BYTES: Final = 100_000
-#: Of the report beside its models.
+#: Bytes of the report beside its models.
 _HEAD_BYTES: Final = 1_000
 _LEAST_BUDGET: Final = 50_000
-#: What others may put into a report's metadata, which each write hands on.
+#: Metadata of other clients, which each write preserves.
 _KEPT_METADATA: Final = frozenset({"labels", "annotations", "finalizers"})
 #: A heartbeat comes once a minute, or a second for each so many bytes of the report: those of 100
 #: pods with 5,000 models each (310 KB, 0.15 s of an API server) then cost it a tenth of a core.
 _HEARTBEAT_S: Final = 60.0
 _HEARTBEAT_BYTES_PER_SECOND: Final = 2_000
-#: Pods that started together shall not beat together: each is early by up to this share.
+#: Each heartbeat is early by up to this share, so that pods that started together spread out.
 _HEARTBEAT_JITTER: Final = 0.2
 
 Models = Mapping[str, ReportedModel]
@@ -152,11 +154,11 @@ class KubernetesReporter:
                 await asyncio.sleep(await self._send())
                 failures = 0
             except Exception as error:
-                pause = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
+                failures += 1
+                pause = pause_s(failures, *_RETRY_S, jitter=self._jitter())
                 if isinstance(error, ReportRefused):
                     pause = max(pause, _REFUSED_S)
                 self._failed(error, pause)
-                failures += 1
                 await asyncio.sleep(pause)
 
     async def _wait(self) -> None:
@@ -180,7 +182,7 @@ class KubernetesReporter:
         log.warning(
             "report_refused" if is_refused else "report_failed",
             error=str(error)[:500],
-            retry_in_s=pause,
+            retry_in_s=round(pause, 1),
             models=len(self._loop.models),
             bytes=self._bounded.size,
             budget_bytes=self._budget.wanted,
