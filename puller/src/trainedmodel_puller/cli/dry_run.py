@@ -35,7 +35,7 @@ async def print_plan(settings: Settings, *, as_json: bool) -> None:
     """Print desired and observed state and the actions between them.
 
     Raises:
-        SettingsError: no server says who it is, or the configuration folder cannot be read.
+        SettingsError: the server cannot be detected, or the configuration folder cannot be read.
     """
     document = await make_plan(settings)
     if as_json:

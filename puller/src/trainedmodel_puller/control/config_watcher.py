@@ -43,12 +43,12 @@ async def watch_folder(folder: Path, wake: asyncio.Event) -> None:
 
 
 async def _watch(folder: Path, wake: asyncio.Event) -> None:
-    """Watch until the folder is not what stands under its name any more."""
+    """Watch the folder until another one has its path."""
     running = asyncio.get_running_loop()
     has_news = asyncio.Event()
     with await asyncio.to_thread(INotify, nonblocking=True) as inotify:
         await asyncio.to_thread(inotify.add_watch, folder, _WATCHED)
-        wake.set()  # what changed before the watch began has rung for nobody
+        wake.set()  # the watch missed changes that were made before it began
         running.add_reader(inotify.fileno(), has_news.set)
         try:
             while True:

@@ -158,9 +158,9 @@ class Loop:
         return await self._disk.ask_in(self._thread, counted)
 
     def replan(self, name: str) -> None:
-        """Plan for a name whose action has ended, and for those who wait for its slot.
+        """Plan for a name whose action has ended, and for the names that wait for its slot.
 
-        Soon, not at once: actions that are carried out in batches end in batches.
+        It is done soon, not at once, because actions in batches end in batches.
         """
         if self._executor is None:
             return
@@ -284,7 +284,7 @@ class Loop:
         return True
 
     async def _look_at_foreign(self, seen: Mapping[str, frozenset[str]]) -> None:
-        """Look again at what is taken for nobody's: an earlier look may have met half of a move."""
+        """Read foreign names again: an earlier read may have seen half of a move."""
         state = self._state
         for name in seen:
             is_ours = not state.disk.get(name, _FOREIGN).is_foreign
@@ -295,14 +295,14 @@ class Loop:
     def _is_strange(
         self, name: str, seen: Mapping[str, frozenset[str]], known: Mapping[str, DiskModel]
     ) -> bool:
-        """Tell whether a glance shows of a name what nobody here has done."""
+        """Return whether the listing of a name differs from the results of all known actions."""
         state = self._state
         held = state.disk.get(name)
         if held is not known.get(name) or name in state.transfers:
-            return False  # our own actions are changing it: the glance is of another moment
+            return False  # an action of the puller is changing it, so the listing is outdated
         is_wanted = name in state.desired.models
         if held is None and not is_wanted:
-            return False  # not ours, and in nobody's way
+            return False  # it does not belong to the puller, and no model has its name
         held = held or NOTHING
         if held.doubt is not None:
             return name not in state.server_actions and name not in state.removals
@@ -325,7 +325,7 @@ class Loop:
         return True
 
     def _retry_trash(self) -> None:
-        """Try again to delete what could not be deleted, and tell what still cannot."""
+        """Try again to delete the trash, and log the files that cannot be deleted."""
         trash = self._volume.trash
         if time.monotonic() - self._trash_tried_at > _TRASH_S:
             self._trash_tried_at = time.monotonic()

@@ -29,15 +29,16 @@ from trainedmodel_puller.live_state import LiveState
 T = TypeVar("T")
 log: Final = structlog.get_logger()
 
-#: A server that is down is asked this often, in seconds: its return is what everybody waits for.
+#: Seconds between two checks of a server that is down: all models wait for its return.
 _DOWN_PERIOD_S: Final = 0.2
-#: While the server loads or unloads something by itself, plans wait for the end of that. What we
-#: asked it for ends with its answer; to look at an index of hundreds meanwhile only slows it down.
+#: Seconds between two reads of the index while the server loads or unloads something by itself,
+#: because plans wait for the end. The puller's own actions end with the server's answer; reading an
+#: index of hundreds meanwhile only slows the server down.
 _MOVING_PERIOD_S: Final = 1.0
 _MOVING: Final = {ServerState.LOADING, ServerState.UNLOADING}
-#: Doubts in a row after which the server is reported as not answering.
+#: Consecutive missing answers after which the server is reported as not reachable.
 _DOUBTS: Final = 3
-#: The same while a load of ours is under way: some servers are silent while they load (60 s seen).
+#: The same, in seconds, while the puller loads a model: some servers are silent then (60 s seen).
 _LOADING_PATIENCE_S: Final = 60.0
 
 
@@ -92,7 +93,7 @@ class ServerMonitor:
         return pause_s(tuple(self._looks_s), models, is_acting=is_acting)
 
     def _is_moving(self) -> bool:
-        """Tell whether the server loads or unloads anything that nobody here waits for."""
+        """Return whether the server loads or unloads a model by itself."""
         moving = {name for name, is_ in self._state.server_models.items() if is_ in _MOVING}
         return not moving <= self._state.server_actions.keys()
 

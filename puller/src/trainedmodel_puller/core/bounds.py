@@ -134,8 +134,8 @@ def bound_models(
 ) -> Bounded:
     """Fit models into a budget. Total, deterministic; see the module for the rules in order.
 
-    `before` is what was returned last time. While the level stays, a model that is the same object
-    as then gives the same object as then, so that only what changed is dumped anew.
+    `before` is the previous result. While the level stays, an unchanged model object gives the same
+    result object, so that only changed models are dumped again.
     """
     before = before or Bounded()
     known = before.sources
@@ -201,7 +201,7 @@ def _serves(model: ReportedModel) -> bool:
 
 
 def tell_less(model: ReportedModel, level: Level) -> ReportedModel | None:
-    """Return what is told of a model at a level up to `WITNESS`; None: nothing."""
+    """Return a model's fields at a level up to `WITNESS`; None if it has none."""
     if level is Level.WHOLE:
         return model
     if _is_settled(model):

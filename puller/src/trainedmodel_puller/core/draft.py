@@ -65,7 +65,7 @@ class Draft:
         self.deferred.append(Deferred(name, reason, message, until))
 
     def block(self, name: str, reason: Reason, message: str, until: Instant | None = None) -> None:
-        """Note that something waits for a change that nobody may ever make."""
+        """Record that an action waits for a change that may never come."""
         self.deferred.append(Deferred(name, reason, message, until, is_blocked=True))
 
     def takes_load_slot(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class Draft:
     def same_source_in_flight(self, wanted: WantedModel) -> str | None:
         """Return which name fetches the same source just now; claim the source if there is none.
 
-        What is on disk already can be linked, so nobody waits for it.
+        A source that is already on disk can be linked, so no model waits for it.
         """
         names = self.desired.names_of[wanted.source]
         if len(names) == 1:

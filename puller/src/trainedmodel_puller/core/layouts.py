@@ -157,7 +157,7 @@ def refuse_mlserver(shape: Shape, framework: str) -> str | None:
 
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
 HANDLER: Final = "handler.py"
-#: Endings of files that a handler is told of as its weights.
+#: Endings of files that are passed to a handler as its weights.
 WEIGHTS: Final = (".pt", ".pth", ".bin", ".safetensors", ".onnx", ".params")
 
 

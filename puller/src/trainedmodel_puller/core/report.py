@@ -40,7 +40,7 @@ _BLOCKING: Final = frozenset(
         Reason.SERVER_FULL,
     }
 )
-#: Progress is told in steps of a hundredth; while the size is not known, of a mebibyte.
+#: Progress is reported in steps of a hundredth, or of a mebibyte while the size is unknown.
 _STEPS: Final = 100
 _STEP_BYTES: Final = 2**20
 #: Looking a member up in its enumeration takes longer than comparing with it.
@@ -187,7 +187,7 @@ def _transferring_model(
 
 
 def _in_steps(received: int, total: int | None) -> int:
-    """Round progress down, so that a report is not rewritten for what nobody would see."""
+    """Round progress down, so that a report is not rewritten for an invisible change."""
     if not total:
         return received - received % _STEP_BYTES
     if received >= total:

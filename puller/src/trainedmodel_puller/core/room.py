@@ -40,25 +40,24 @@ from trainedmodel_puller.core.state import (
     WantedModel,
 )
 
-#: What a file or folder takes beside its bytes: the rest of its last block, its entry, its notes.
+#: Bytes of a file or folder beside its content: the rest of its last block, its entry, its record.
 _BESIDE_FILE_BYTES: Final = 4096
 #: Files and folders that each tree has beside those of its source.
 _OWN_FILES: Final = 6
 #: A stream of unknown size is counted by pieces of 1 MiB, when they are written.
 _AHEAD_BYTES: Final = 3 * 2**20
-#: Of a volume's limit, this part is left alone; of a large one no more than the reserve.
+#: A volume's limit divided by this is reserved; for a large limit, the usual reserve.
 _RESERVED_PART: Final = 16
-#: Seconds between two measurements of a volume, and how often its cost they are at least: after
-#: changes, while a model waits for room; after changes, or while one waits; at rest, when only
-#: others may have written.
+#: Least pause between two measurements of a volume, in seconds and as a multiple of their duration:
+#: after changes while a model waits for space; after changes, or while one waits; and at rest, when
+#: only other programs may have written.
 _WANTED: Final = (0.5, 10)
 _STALE: Final = (5.0, 20)
 _AT_REST: Final = (60.0, 200)
-#: A failed admission is not tried again before this many seconds: free space is a moving number.
+#: Seconds until a failed admission is tried again, because free space varies all the time.
 _RETRY_S: Final = 1.0
-#: Free space that was looked at so many seconds after a removal shows what that freed. File systems
-#: free in the background: XFS showed nothing of 40 MiB right after their removal, and all of it
-#: within 7 ms on an idle machine.
+#: Seconds after a removal until the free space shows it. File systems free in the background: XFS
+#: showed nothing of 40 MiB right after their removal, and all of it within 7 ms on an idle machine.
 _FREED_S: Final = 1.0
 _NOTHING: Final = DiskModel()
 
@@ -120,9 +119,9 @@ def reserve_within(reserve: int, limit: int) -> int:
 
 
 def bytes_beside(sizes: Collection[int], limits: Limits) -> int:
-    """Return what a tree of files takes beside what is told of their sizes (-1: unknown).
+    """Return the bytes that a tree takes in addition to its files' sizes (-1: unknown size).
 
-    Only where each block counts.
+    They count only on a volume with a limit.
     """
     if not limits.volume_limit:
         return 0

@@ -12,7 +12,7 @@ from typing import Final
 
 from trainedmodel_contract.modelreport import MAX_MESSAGE
 
-#: So many characters are told of a name, and of a list of names.
+#: Limits of the characters of a name, and of a list of names, in a message.
 _MOST_OF_NAME: Final = 60
 _MOST_OF_LIST: Final = 120
 #: Characters that a name is shown with as it is; any other name is shown quoted and escaped.

@@ -52,12 +52,12 @@ def status_document(
     """Return what `/status` shows, as JSON values with camelCase keys.
 
     Args:
-        desired: What is wanted.
-        observed: What is.
-        plan: The last plan that was made of both.
-        models: What is reported of each model, by metadata.name.
-        now: On the clock of the plan's instants.
-        only: metadata.name or served name of the one model that `models` shall show.
+        desired: The desired state.
+        observed: The observed state.
+        plan: The last plan for both.
+        models: The report of each model, by metadata.name.
+        now: Current time of the plan's clock.
+        only: metadata.name or served name of the only model to show in `models`.
     """
     head = status_head(desired, observed, plan, models, now)
     told = status_models(desired, observed, plan, models, now, only=only)
@@ -102,7 +102,7 @@ def status_models(
 ) -> Iterator[tuple[str, Document]]:
     """Yield each model of the status document with its metadata.name, in the order of these.
 
-    One by one, so that whoever writes thousands of them does not have to hold them all.
+    They come one by one, so that a writer of thousands need not hold them all.
     """
     names = {disk.id or name: name for name, disk in observed.disk.items()}
     names.update((wanted.id, name) for name, wanted in desired.models.items())

@@ -21,7 +21,7 @@ RECENT: Final = 3
 #: MLServer reads a file for each model (1.2 ms), which is 0.06 s of pause at a share of 2 %.
 _BASE_S: Final = 3.0
 _MODEL_S: Final = 0.06
-#: So many times longer may a pause be while a load or an unload of ours is under way.
+#: Factor of the longest pause while the puller loads or unloads a model.
 _ACTING: Final = 5
 #: The longest pause of all, in seconds.
 _LONGEST_S: Final = 60.0
@@ -39,7 +39,7 @@ def pause_s(looks_s: Sequence[float], models: int, *, is_acting: bool = False) -
     Args:
         looks_s: How long the last looks took, in seconds, the latest one last.
         models: How many models the server has, or should have.
-        is_acting: A load or an unload of ours is under way.
+        is_acting: The puller is loading or unloading a model.
     """
     recent = looks_s[-RECENT:]
     if not recent:

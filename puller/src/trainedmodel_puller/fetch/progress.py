@@ -70,12 +70,12 @@ class Progress:
             )
 
     def meter(self, job: FetchJob, *, is_in_memory: bool = False) -> Callable[[int], None]:
-        """Return what is to be told of the bytes that come.
+        """Return the callback that a transfer calls with the number of new bytes.
 
         Args:
-            job: Whose bytes they are.
-            is_in_memory: They are to be written later. Otherwise they are on the volume when it
-                is told of them, and the first were there before the transfer.
+            job: The fetch that transfers.
+            is_in_memory: The bytes are written later. Otherwise they are on the volume before the
+                call, and those of the first call were there before the transfer.
         """
         name, revision = job.name, job.entry.revision
         rung = time.monotonic()
@@ -109,10 +109,10 @@ class Progress:
     def unpacking_meter(
         self, job: FetchJob
     ) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
-        """Return what is to be told of the bytes that come out of an archive, and who is asked.
+        """Return the callbacks of an unpacking: for written bytes, and for space to write more.
 
         The first is called in the event loop. The second is called in the unpacking thread before
-        bytes are written, and is there only where the volume has a limit.
+        bytes are written, and is None if the volume has no limit.
         """
 
         def advance(count: int) -> None:
@@ -123,7 +123,7 @@ class Progress:
         return advance, Allowance(self, job.name).spend if self._limits.volume_limit else None
 
     def take_room(self, name: str, count: int, left: int) -> None:
-        """Take room for bytes that nobody was told of before.
+        """Take space for bytes that were not reserved before.
 
         Args:
             name: Whose bytes they are.

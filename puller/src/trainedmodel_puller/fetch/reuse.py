@@ -87,8 +87,8 @@ def _kserve_markers(folder: Path) -> frozenset[str]:
 
 
 def _give_modes(folder: Path, listing: Listing) -> None:
-    """Give the files of KServe's agent (0666) the mode of ours, for no others are linked."""
-    with contextlib.suppress(OSError):  # somebody else's: they are fetched
+    """Give the files of KServe's agent (0666) the puller's mode, because others are not linked."""
+    with contextlib.suppress(OSError):  # files of another user: they are fetched
         for item in listing.objects:
             descriptor = os.open(folder / item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -59,15 +59,15 @@ class Waiting:
         return web.Response(text="ok\n")
 
     async def readyz(self, _: web.Request, /) -> web.Response:
-        """Say what is waited for."""
+        """Answer that the puller is not ready, with the reason."""
         return web.Response(status=503, text=f"{self._reason}\n")
 
     async def status(self, _: web.Request, /) -> web.Response:
-        """Refuse: models that nobody looked for yet would read as none."""
+        """Refuse: an empty document would look like no models."""
         return web.Response(status=503, text=f"{self._reason}\n")
 
     async def metrics(self, _: web.Request, /) -> web.Response:
-        """Refuse: numbers that nobody counted yet would read as zeros."""
+        """Refuse: gauges that are not set yet would read as zeros."""
         return web.Response(status=503, text=f"{self._reason}\n")
 
 

@@ -3,15 +3,15 @@
     registry ──> object_store   s3, gs, az: obstore
              ├─> http           http, https: aiohttp
              ├─> local          file, pvc: the kernel
-             └─> fsspec_store   all else that fsspec knows; s3, gs, az if a setting says so
-    allowed   ─> which URIs may be fetched from at all; asked before anything else
-    variables ─> credentials and places, of the environment or of a profile, in one spelling
-    download ──> lists and fetches through whichever the registry picks (`staging`, `transfer`)
-    sharing  ──> takes files over from another model's tree before a fetch
-    digest   ──> says whether what was fetched is what was wanted
-    checksum ──> says whether it is what the store has, and whether a foreign folder is
+             └─> fsspec_store   s3, gs, az through fsspec, if `--storage-backend` says so
+    uri_allowlist ─> checks `--allow-uri`, before any connection
+    profiles ──────> credentials and addresses, from the environment or a profile, in one spelling
+    download ──────> lists and fetches through the registry's back end (`transfer`)
+    hardlinks ─────> links files of another model's tree before a fetch
+    digest ────────> checks fetched files against `spec.model.digest`
+    checksum ──────> checks fetched files, or a foreign folder, against the store's checksums
 
-Back ends only list and read; files, resuming, limits and stall watching exist once, in `transfer`.
-What turns fetched files into served ones (unpacking an archive, publishing) stands after this
-package and sees a folder of plain files only.
+Back ends only list and read; files, resuming, limits and stall detection exist once, in `transfer`.
+The later steps (unpacking an archive, publishing) are outside of this package and see a folder of
+plain files only.
 """

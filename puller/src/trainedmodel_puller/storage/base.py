@@ -1,7 +1,7 @@
-"""What every storage back end is: a listing of objects, and a way to read bytes of one.
+"""The protocol of storage back ends: list the objects of a model, and read bytes of one.
 
-The protocol is small on purpose. A back end neither writes files nor retries nor watches for
-stalls: it translates one store's words, and its errors into a SourceFault with the right reason.
+The protocol is small on purpose. A back end does not write files, retry or detect stalls. It
+translates one store's listing and errors; each error becomes a SourceFault with its reason.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class SourceObject:
 
     Attributes:
         path: Posix path relative to the model's root; the base name if the URI names one object.
-        size: In bytes; UNKNOWN_SIZE if the store does not say.
+        size: In bytes; UNKNOWN_SIZE if the store does not report it.
         etag: The store's name for this content, quotes and all; None if it has none.
-        last_modified: In whatever form the store gives; only ever compared for equality.
+        last_modified: In the store's own form; only ever compared for equality.
         is_ranged: Whether the store serves parts of the object.
         key: The store's own name of it, for the back end alone. A path and a URI do not give it:
             `m` of the URI `s3://b/m` may be the object `m` or the object `m/m`.
@@ -60,8 +60,8 @@ class Listing:
     Attributes:
         objects: At least one.
         is_single: The URI names one object, not a folder.
-        folders: Folders with nothing in them, sorted. Servers may look for one: Triton takes an
-            empty `1/` for the version of an ensemble.
+        folders: Empty folders, sorted. A server may need one: for Triton an empty `1/` is the
+            version of an ensemble.
     """
 
     objects: tuple[SourceObject, ...]

@@ -1,12 +1,13 @@
-"""Whether files are what their store says they are: checksums, and proof of equality.
+"""Compares files with the checksums of their store.
 
-Two questions that look alike and are not. `verify_checksums` asks whether anything speaks against
-a fetched folder: a store's checksum that does not fit is a fault. `matches_listing` asks whether
-everything speaks for a folder that somebody else made: without proof for each file it is not
-taken, and "no" is always safe.
+There are two checks. `verify_checksums` looks for contradictions in a fetched folder: a file that
+does not match the store's checksum is a fault. `matches_listing` needs a proof for each file of a
+folder that the puller did not make: without one, the folder is not adopted, and "no" is always
+safe.
 
-An etag of S3 is an MD5 for objects uploaded in one piece without a key of the store's, and
-something else of the same look otherwise. It can prove, therefore, and never accuse.
+An etag of S3 is an MD5 for objects uploaded in one piece without a key of the store's, and another
+value of the same form otherwise. So a matching etag proves equality, and a different one proves
+nothing.
 """
 
 from __future__ import annotations

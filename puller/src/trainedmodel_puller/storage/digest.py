@@ -1,4 +1,4 @@
-r"""The digest of a fetched model, as `spec.model.digest` states it.
+r"""The digest of a fetched model, in the form of `spec.model.digest`.
 
 For a single object it is the SHA-256 of the object. For a folder it is the SHA-256 of a manifest:
 for each file, in the byte order of the paths, the path, a newline, the file's SHA-256 in
@@ -7,8 +7,8 @@ hexadecimal, a newline, all in UTF-8. With coreutils, in the folder:
     find . -type f -printf '%P\n' | LC_ALL=C sort |
       while read -r f; do printf '%s\n' "$f"; sha256sum < "$f" | cut -d' ' -f1; done | sha256sum
 
-Folders with nothing in them are not part of it. Files are hashed as written to the volume, not as
-received: that is what will be served.
+Empty folders are not part of it. Files are hashed as written to the volume, not as received,
+because the written files are served.
 """
 
 from __future__ import annotations

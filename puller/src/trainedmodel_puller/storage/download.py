@@ -1,7 +1,8 @@
-"""Listing and fetching models: what the rest of the puller calls.
+"""Listing and fetching models: the interface of this package for the rest of the puller.
 
-A fetch makes a folder ready (`staging`), moves what is missing (`transfer`), and forces it to the
-disk. One Downloader serves the process: connections and writing threads are shared by all models.
+A fetch prepares a folder (`transfer.resume`), transfers the missing files (`transfer.transfer`),
+and forces them to the disk. The process has one Downloader: all models share its connections and
+writing threads.
 """
 
 from __future__ import annotations

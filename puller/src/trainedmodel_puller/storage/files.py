@@ -1,9 +1,8 @@
 """Writing fetched bytes: threads for every system call, bounded buffers, faults of the volume.
 
 All writing goes through one small pool for all models: the event loop never waits for a disk (P8),
-and no more threads wait for one than the pool has. A job that is under way when its task is
-cancelled is waited for before the cancellation goes on: nothing writes to a folder after its
-fetch has ended.
+and at most the threads of the pool do. If a task is cancelled, its running job is waited for before
+the cancellation proceeds, so nothing writes to a folder after its fetch has ended.
 """
 
 from __future__ import annotations

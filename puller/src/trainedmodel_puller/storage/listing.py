@@ -1,7 +1,7 @@
-"""A limit on what a store may list: the listing is held in memory, and its size is a stranger's.
+"""Limits of a listing, which is held in memory and whose size is not under the puller's control.
 
-Counted while the listing comes in, so that a bucket with millions of objects is refused after the
-first pages of it. Both the entries and the bytes of their names are limited.
+Entries are counted while the listing comes in, so that a bucket with millions of objects is refused
+after its first pages. Both the entries and the bytes of their names are limited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ListingCount:
     """Counts the entries of one listing.
 
     Attributes:
-        entries: How many there were so far; a listing that hangs is told by it.
+        entries: Number of entries so far; it shows whether a listing hangs.
     """
 
     def __init__(self, where: object, most: int = MAX_LISTING) -> None:
@@ -36,7 +36,7 @@ class ListingCount:
         """Count an entry, folders included.
 
         Raises:
-            SourceFault: ListingTooLarge; or nobody waits for this listing any more.
+            SourceFault: ListingTooLarge; or the listing was cancelled.
         """
         self.look()
         self.entries += 1
@@ -49,10 +49,10 @@ class ListingCount:
             )
 
     def look(self) -> None:
-        """Make sure that somebody waits for this listing.
+        """End the listing if it was cancelled.
 
         Raises:
-            SourceFault: nobody does.
+            SourceFault: it was.
         """
         if self._is_stopped:
             raise SourceFault(

@@ -2,7 +2,7 @@
 
 Such a call cannot be cancelled. Its caller stops waiting, and the thread is *left behind* until the
 call returns. So these calls never share a pool with the event loop, the volume or the endpoints,
-and no two outsiders share one:
+and each place has its own limit:
 
 - each *place* (a host, a claim) has a limit of its own, which counts threads that were left behind;
 - a limit on all threads together bounds memory, and the next free one goes to the place with the
@@ -37,7 +37,7 @@ _MOST_LOOKUPS: Final = 128
 
 
 class OutsideThreads:
-    """Runs blocking calls to the outside, some for each place; to be used by one event loop."""
+    """Runs blocking calls to the outside, with a limit for each place; for one event loop."""
 
     def __init__(self, most: int = MOST_THREADS, most_of_a_place: int = MOST_OF_A_PLACE) -> None:
         self._limit = FairLimiter(most)
@@ -83,8 +83,8 @@ class OutsideThreads:
 class Lookups:
     """Resolves names as the system does (`/etc/hosts`, nsswitch, search domains), in such threads.
 
-    One lookup of a name at a time: who asks again while it is under way waits for the same answer,
-    so a name that nobody answers costs one thread, however often it is tried.
+    One lookup of a name runs at a time, and further requests wait for the same answer. So a name
+    without an answer costs one thread, however often it is tried.
     """
 
     def __init__(self, most: int = _MOST_LOOKUPS) -> None:
@@ -125,8 +125,8 @@ class Lookups:
 class OutsideLoop(asyncio.SelectorEventLoop):
     """The event loop of the process: names are never looked up in its default executor.
 
-    That one has a handful of threads, which the loop's own work needs. Every client in the process
-    that asks the loop for an address comes this way.
+    The default executor has a handful of threads, which the loop's own work needs. All clients in
+    the process that resolve names through the loop use these threads instead.
     """
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ def outside_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Workers:
-    """Daemon threads that are used again while they come back."""
+    """Daemon threads that are reused after their calls return."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
@@ -240,6 +240,6 @@ class _Worker(threading.Thread):
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody waits for any more."""
+    """Retrieve the error of an abandoned call, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()

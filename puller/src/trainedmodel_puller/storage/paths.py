@@ -1,8 +1,8 @@
-"""Which object names may become file names.
+"""The rules for object names that become file names.
 
-A listing is input from outside: a name that climbs out of the folder, or two names that need the
-same place, must stop the model before a byte is written (P9). Nothing is renamed or repaired: a
-model with half its files under other names is worse than one that says what is wrong with it.
+A listing is untrusted input: a name that leads out of the folder, or two names for the same path,
+stop the model before a byte is written (P9). Nothing is renamed or repaired: a model with half its
+files under other names is worse than one with a clear error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which back end serves which URI; made at first use, kept, closed at the end.
+"""Maps URIs to back ends, which are made at first use, kept, and closed at the end.
 
-One back end a scheme family and credential profile: connections and tokens are shared by all
-models of a store, and a profile's never serve another's.
+There is one back end for each scheme family and credential profile. All models of a store share its
+connections and tokens, and profiles never share them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the storage back ends can be told: one frozen value, made from the puller's flags.
+"""Settings of the storage back ends: one frozen value, made from the puller's flags.
 
-Defaults suit a pod: no local folder may be read, no cloud metadata service is asked for
-credentials unless that is the platform's only way, and no link-local address is connected to.
+Defaults suit a pod: no local folder may be read, no cloud metadata service is asked for credentials
+unless the platform has no other way, and no connection to a link-local address is made.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class StorageSettings:
         answer_timeout_s: Limit on each answer to a listing request, and on the silence within one.
         fsspec_schemes: Schemes of the object stores that fsspec serves instead of obstore
             (`s3` then needs s3fs, `gs` gcsfs, `abfs` and `az` adlfs); see `fsspec_schemes`.
-        allowed_uris: Prefixes that a URI must be below (`--allow-uri`), as `allowed` compares
-            them; without any, all URIs are allowed.
-        max_listing: Most objects that the listing of one model may have (`--max-listing`).
+        allowed_uris: Prefixes that a URI must be below (`--allow-uri`), compared by
+            `uri_allowlist`; without any, all URIs are allowed.
+        max_listing: Limit of the objects of one model's listing (`--max-listing`).
     """
 
     file_roots: tuple[Path, ...] = ()

@@ -1,15 +1,15 @@
-r"""Which URIs models may be fetched from: the list of `--allow-uri`, checked before any connection.
+r"""The list of allowed URIs (`--allow-uri`), checked before any connection.
 
-A prefix ends at a path boundary: `s3://models/team-a` stands for itself and all below it, never
-for `s3://models/team-ab`. Scheme and host or bucket must be equal (the case of an http host and
-its default port do not count); queries do not count at all.
+A prefix ends at a path boundary: `s3://models/team-a` matches itself and all paths below it, never
+`s3://models/team-ab`. Scheme and host or bucket must be equal (the case of an http host and its
+default port are ignored); queries are ignored.
 
 Names are compared segment by segment, for http after decoding, since a server decodes as well. A
-URI that could mean one thing here and another at the server is refused: segments that are dots
-after any number of decodings or before a `;`, encoded slashes, and backslashes.
+URI that the server could interpret differently is refused: segments that are dots after any number
+of decodings or before a `;`, encoded slashes, and backslashes.
 
-Each hop of a redirect must be in the list too. An allowed server that forwards wherever its query
-says would otherwise undo the list; whoever trusts a server's CDN names it in the list.
+Each hop of a redirect must be in the list too. Otherwise an allowed server that redirects to an
+address in its query would defeat the list. To allow a server's CDN, add it to the list.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Place = tuple[str, str, tuple[str, ...]]
 
 
 class UriRule:
-    """Says which URIs are allowed; without prefixes, all are."""
+    """The allowed URIs; without prefixes, all are allowed."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
         """Take prefixes apart.

@@ -1,9 +1,9 @@
-"""Which parts of a storage URI its scheme has a use for. Pure.
+"""The parts of a storage URI that its scheme supports. Pure.
 
-A part that nobody uses must not be dropped: a pinned version would become the newest one. So a URI
-with such a part is refused, in words that name the part. What each scheme uses:
+An unsupported part must not be ignored: a pinned version would become the newest one. So a URI with
+such a part is refused, and the message names the part. The supported parts of each scheme:
 
-    http(s)             all of it, as it is written
+    http(s)             all of it, as written
     s3, gs, az, ...     bucket or container (and account), key; a slash at the end means a folder
     hf                  organisation, model, revision, path (`hub_names`)
     pvc, file           claim, path; two slashes in a row are one, as they are for the kernel

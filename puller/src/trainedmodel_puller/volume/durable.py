@@ -24,11 +24,11 @@ from trainedmodel_puller.errors import VolumeFault
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-#: What the system says where nothing is, or nothing that can be a file of ours.
+#: Errors of the system for a missing file, or for an object that is not a regular file.
 _NO_FILE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 )
-#: Files of ours are far smaller; what is larger was written by somebody else.
+#: The puller's own files are far smaller; a larger file was written by another program.
 _MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -57,13 +57,13 @@ def translate_os_errors() -> Iterator[None]:
 
 
 def read_file(path: Path | str) -> bytes | None:
-    """Return the content of a file of ours; None if there is no such file.
+    """Return the content of one of the puller's files; None if there is no such file.
 
-    Anything may stand under its name: a link, a pipe, a device. None of them is ours, and none is
-    waited for. Everything else that keeps it from being read is doubt, and raised.
+    Its path may hold a link, a pipe or a device. None of them belongs to the puller, and the call
+    does not wait for any. Every other error leaves doubt, and is raised.
 
     Raises:
-        OSError: it cannot be told whether there is one, or what it says.
+        OSError: it is unknown whether the file exists, or its content cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -82,10 +82,10 @@ def read_file(path: Path | str) -> bytes | None:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """Return the JSON object of a file of ours; an empty one if there is none, or it is garbled.
+    """Return the JSON object of one of the puller's files; empty if it is missing or malformed.
 
     Raises:
-        OSError: it cannot be told whether there is one, or what it says.
+        OSError: it is unknown whether the file exists, or its content cannot be read.
     """
     try:
         document = parse_json(read_file(path) or b"")
@@ -108,7 +108,7 @@ def write_file(path: Path | str, text: str, *, durable: bool, mode: int | None =
 
 
 def _open_to_write(path: Path | str) -> int:
-    """Open a file of ours; a link, a pipe or a device in its place goes, and is not written to."""
+    """Open one of the puller's files; a link, pipe or device at its path is replaced."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -126,8 +126,8 @@ def _open_to_write(path: Path | str) -> int:
 def replace_file(path: Path | str, text: str, *, durable: bool, mode: int | None = None) -> None:
     """Replace a file's content, whole or not at all; if `durable`, force it to the disk.
 
-    Its name is forced by whoever syncs the folder. Without `durable` a crash of the whole machine
-    may leave an empty file.
+    The caller syncs the folder, which forces the name. Without `durable` a crash of the whole
+    machine may leave an empty file.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.tmp")
@@ -151,10 +151,10 @@ def sync_path(path: Path | str) -> None:
 
 
 def sync_file_system(folder: Path) -> None:
-    """Force all of the file system that a folder is on to the disk: one call for many files.
+    """Force the whole file system of a folder to the disk: one call for many files.
 
-    It may be shared with busy neighbours, so it is for where it replaces dozens of calls. A write
-    that failed is told of from Linux 5.8 on.
+    Busy neighbours may share the file system, so it is used only to replace many calls. It reports
+    failed writes from Linux 5.8 on.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -38,7 +38,7 @@ _LARGEST: Final = 2**63 - 1
 
 
 def read_identity(tree: Path | str) -> dict[str, Any]:
-    """Return what a tree says of itself; empty if it is none of ours, or garbled."""
+    """Return the identity of a tree; empty if it is malformed, or the tree is not the puller's."""
     if os.path.islink(tree):
         return {}
     document = read_json(os.path.join(tree, IDENTITY_FILE))
@@ -48,13 +48,13 @@ def read_identity(tree: Path | str) -> dict[str, Any]:
 
 
 def revision_of(tree: Path | str) -> str | None:
-    """Return the revision of a tree, if it is one of ours."""
+    """Return the revision of a tree, if the puller made it."""
     revision: str | None = read_identity(tree).get("revision")
     return revision
 
 
 def served_revision(tree: Path) -> str | None:
-    """Return the revision of a tree in the served folder, if it is one of ours."""
+    """Return the revision of a tree in the served folder, if the puller made it."""
     try:
         return revision_of(tree)
     except PermissionError:
@@ -87,9 +87,9 @@ def count_of(document: Any, key: str) -> int:
 
 
 def is_intact(tree: Path, fingerprint: str) -> bool:
-    """Tell whether a tree is of this content of its source, and nobody took a file out of it.
+    """Return whether a tree has this content of its source, and no file of it is missing.
 
-    Files that its server has added do not count.
+    Files that its server has added are ignored.
     """
     identity = read_identity(tree)
     files = identity.get("files")

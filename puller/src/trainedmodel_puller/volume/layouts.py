@@ -38,10 +38,11 @@ from trainedmodel_puller.volume.trash import Trash
 
 
 def make_model_dir(folder: Path) -> None:
-    """Make the served folder, if it is not there, as open as the volume's own.
+    """Make the served folder, if it is missing, with the open mode of the volume's own folder.
 
-    In KServe's pods the storage initializer, another user, writes into it as well; a pod's empty
-    volume is open to all of the pod's containers, and what shall not write mounts it read-only.
+    In KServe's pods the storage initializer, another user, writes into it as well. A pod's empty
+    volume is open to all of the pod's containers, and a container that must not write mounts it
+    read-only.
     """
     if folder.is_dir():
         return
@@ -206,7 +207,7 @@ class PerRevision:
                 yield revision, path
 
     def _children(self, name: str) -> list[str]:
-        """Return what is in the folder of a name; nothing if that can be none of ours."""
+        """Return the names in a model's folder; none if it cannot belong to the puller."""
         folder = self.model_dir / name
         if os.path.islink(folder):
             return []
@@ -264,7 +265,7 @@ class PerRevision:
         return served
 
     def withdraw(self, name: str, revision: str, beside: Path) -> None:
-        """Leave it where it is: a server may be using it, and it is in nobody's way."""
+        """Do nothing: a server may be using the tree, and it blocks no other one."""
 
     def remove(self, name: str) -> None:
         """Delete the published trees, and the folder around them if nothing else is in it."""

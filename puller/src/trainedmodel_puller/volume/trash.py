@@ -49,10 +49,10 @@ class Trash:
                 self._being_deleted.discard(doomed.name)
 
     def empty(self) -> None:
-        """Delete all that lies there: what could not be deleted, and what an earlier life left.
+        """Delete the whole content, also of an earlier run.
 
-        What lies there is asked of the folder, not of `left`: a file that the system said is not
-        there may be there all the same.
+        The content is read from the folder, not from `left`: a file that the system reported as
+        missing may still exist.
         """
         try:
             found = os.listdir(self.folder)

@@ -71,7 +71,7 @@ def link_tree(source: Path, target: Path, but: Collection[str]) -> bool:
     """Make `target` a tree of hard links to the files of `source`, but for some; blocks.
 
     Returns:
-        False if the file system does not take links; then `target` is to be made anew.
+        False if the file system refuses links; the caller must then make `target` again.
     """
     left_out = {*but, IDENTITY_FILE}
     try:

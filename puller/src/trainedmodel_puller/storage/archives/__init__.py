@@ -1,19 +1,18 @@
 """Model archives: a single object that is a tar, tar.gz, tar.zst or zip is unpacked.
 
-Order and ownership: the caller fetches and verifies the archive, asks `recognise` what it is by its
-content, asks `declared_bytes` for the room it needs, and gives `unpack` a fresh folder. After a
-failure nothing is promised about that folder: it is removed and filled again.
+Order and ownership: the caller fetches and verifies the archive, detects its kind by its content
+(`recognise`), reads its declared size (`declared_bytes`), and passes a new folder to `unpack`.
+After a failure the content of that folder is undefined: it is removed and filled again.
 
-What is unpacked is what is in the archive, no more and no less, as if its content had been uploaded
-object by object:
+The result is exactly the content of the archive, as if it had been uploaded object by object:
 
-- A single folder at the top is *kept*. It may carry meaning (Triton's `1`, `model.savedmodel`), so
-  taking it away can destroy a right model, while leaving it can only make a wrong one say so.
-- A name that is in it twice is refused: which of the two is meant differs between tools.
+- A single folder at the top is *kept*. It may have a meaning (Triton's `1`, `model.savedmodel`), so
+  removing it can break a valid model, while keeping it can only expose an invalid one.
+- A name that appears twice is refused, because tools differ in the entry that they use.
 - macOS litter (`__MACOSX/`, `._x`, `.DS_Store`) and the puller's own `.trainedmodel.json` are left
   out. Archives inside are files like others.
-- Links are kept if they lead, when all is unpacked, to something inside. Model servers fail in odd
-  ways on dangling links and walk circles for ever, so both are refused.
+- Links are kept if their target exists inside the folder after unpacking. Model servers fail in odd
+  ways on dangling links and follow loops without end, so both are refused.
 - Owners, times, special modes and attributes are not restored.
 
     formats     which zips and tars are one model file of some library, and stay as they are

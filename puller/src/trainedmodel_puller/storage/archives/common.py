@@ -1,7 +1,7 @@
-"""What readers, rules and the writer of archives share: kinds, limits, entries, faults.
+"""Types that readers, rules and the writer of archives share: kinds, limits, entries, faults.
 
-Nothing that an archive says of itself is believed: `Budget` counts what is really made and really
-unpacked, before it is written.
+The sizes that an archive declares are not trusted: `Budget` counts the real entries and bytes,
+before they are written.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class UnpackLimits:
     """Limits on unpacking one archive.
 
     Attributes:
-        max_bytes: Most bytes that come out of it, holes of sparse files included.
-        max_entries: Most entries in it, and most files, folders and links made of it.
+        max_bytes: Limit of the unpacked bytes, holes of sparse files included.
+        max_entries: Limit of its entries, and of the files, folders and links made from it.
     """
 
     max_bytes: int
@@ -54,7 +54,7 @@ class UnpackLimits:
 
 @dataclass(frozen=True, slots=True)
 class UnpackedTree:
-    """What was unpacked.
+    """The result of an unpacking.
 
     Attributes:
         files: Files and links.
@@ -79,8 +79,8 @@ class Entry:
     """One entry of an archive, named as the archive names it.
 
     Attributes:
-        chunks: A file's data and where each piece belongs; valid until the next entry is asked for.
-        target: What a link says; for a hard link the name of an earlier entry.
+        chunks: A file's data, each piece with its offset; valid until the next entry is read.
+        target: The target of a link; for a hard link the name of an earlier entry.
     """
 
     name: str
@@ -110,14 +110,14 @@ def archive_fault(what: str) -> SourceFault:
 
 
 class Budget:
-    """Counts one unpacking against its limits, tells its progress, and ends it when asked.
+    """Counts one unpacking against its limits, reports its progress, and ends it on request.
 
     Args:
-        limits: What is refused when exceeded.
-        stop: Ends it when set.
-        report: Told now and then how many bytes were written.
-        spend: Asked before each piece is written for the room that it takes; it raises a fault if
-            there is none.
+        limits: Limits that refuse the archive if exceeded.
+        stop: Ends the unpacking when set.
+        report: Called from time to time with the number of bytes written.
+        spend: Called before each piece is written, with its size; it raises a fault if there is no
+            space.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Budget:
 
 
 def _is_free(_: int) -> None:
-    """Take room that nobody counts."""
+    """Take space on a volume without a limit."""
 
 
 def too_many_entries(limit: int) -> SourceFault:

@@ -1,9 +1,9 @@
 """Model files that happen to be zips or tars: libraries open them as they are. Pure.
 
-Telling by the suffix would be wrong both ways: a `.bin` may be a PyTorch file, a `.pt` may have
-been packed by hand. So the names inside decide. A TorchServe or MMS `.mar` is unpacked: those
-servers take folders. Not told apart from archives: MediaPipe's `.task`, and files of libraries
-unknown here; published as a folder with one object each, they stay as they are.
+The suffix would be wrong both ways: a `.bin` may be a PyTorch file, and a `.pt` may have been
+packed by hand. So the names inside decide. A TorchServe or MMS `.mar` is unpacked: those servers
+load folders. MediaPipe's `.task` and files of libraries unknown here are unpacked like archives;
+published as a folder with one object each, they stay as they are.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What kind of archive a file is: by its content only.
+"""Detects the kind of an archive, by its content only.
 
-Names lie and headers lie more: a store calls a `.tar.gz` an octet stream, a library's model file
-is a zip by another name, and a `.pkl.gz` is no archive. So a gz or zst must have a tar inside, and
-a zip or tar that is one model file of a library is left as it is (`formats`).
+Names and headers are not reliable: a store serves a `.tar.gz` as an octet stream, the model file of
+a library is a zip under another name, and a `.pkl.gz` is no archive. So a gz or zst must have a tar
+inside, and a zip or tar that is one model file of a library is left as it is (`formats`).
 
-What begins like an archive and is broken further on is an archive: `unpack` says what is wrong.
+A file that begins like an archive and is damaged further on counts as an archive: `unpack` reports
+the damage.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def _holds_tar(path: Path, kind: ArchiveKind) -> bool:
 
 
 def _content(raw: Source, kind: ArchiveKind, budget: Budget) -> Decompressed:
-    # Any window: only what the first megabytes touch of it is real memory, and an archive that
-    # needs too large a one shall be told so, not be taken for a file.
+    # Any window: only the part that the first megabytes touch is real memory. An archive that needs
+    # a larger window than allowed must get that error, and must not count as a plain file.
     return Decompressed(raw, kind, budget, window_log=_ANY_WINDOW_LOG)
 
 

@@ -1,8 +1,8 @@
-"""Which names and links of an archive may become files and links. Pure.
+"""The rules for names and links of an archive. Pure.
 
-Names are judged as those of a listing are (`storage.paths`), and like there nothing is repaired.
-Links are judged when everything else is in its place, by walking where they lead as the kernel
-would: a target without `..` may still leave the folder by way of another link.
+Names have the rules of a listing's names (`storage.paths`), and nothing is repaired. Links are
+checked after all other entries, by resolving them as the kernel would: a target without `..` may
+still leave the folder through another link.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PACK_AGAIN: Final = "pack the archive again, from inside the model's folder: ta
 
 
 class Found(Enum):
-    """What lies at a path, links aside."""
+    """The kind of a path, without following links."""
 
     NOTHING = "nothing"
     FILE = "file"
@@ -126,7 +126,7 @@ def resolve(path: str, links: Mapping[str, str], look: Callable[[str], Found]) -
 
 
 def check_circles(jumps: Mapping[str, str]) -> None:
-    """Check that who walks the folder and follows links comes to an end.
+    """Check that a walk of the folder that follows links ends.
 
     Args:
         jumps: Where each link to a folder leads in the end, by the link's path.

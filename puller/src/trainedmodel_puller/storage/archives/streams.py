@@ -1,8 +1,8 @@
 """Reading and decompressing with bounded memory.
 
-A source gives at most what is asked for, never more, whatever the ratio of compression. Members
-and frames that follow each other (pigz, bgzip, pzstd) are one stream; anything else behind the last
-one is a fault: half a model must not look like a whole one.
+A source returns at most the requested bytes, whatever the ratio of compression. Consecutive members
+and frames (pigz, bgzip, pzstd) are one stream; any other data after the last one is a fault, so
+that half a model never looks like a whole one.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Decoder(Protocol):
 
 
 class Inflater:
-    """zlib's decompressor with the manners of the other ones."""
+    """zlib's decompressor with the interface of the other ones."""
 
     def __init__(self, wbits: int) -> None:
         self._object = zlib.decompressobj(wbits)

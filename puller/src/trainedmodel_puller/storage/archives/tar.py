@@ -1,8 +1,8 @@
 """Reading tars: one pass, forward only, bounded memory.
 
-Not the standard library's reader: that one takes a header's word for how much to read at once, so
-that a kilobyte of archive can ask for all memory, and older releases of it never return from some
-broken headers. Known here: V7, ustar, GNU long names, pax records, sparse files.
+The standard library's reader is not used: it reads as many bytes at once as a header declares, so a
+kilobyte of archive can request all memory, and its older releases never return from some damaged
+headers. Supported here: V7, ustar, GNU long names, pax records, sparse files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _KEPT_KEYS: Final = frozenset({"path", "linkpath", "size"})
 
 @dataclass(slots=True)
 class _Header:
-    """One header block, with what the records before it say."""
+    """One header block, combined with the records before it."""
 
     block: bytes
     flag: int

@@ -1,8 +1,8 @@
-"""The folder being filled: the only place that writes what an archive says.
+"""The folder being filled: the only place that writes content of an archive.
 
 Every name is opened segment by segment from the folder's own descriptor, never through a link, and
-every file must be new (P9). Links are made last, after it is known where each leads, so that while
-anything is written there is no link in the folder to be led astray by.
+every file must be new (P9). Links are made last, after their targets are checked, so no write can
+follow a link out of the folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_FOLDER: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
 
 
 class TreeWriter:
-    """Fills one folder; a context manager. Everything raises OSError where the volume refuses."""
+    """Fills one folder; a context manager. Each method raises OSError if the volume refuses."""
 
     def __init__(self, folder: Path, budget: Budget, *, durable: bool) -> None:
         self._folder = folder

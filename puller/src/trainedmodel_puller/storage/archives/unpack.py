@@ -1,7 +1,7 @@
 """Unpacking an archive into a fresh folder: a thread of its own, cancellable, in bounded memory.
 
-Every archive has its own thread: a large one neither waits for nor holds up another (P12), and the
-event loop only hears of progress (P8). A cancellation ends the thread at its next piece or entry,
+Every archive has its own thread: a large one neither waits for another nor delays it (P12), and the
+event loop only receives progress (P8). A cancellation ends the thread at its next piece or entry,
 and waits for that, so that nothing writes to the folder afterwards.
 """
 

@@ -1,8 +1,8 @@
 """Reading zips: the directory entry by entry, each file's data in pieces, bounded memory.
 
-Not the standard library's reader: that one reads the whole directory into memory before it can be
-asked how large it is, a gigabyte for a few million empty names. Sizes come from the directory and
-are checked against what comes out; two entries that share data (a bomb) are noticed by their sum.
+The standard library's reader is not used: it reads the whole directory into memory before its size
+is known, a gigabyte for a few million empty names. Sizes come from the directory and are checked
+against the unpacked bytes; entries that share data (a zip bomb) are detected by their sum.
 """
 
 from __future__ import annotations

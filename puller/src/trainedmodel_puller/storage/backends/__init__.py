@@ -1,1 +1,1 @@
-"""One module for each kind of store, and what they share."""
+"""One module for each kind of store, and their shared parts."""

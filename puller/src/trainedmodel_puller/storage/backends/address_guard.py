@@ -1,9 +1,9 @@
-"""Which addresses `http(s)://` may connect to.
+"""The addresses that `http(s)://` may connect to.
 
-A model's URI is written by whoever may create a TrainedModel, and a redirect by whoever runs the
-server it names; neither may make the puller read the node's metadata service. Names are checked
-where they become addresses, inside the client's resolver, so the address checked is the address
-connected to: a name that resolves to something else a moment later gains nothing.
+The author of a TrainedModel writes its URI, and the server at that URI chooses redirects. Neither
+may make the puller read the node's metadata service. Names are checked inside the client's
+resolver, so the checked address is the one that is connected to, and a name that resolves to
+another address a moment later has no effect.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _CARRIERS: Final = (
 
 
 class DeniedAddressError(OSError):
-    """A name resolves to, or a URI names, an address that is not to be connected to."""
+    """A URI names a denied address, or a name that resolves to one."""
 
 
 class AddressRule:
-    """Says which addresses are denied."""
+    """The denied addresses."""
 
     def __init__(self, denied_networks: Iterable[str]) -> None:
         self._denied = tuple(ipaddress.ip_network(network) for network in denied_networks)

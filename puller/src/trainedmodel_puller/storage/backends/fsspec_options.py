@@ -1,7 +1,7 @@
-"""Variables, as the arguments of fsspec's file systems.
+"""The arguments of fsspec's file systems, from credential variables.
 
-The file systems of the object stores read the environment by themselves, each in its own way; what
-KServe spells otherwise, and what comes from a profile, is handed over here.
+The file systems of the object stores read the environment by themselves, each in its own way.
+Variables in KServe's spelling and variables of a profile are passed as arguments.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def fsspec_options(
     Args:
         scheme: As in the URI.
         values: Translated variables: all of a profile's, or those of the environment.
-        is_profile: They are a profile's: keys are handed over, not left to the environment.
-        is_anonymous: Nothing to sign with: say so, or a metadata service is asked.
+        is_profile: They come from a profile, so keys are passed and not left to the environment.
+        is_anonymous: There are no credentials; without this the client asks a metadata service.
 
     Raises:
         SourceFault: AccessDenied: a profile lacks what the scheme needs.

@@ -1,15 +1,15 @@
-"""File systems of fsspec: the other way to the object stores, if `--storage-backend` says so.
+"""Object stores through fsspec, if `--storage-backend` selects it.
 
-A scheme is served only if a test runs its file system against a real server of its kind. fsspec
-knows dozens more; they need options that a URI does not have, or cache what they list, and are
+A scheme is supported only if a test runs its file system against a real server of its kind. fsspec
+has dozens more; they need options that a URI does not have, or cache their listings, and are
 refused by name (`registry`).
 
-A file system may cache what it listed, and the answer "not found" too. Before each listing all of
-that is dropped, because the listing is what tells whether the source has changed.
+A file system may cache listings, and the answer "not found" too. The cache is cleared before each
+listing, because the listing decides whether the source has changed.
 
-fsspec's file systems block, or run a loop of their own in a thread; here each call runs in a
-thread of its host's (`outside`), so that one that hangs holds up no other host. Objects are read in
-ranges, never with `get()`, which holds the whole object in memory. A thread cannot be cancelled: an
+fsspec's file systems block, or run a loop of their own in a thread. Here each call runs in a thread
+of its host (`outside`), so that a call that hangs delays no other host. Objects are read in ranges,
+never with `get()`, which holds the whole object in memory. A thread cannot be cancelled: an
 abandoned read ends with its current range, and its bytes are dropped.
 """
 
@@ -152,7 +152,7 @@ class FsspecStorage:
         return content
 
     def _fresh_system(self) -> Any:
-        """Return the file system, made anew if the profile's content has changed."""
+        """Return the file system, made again if the profile's content has changed."""
         if self._profile is None:
             credentials = Credentials(translated(os.environ))
         else:

@@ -1,14 +1,14 @@
 """One object at an `http(s)://` address, through aiohttp.
 
-Redirects are followed by hand, because each hop is a new address to check and a query to keep out
-of sight. Nothing ambient goes along: no cookies, no netrc. Credentials are those of a named
-profile, and go to the URI's own origin only. Proxies and private authorities: see `outbound`.
+The back end follows redirects itself, because each hop has an address to check and a query to hide.
+It sends no cookies and reads no netrc. Credentials come from a named profile, and go to the URI's
+own origin only. Proxies and private authorities: see `outbound`.
 
-Servers differ in what they tell. Size and etag come from a HEAD, and from a GET of one byte where
-a HEAD is refused (links signed for GET) or silent on ranges. Without ranges the object is one
-stream; without a size it is read to its end. Whether the object is still the listed one is asked
-of the server (If-Match, or If-Unmodified-Since) and checked in each answer as well, since many
-servers ignore what they are asked.
+Servers differ in their answers. Size and etag come from a HEAD, or from a GET of one byte if a HEAD
+is refused (links signed for GET) or does not mention ranges. Without ranges the object is one
+stream; without a size it is read to its end. Requests are conditional on the listed object
+(If-Match, or If-Unmodified-Since). Each answer is checked as well, because many servers ignore
+conditions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Credentials for `http(s)://`: a bearer token or a user and password, and where they may go.
+"""Credentials for `http(s)://`: a bearer token or a user and password, and their origins.
 
-The URI of a model names its server, and whoever writes it need not be someone who may read the
-profile's Secret: a token sent wherever the URI says would be theirs for the asking. A profile
-therefore names the origins that its credentials are for (`HTTP_ORIGINS`), and without them it is
-refused. They go to the origin of the URI alone, and to no redirect's target at another.
+The URI of a model names its server, and its author may lack the right to read the profile's Secret.
+A token that is sent to any server would leak to such an author. So a profile names the origins of
+its credentials (`HTTP_ORIGINS`), and is refused without them. Credentials are sent to the origin of
+the URI only, never to a redirect's target at another origin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainedmodel_puller.errors import SourceFault
 
 @dataclass(frozen=True, slots=True)
 class HttpLogin:
-    """What to say, and to whom.
+    """The authorization header, and the origins that it is sent to.
 
     Attributes:
         origins: Scheme, host and port.

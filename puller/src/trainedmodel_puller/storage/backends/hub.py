@@ -1,16 +1,16 @@
 """Models on a hub of Hugging Face's kind: `hf://organisation/model`, always read at one commit.
 
-The hub's HTTP API is spoken through the back end for http, which streams ranges, follows redirects
-to the hub's content servers, and sends a token to the hub alone. Why the hub's own package is not
-used is told in `docs/adr/0010-hf-without-its-package.md`.
+The back end calls the hub's HTTP API through the back end for http, which streams ranges, follows
+redirects to the hub's content servers, and sends a token to the hub alone.
+`docs/adr/0010-hf-without-its-package.md` explains why it does not use the hub's own package.
 
-A listing asks for the commit that the revision points to at this moment, and lists that commit.
-Nothing is remembered between two listings. Reads name the commit: what a branch points to meanwhile
-changes nothing. What arrives is checked against the hashes that the hub lists for each file.
+A listing resolves the revision to its current commit, and lists that commit. Nothing is cached
+between two listings. Reads name the commit, so a branch that moves meanwhile has no effect.
+Fetched files are checked against the hashes that the hub lists for each.
 
 The token is `HF_TOKEN` of the environment or of the credential profile, and the hub is
-`HF_ENDPOINT` (https://huggingface.co). Both belong to whoever runs the puller: hops of a redirect
-are not subject to `--allow-uri`, which has checked the `hf://` URI itself.
+`HF_ENDPOINT` (https://huggingface.co). The owner of the puller sets both, so hops of a redirect are
+not subject to `--allow-uri`, which has checked the `hf://` URI itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The refusals of a hub, as reasons and sentences for people. Pure.
 
-A hub does not tell strangers whether a private repository exists: without a token it answers 401
-both for one that is private and for one that is not there. What it does tell, it tells in headers.
+A hub hides private repositories: without a token it answers 401 both for a private repository and
+for one that does not exist. The details of a refusal are in its headers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What an `hf://` URI names: a repository, a revision of it, and a path inside. Pure.
+"""Parses `hf://` URIs: a repository, a revision of it, and a path inside. Pure.
 
     hf://<organisation>/<model>[@<revision> | :<revision>][/<path>]
 
 `:` is KServe's spelling and `@` is Hugging Face's; both mean the same. A revision is a branch, a
 tag or a commit. Its slashes are written `%2F`, except in `refs/pr/<n>` and `refs/convert/<name>`,
-which are known. The path is taken as it is written.
+which are known. The path is used as written.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HubPlace:
         repository: `organisation/model`.
         revision: A branch, tag or commit; its slashes are slashes.
         path: Of a file or folder in the repository; empty for all of it.
-        is_folder: The URI ends with a slash: what it names is no file.
+        is_folder: The URI ends with a slash, so it names no file.
     """
 
     repository: str

@@ -1,4 +1,4 @@
-"""The answers of a hub's API, as values. Pure: what a server sends may be anything.
+"""Parses the answers of a hub's API, which are untrusted input. Pure.
 
 A page of a repository's tree is a JSON list of files and folders. A file has a size and the SHA-1
 that git gives its content; a large one has its SHA-256 as well. Both are checked after a fetch, and
@@ -22,7 +22,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class NotHubsAnswerError(ValueError):
-    """An answer is not what a hub's API gives; the message says what is wrong with it."""
+    """An answer does not match a hub's API; the message names the fault."""
 
 
 def read_commit(body: bytes) -> str:

@@ -1,13 +1,12 @@
 """Folders of the pod itself: `file://` and `pvc://`, under configured roots only.
 
-A TrainedModel's author must not read the puller's own files (tokens are mounted into every pod),
-so nothing may be read unless the pod's owner has named the folder. Links are followed, since hub
-caches are made of them, and wherever they lead is checked again: after opening, against the path
-that the kernel says was opened, so that a link exchanged in between gains nothing.
+A TrainedModel's author must not read the puller's own files (tokens are mounted into every pod), so
+only folders that the pod's owner has named may be read. Links are followed, since hub caches
+consist of them. Their targets are checked after opening, against the opened path that the kernel
+reports, so that a link replaced in between has no effect.
 
-A mounted claim may hang for ever in any system call, `close` included. All of them are made in
-threads of the claim's own (`outside`), and a listing that finds nothing more for
-`answer_timeout_s` is given up.
+A mounted claim may hang without end in any system call, `close` included. Each claim has its own
+threads for them (`outside`), and a listing that finds nothing more for `answer_timeout_s` fails.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ class LocalStorage:
 
     def _open(self, roots: Sequence[Path], uri: StorageUri, item: SourceObject) -> _OpenFile:
         try:
-            # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
+            # Without O_NONBLOCK, opening a pipe without a writer waits without end.
             fd = os.open(item.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno in _MISSING:
@@ -156,10 +155,10 @@ class LocalStorage:
 
 
 class _OpenFile:
-    """A file that closes, in a thread, when the last who holds it lets go.
+    """A file that is closed, in a thread, after its last user has released it.
 
-    A read that was given up goes on in its thread for a moment; a file closed under it would
-    hand its number to the next one opened.
+    An abandoned read continues in its thread for a moment. If the file were closed meanwhile, the
+    next opened file could get its descriptor.
     """
 
     def __init__(self, fd: int, threads: OutsideThreads) -> None:

@@ -27,7 +27,7 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 
 
 class FolderListing:
-    """One listing of what a URI names, below some roots."""
+    """One listing of a URI's file or folder, below some roots."""
 
     def __init__(self, uri: StorageUri, roots: Sequence[Path], count: ListingCount) -> None:
         self._uri = uri

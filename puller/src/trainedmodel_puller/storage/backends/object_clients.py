@@ -156,7 +156,7 @@ def make_client(
 def s3_config(bucket: str, values: Mapping[str, str]) -> dict[str, Any]:
     """Return the client's settings for a bucket: pure.
 
-    A bucket in the host's name is asked for by the endpoint's form: the client wants it in there.
+    If the endpoint has the bucket in its host name, the client must send it there.
     """
     config = _known(_S3_KEYS, values)
     endpoint = next((values[name] for name in S3_ENDPOINTS if values.get(name)), "")
@@ -226,7 +226,7 @@ def _client_options(
     }
     endpoint = next((variables[name] for name in _ENDPOINTS[provider] if variables.get(name)), "")
     if endpoint.startswith("http://"):
-        options["allow_http"] = True  # whoever configured it has asked for it
+        options["allow_http"] = True  # the configured endpoint asks for it
     if provider == "s3" and variables.get("S3_VERIFY_SSL") == "0":
         options["allow_invalid_certificates"] = True
     trusted = certificates(variables, *(("AWS_CA_BUNDLE",) if provider == "s3" else ()))

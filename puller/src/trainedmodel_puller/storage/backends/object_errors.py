@@ -1,9 +1,9 @@
-"""The words of object stores, as reasons and sentences for people.
+"""Errors of object stores, as reasons and messages for people.
 
-The client's errors are one class for nearly everything, and their text is a dump: the request's
-address with its query (an Azure signature stands there), the whole body, the retry settings. Only
-what is known to be harmless is taken from it: status, the store's error code and sentence, and
-which kind of network trouble it was. The rest is never shown.
+The client has one class for nearly all errors, and its text is a dump: the request's address with
+its query (which holds an Azure signature), the whole body, the retry settings. Only parts that are
+known to be harmless are used: status, the store's error code and message, and the kind of network
+fault. The rest is never shown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""In which region a bucket is, asked of S3 itself.
+"""Reads the region of a bucket from S3.
 
-A store that gets a request for a bucket of another region answers with a redirect to nowhere, and
-its client does not pass on what else the answer said. An unsigned HEAD of the bucket has the region
-in a header, whether it is allowed or not.
+A store answers a request for a bucket of another region with a redirect without a target, and its
+client does not pass on the rest of the answer. The answer to an unsigned HEAD of the bucket has the
+region in a header, whether the HEAD is allowed or not.
 """
 
 from __future__ import annotations

@@ -3,15 +3,16 @@
 obstore moves bytes in Rust: twice to eight times the rate of the fsspec back ends, flat in memory.
 A client is kept for each bucket and profile, since its connections and tokens are worth keeping.
 
-A URI is a folder if anything lies below it, and else the object with exactly its key; one whose
-name ends like a file's is looked for as an object first. So it costs one request to find most
-models, and a store that has both gives the one that the name tells of. A folder is ended with a
-slash before it is searched, so `models/m1` never fetches `models/m10`, and a URI that ends with one
-is never an object. An empty object is the model only where there is nothing else: consoles make
-such to show a folder. A marker object becomes the folder that it stands for. The client hides the
-slash at its end, so an empty object that cannot be found under its listed name is taken for one.
+A URI is a folder if there are objects below it, and otherwise the object with exactly its key. A
+URI whose name ends like a file's is tried as an object first. So most models need one request, and
+if a store has both, the form of the name decides. A slash is added to a folder before it is listed,
+so `models/m1` never fetches `models/m10`, and a URI that ends with a slash is never an object. An
+empty object is the model only if there is nothing else: consoles create empty objects to show a
+folder. A marker object becomes its folder. The client hides the slash at its end, so an empty
+object that cannot be found under its listed name counts as one.
 
-The client's limit on a whole request is set out of the way: only silence is a fault, not size.
+The client's time limit on a whole request is effectively disabled: only silence is a fault, not
+size.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ class _Source:
     """One bucket's client.
 
     Attributes:
-        chunk_bytes: How much of a stream to gather before it is passed on; follows its speed, and
-            is little after a fault.
-        region: Where the store says that the bucket is, once it was asked; "" if it does not say.
+        chunk_bytes: Bytes of a stream to gather before they are passed on; adapts to its speed, and
+            is small after a fault.
+        region: Region of the bucket, once the store was asked; "" if its answer has none.
     """
 
     client: ObjectStore
@@ -183,14 +184,14 @@ class ObjectStorage:
         self._sources.clear()
 
     async def _fresh_source(self, uri: StorageUri) -> _Source:
-        """Return the bucket's client, made anew if the profile's content has changed."""
+        """Return the bucket's client, made again if the profile's content has changed."""
         if self._profile is None:
             credentials = self._ambient
         else:
             profile = await asyncio.to_thread(read_profile, self._profile)
             credentials = with_places(profile, os.environ)
         key = (uri.scheme, uri.authority)
-        # those who come together make one client, not one each
+        # concurrent callers share one client
         async with self._making.setdefault(key, asyncio.Lock()):
             known = self._sources.get(key)
             if known is not None and known.credentials == credentials:

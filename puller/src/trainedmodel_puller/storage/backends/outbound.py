@@ -1,14 +1,14 @@
-"""The way out: proxies and authorities, by one rule for all schemes.
+"""Outgoing connections: proxies and private authorities, by one rule for all schemes.
 
-Proxies are those of the variables that every tool knows (`core.proxies`). Certificates of private
+Proxies come from the usual variables (`core.proxies`). Certificates of private
 authorities are trusted in addition to the system's: `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`,
 `CURL_CA_BUNDLE`, and for S3 `AWS_CA_BUNDLE`. Each names a file, or holds the certificates itself,
 as a mounted Secret does. Both come from the credential profile, and from the environment where the
 profile has none.
 
-With a proxy, names are resolved by the proxy: whether the puller could resolve them says nothing,
-and which addresses they may have is the proxy's to say. Addresses in a URI, in any spelling, are
-checked here all the same (`addresses`).
+A proxy resolves names itself, so the puller does not resolve them, and the proxy decides which
+addresses they may have. Addresses in a URI, in any spelling, are still checked here
+(`address_guard`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _unusable(name: str, words: str) -> SourceFault:
 
 
 class WayOut:
-    """Connections over http(s), made as variables say; one for each credential profile."""
+    """Connections over http(s), configured by variables; one for each credential profile."""
 
     def __init__(self, settings: StorageSettings, rule: AddressRule) -> None:
         """Make no connection yet.

@@ -1,9 +1,9 @@
-"""Credentials and places of stores as variables: from the environment, or from a profile's files.
+"""Credentials and addresses of stores as variables, from the environment or a profile's files.
 
-Variables are spelt in many ways: as the stores' own tools know them, as KServe writes them into
-its agent's environment and its Secrets (`S3_ENDPOINT`, `S3_USE_HTTPS`, `awsAnonymousCredential`,
-`AZ_CLIENT_ID`). `translated` brings all of them into one spelling; it is pure, and serves the
-environment and profiles alike. What the stores' tools know goes before what KServe adds.
+Variables have several spellings: those of the stores' own tools, and those of KServe, in its
+agent's environment and its Secrets (`S3_ENDPOINT`, `S3_USE_HTTPS`, `awsAnonymousCredential`,
+`AZ_CLIENT_ID`). `translated` brings all of them into one spelling; it is pure, and used for the
+environment and profiles alike. The spelling of the stores' tools has priority over KServe's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AZURE_ALIASES: Final = {
 _VIRTUAL_BUCKET: Final = ("S3_USE_VIRTUAL_BUCKET", "S3_USER_VIRTUAL_BUCKET")
 #: Where an endpoint of S3 may be named, the first that is set counts.
 S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-#: What a store's place is, as opposed to who asks: a profile without them takes the environment's.
+#: Addresses of stores, not credentials: a profile without them uses those of the environment.
 PLACES: Final = frozenset(
     {
         *S3_ENDPOINTS,
@@ -61,7 +61,7 @@ class Credentials:
     Attributes:
         values: By environment variable name, translated. Never shown: `repr` leaves them out.
         is_profile: They come from a named profile, and the environment's must not mix in.
-        stamp: Changes with the content of files that values name.
+        stamp: Changes with the content of the files that the values name.
     """
 
     values: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -1,9 +1,10 @@
-"""Whether requests to an object store are signed.
+"""Decides whether requests to an object store are signed.
 
-Left alone, a client without credentials asks the metadata service of the node: a wait where there
-is none, and the node's own rights where there is one. Here credentials are those of the named
-profile or of the environment (workload identities come that way on EKS and AKS); without any,
-requests go out unsigned. A public bucket then works, and a private one is refused at once.
+By default, a client without credentials asks the metadata service of the node. Without such a
+service that costs time, and with one the client gets the node's own rights. Here credentials come
+from the named profile or the environment (workload identities come that way on EKS and AKS).
+Without any, requests are unsigned: a public bucket then works, and a private one is refused at
+once.
 """
 
 from __future__ import annotations

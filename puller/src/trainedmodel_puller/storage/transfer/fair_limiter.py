@@ -1,12 +1,12 @@
 """One limit on connections, shared fairly by all models.
 
-A plain semaphore serves in order of asking: a model with 5,000 objects that asks first keeps all
-others waiting until its last object has started. Here a free slot goes to the waiting model that
-holds the fewest, so a newcomer gets its first slot as soon as any transfer ends (P12).
+A plain semaphore serves in the order of requests: a model with 5,000 objects that comes first keeps
+all others waiting until its last object has started. Here a free slot goes to the waiting model
+that holds the fewest, so a new model gets its first slot as soon as any transfer ends (P12).
 
-A connection to a store that says little or nothing lends its slot, or a few dead stores would hold
-all of them for as long as a stall may last. It takes one again, without asking, when it is quick
-again; so more connections than the limit may be open, but only so many that move.
+A connection to a store that sends little or nothing lends its slot. Otherwise a few dead stores
+would hold all slots until they count as stalled. A connection that is fast again takes a slot back
+without waiting. So more connections than the limit may be open, but only that many transfer data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter, deque
 
 
 class Slot:
-    """One slot, held while its context lasts; its holder may lend it while it has no use for it."""
+    """One slot, held while its context lasts; its holder may lend it while it is idle."""
 
     __slots__ = ("_is_lent", "_key", "_limiter")
 
@@ -47,7 +47,7 @@ class Slot:
 
 
 class FairLimiter:
-    """At most `limit` slots at once; the next free one goes to who holds the fewest."""
+    """At most `limit` slots; the next free one goes to the holder of the fewest."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -64,7 +64,7 @@ class FairLimiter:
         self._take(key)
 
     def give(self, key: object) -> None:
-        """Give a slot to who waits."""
+        """Give a slot to the next waiting holder."""
         self._release(key)
 
     async def acquire(self, key: object) -> None:

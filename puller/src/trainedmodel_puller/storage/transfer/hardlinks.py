@@ -1,13 +1,14 @@
-"""Files that two models share: linked from one's verified tree into the other's folder.
+"""Links files of one model's verified tree into the folder of another model.
 
-Models made from one source need one fetch. A hard link costs nothing and no space; where the
-volume refuses one, a clone of the blocks is tried (FICLONE: xfs, btrfs), and where that is refused
-too, the file is simply fetched. What was linked is noted in the journal, so that the fetch that
-follows keeps it and asks for the rest.
+Models from one source need one fetch. A hard link takes no time and no space. If the volume refuses
+it, a clone of the blocks is tried (FICLONE: xfs, btrfs), and if that is refused too, the file is
+fetched. Linked files are recorded in the journal, so that the following fetch keeps them and
+requests only the rest.
 
-An inode with two names is read by both and written by neither. Everything that writes makes a new
-one: `staging` keeps no half-written file of more than one name, and `files.open_new` unlinks what
-is in its way. Modes are the same everywhere (`FILE_MODE`); a file that has another is not linked.
+An inode with two names is read by both and written by neither. Each write makes a new inode:
+`resume` keeps no half-written file with more than one name, and `files.open_new` unlinks an
+existing file first. All files have the same mode (`FILE_MODE`); a file with another mode is not
+linked.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def seed(
     A kill at any point leaves a folder whose journal claims too little, never too much (P7).
 
     Args:
-        folder: Made if missing; what an earlier fetch left and can be used is kept.
-        listing: Of the model to be fetched.
-        part_bytes: As the fetch will have it.
-        source: A verified tree of the same listing fingerprint, which nobody writes into. What is
-            not there, or not a regular file of the listed size, is left to the fetch.
+        folder: Made if missing; usable files of an earlier fetch are kept.
+        listing: Listing of the model to fetch.
+        part_bytes: Part size of the following fetch.
+        source: A verified tree of the same listing fingerprint, which is never written into. A file
+            that is missing, or not a regular file of the listed size, is left to the fetch.
         changed: Paths in `source` that have been edited since they were fetched.
 
     Returns:

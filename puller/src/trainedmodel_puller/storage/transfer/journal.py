@@ -1,11 +1,11 @@
-"""What of a folder is already there: the journal beside it, for the run after a kill.
+"""The journal beside a download's folder: the parts that have arrived, for a run after a kill.
 
 `<folder>.journal` holds, for each file, the identity of the source object (size, etag) and a bit
-for each part that has been written. A bit is set after the part's data was handed to the kernel,
-and the file is replaced atomically, so a killed process leaves a journal that claims too little,
-never too much. A crash of the node is another matter: data that the kernel had accepted may be
-gone. The journal therefore carries the boot it was written in, and counts for nothing in another;
-that is cheaper than a sync for each flush, and fetching again after a node crash is no loss.
+for each written part. A bit is set after the part's data was passed to the kernel, and the file is
+replaced atomically, so a killed process leaves a journal that claims too little, never too much.
+After a crash of the node, data that the kernel had accepted may be lost. So the journal has the id
+of its boot, and is ignored after another one. That is cheaper than a sync for each flush, and
+fetching again after a node crash is acceptable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(slots=True)
 class FileRecord:
-    """What is known of one file.
+    """The record of one file.
 
     Attributes:
         item: The source object that it is made from.

@@ -1,7 +1,7 @@
-"""Receiving bytes of one object, as many as its listing promised, before the store falls silent.
+"""Receives the bytes of one object, with checks of its listed size and of silence.
 
-The listing is a promise, and a store may break it: every stream is counted, and more bytes or fewer
-are a fault, as is a stream without a byte for longer than it may be.
+A store may send more or fewer bytes than it listed, so every stream is counted, and a difference is
+a fault. A stream without a byte for longer than the time limit is a fault too.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Sink = Callable[[Buffer, int], Awaitable[None]]
 
 
 class _Silence:
-    """Notes how long a store has said nothing: lends the slot first, and at last gives up.
+    """Measures the silence of a store: lends the slot first, and finally ends the stream.
 
-    One timer for a whole stream, which looks now and then: to set one for each chunk costs more
-    than to receive a small object.
+    There is one timer for a whole stream, which checks from time to time: a timer for each chunk
+    costs more than to receive a small object.
     """
 
     def __init__(self, slot: Slot, limit_s: float, scope: asyncio.Timeout) -> None:

@@ -1,8 +1,8 @@
-"""Making a folder ready for a fetch: keep what can be kept, remove what does not belong.
+"""Prepares a folder for a fetch: keeps valid files, and removes the others.
 
-The order matters for a kill at any point (P7): first the journal forgets what is not kept, then
-files go, then new ones come. The other way round, a journal could vouch for a file that has since
-been made anew from other content.
+The order matters for a kill at any point (P7): first the journal drops the records of removed
+files, then the files are removed, then new ones are made. In another order, a journal could have a
+record of a file that was made again from other content.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Writing many small whole files, several in a job.
 
-An object of a few kilobytes costs less to receive than to hand to a thread: with a job for each,
+An object of a few kilobytes costs less to receive than to pass to a thread: with a job for each,
 half the time of 500 objects went into waking threads. Here finished objects gather while earlier
 ones are written, and go to a thread together: the busier the volume, the larger the batches. The
-first goes at once, so a slow source is never waited for.
+first is written at once, so a slow source causes no wait.
 
-Each file is a new one: what stands under its name is unlinked, never written into, for it may be
-a name of another model's file as well (`hardlinks`). The disk starts on each file at once; it is
-waited for by the caller, at the end, for all of them (`staging.sync_files`).
+Each file is new: an existing file of its name is unlinked, never written into, because it may be a
+hard link to another model's file (`hardlinks`). The disk starts on each file at once; the caller
+waits for all of them at the end (`resume.sync_files`).
 """
 
 from __future__ import annotations

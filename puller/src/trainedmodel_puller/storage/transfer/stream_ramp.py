@@ -1,9 +1,9 @@
-"""How many streams a large object is read with.
+"""The number of streams that read a large object.
 
-Distant stores give a connection 50 to 100 MB/s, so eight are far better than one. A store in the
-same node or rack fills the machine with two, and more only cost processor time that the model
-server wants. Nothing tells the one from the other but the rate, so two streams start at once and
-another joins while those that run are slow.
+Distant stores send 50 to 100 MB/s over a connection, so eight are far better than one. A store in
+the same node or rack saturates the machine with two, and more only take processor time from the
+model server. Only the rate distinguishes the two cases, so two streams start at once, and another
+joins while the running ones are slow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ENOUGH_BYTES_PER_S: Final = 100_000_000
 
 
 class StreamRamp:
-    """Lets the streams of one fetch join one after the other, as long as they are needed."""
+    """Starts the streams of one fetch one after the other, as long as they are needed."""
 
     def __init__(self) -> None:
         self._moved = 0
@@ -32,7 +32,7 @@ class StreamRamp:
         self._moved += moved
 
     def end(self) -> None:
-        """Let nobody join any more: there is nothing left to read."""
+        """Start no further stream: there is nothing left to read."""
         self._ended.set()
 
     async def join(self, rank: int) -> bool:

@@ -1,4 +1,4 @@
-"""Moving the objects of one listing into a folder, resumable, within the limits of the process.
+"""Transfers the objects of one listing into a folder, resumable, within the process's limits.
 
 An object of up to two parts is one stream. A larger one is cut into spans of several parts that
 are read at once, each as one request, into a file that has its final size from the start: real
@@ -7,12 +7,12 @@ kill costs at most one part a stream.
 
 Every stream holds one slot of a limiter shared by all models while it reads (P12), and at most two
 batches of a megabyte (P11). A stream without a byte for `stall_timeout_s` is at fault (a listing
-is watched by its back end). A stream that was cut begins again where it was (`core.backoff`), and
-the others go on. Any other fault ends the fetch: what is there stays for the next one, when and
-whether is the planner's business.
+is watched by its back end). A stream that was cut continues from its last byte (`core.backoff`),
+and the others continue. Any other fault ends the fetch. Its files stay for the next fetch, which
+the plan decides on.
 
-What a stream brings is counted (`receive`), and a changed object is found by the back ends'
-conditions.
+`receive` counts the bytes of a stream, and the back ends' conditional requests detect a changed
+object.
 """
 
 from __future__ import annotations
@@ -61,14 +61,15 @@ class DownloadLimits:
     """Limits on fetching.
 
     Attributes:
-        max_connections: Streams at once, of all models together.
-        part_bytes: What a kill may cost a stream; objects of more than two are read in parallel.
-        parts_per_object: Most parallel streams of a model's large objects; fewer when those are
-            fast already.
-        span_parts: Most parts that one request of a large object covers.
+        max_connections: Concurrent streams, of all models together.
+        part_bytes: Bytes that a kill may cost a stream; objects of more than two parts are read in
+            parallel.
+        parts_per_object: Limit of the parallel streams of a model's large objects; fewer run if
+            they are fast enough.
+        span_parts: Limit of the parts that one request of a large object covers.
         small_concurrency: Parallel streams of a model's small objects.
         stall_timeout_s: Longest silence of a stream.
-        file_threads: Threads that write, of all models together.
+        file_threads: Writing threads, of all models together.
     """
 
     max_connections: int = 32
@@ -149,7 +150,7 @@ class Transfer:
                 ]
                 if workers:
                     # Waiting here, not at the group's end, leaves the group a clean count of
-                    # cancellations: ours for a failed worker is told from the caller's.
+                    # cancellations, so one for a failed worker differs from one by the caller.
                     await asyncio.wait(workers)
                 keeper.cancel()
             await writer.finish()
