@@ -16,6 +16,7 @@ from trainedmodel_operator.core.pacing.rate_limiter import (
     RateLimiter,
     pause_asked,
 )
+from trainedmodel_operator.core.pacing.token_bucket import TokenBucket
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -105,7 +106,7 @@ STEPS = st.lists(
 def test_no_lane_opens_before_a_more_urgent_one(
     steps: list[tuple[str, PriorityLevel, float]],
 ) -> None:
-    limiter, now = RateLimiter(rate=2, burst=3, tokens=3), 0.0
+    limiter, now = RateLimiter(TokenBucket.full(rate=2, burst=3)), 0.0
     for step, level, seconds in steps:
         now += seconds / 3
         if step == "sent":

@@ -17,6 +17,7 @@ from trainedmodel_operator.core.pacing.rate_limiter import (
     PriorityLevel,
     RateLimiter,
 )
+from trainedmodel_operator.core.pacing.token_bucket import TokenBucket
 from trainedmodel_operator.errors import (
     NamespaceEnds,
     Refused,
@@ -183,7 +184,7 @@ async def test_the_fence_is_asked_after_the_waiting_and_for_writes_only() -> Non
 
 async def test_the_most_urgent_goes_first_whoever_came_first() -> None:
     gate = RequestGate(
-        Metrics(), RateLimiter(rate=10, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0
+        Metrics(), RateLimiter(TokenBucket(rate=10, burst=1, tokens=0, at=0.0)), jitter=lambda: 0.0
     )
     order: list[str] = []
 
@@ -206,7 +207,7 @@ async def test_the_most_urgent_goes_first_whoever_came_first() -> None:
 
 async def test_who_is_cancelled_while_waiting_keeps_nobody_up() -> None:
     gate = RequestGate(
-        Metrics(), RateLimiter(rate=1, burst=1, tokens=0, at=0.0), jitter=lambda: 0.0
+        Metrics(), RateLimiter(TokenBucket(rate=1, burst=1, tokens=0, at=0.0)), jitter=lambda: 0.0
     )
     tired = asyncio.create_task(gate.enter(PriorityLevel.STATUS))
     patient = asyncio.create_task(gate.enter(PriorityLevel.STATUS))

@@ -20,8 +20,8 @@ import structlog
 from trainedmodel_operator.app import run
 from trainedmodel_operator.cli import flags
 from trainedmodel_operator.cli.convert_command import convert_command
-from trainedmodel_operator.cli.lease_flags import take_lease_settings, with_lease_flags
-from trainedmodel_operator.cli.webhook_flags import take_webhook_settings, with_webhook_flags
+from trainedmodel_operator.cli.lease_flags import LEASE_FLAGS, take_lease_settings
+from trainedmodel_operator.cli.webhook_flags import WEBHOOK_FLAGS, take_webhook_settings
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.observability.logs import configure_logs
 from trainedmodel_operator.settings import Settings, check_ports
@@ -90,8 +90,7 @@ log = structlog.get_logger()
     hidden=True,
     help="Seconds between two resyncs.",
 )
-@with_lease_flags
-@with_webhook_flags
+@flags.with_flags((*LEASE_FLAGS, *WEBHOOK_FLAGS))
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
     """Turn TrainedModels into ConfigMap entries, and report back the truth.

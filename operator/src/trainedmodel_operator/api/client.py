@@ -20,7 +20,8 @@ from kubernetes.aio import client as kubernetes_client
 from trainedmodel_contract import modelreport, names, trainedmodel
 
 from trainedmodel_operator.api.protocol import ModelVersion, as_it_is
-from trainedmodel_operator.api.transport import JSON, LIST_TIMEOUT_S, TIMEOUT_S, Document, Transport
+from trainedmodel_operator.api.transport import JSON, LIST_TIMEOUT_S, TIMEOUT_S, Transport
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.fingerprint import part_of
 from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind, new_shard

@@ -21,7 +21,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from trainedmodel_operator.core.state import Document, ServiceKey, ServiceView
+from trainedmodel_operator.core.document import Document
+from trainedmodel_operator.core.state import ServiceKey, ServiceView
 from trainedmodel_operator.core.status.urls import service_url
 from trainedmodel_operator.errors import ApiError, NotFound, TerminalError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from trainedmodel_operator.api.transport import Document
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.shards.documents import ShardWrite
 from trainedmodel_operator.core.state import ServiceKey
 

@@ -17,15 +17,16 @@ report is stale (`core.staleness`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from pydantic import ValidationError
 from trainedmodel_contract.modelreport import ModelReport
 
 from trainedmodel_operator.api.protocol import KubeClient
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.fingerprint import content_version, report_part, stale_part
 from trainedmodel_operator.core.report_reader import ReportReader
 from trainedmodel_operator.core.staleness import (
@@ -47,7 +48,6 @@ LARGEST_PIECE: Final = 500
 MODELS_A_PIECE: Final = 40_000
 
 log = structlog.get_logger()
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ import structlog
 from kubernetes.aio import client as kubernetes_client
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.pacing.rate_limiter import (
     DEFAULT_PAUSE_S,
     PriorityLevel,
@@ -51,8 +52,6 @@ from trainedmodel_operator.errors import (
     Unreachable,
 )
 from trainedmodel_operator.observability.metrics import Metrics
-
-Document = Mapping[str, Any]
 
 #: A list of a loaded API server takes its time; a single object does not.
 LIST_TIMEOUT_S: Final = 30.0

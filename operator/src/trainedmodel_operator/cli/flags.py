@@ -10,17 +10,30 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PREFIX: Final = "TRAINEDMODEL_OPERATOR_"
 #: What Kubernetes itself puts into the environment of a pod beside a Service of the same name.
 _OF_SERVICES: Final = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _ALIKE: Final = 0.8
+
+
+def with_flags(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """Give a command these options, in this order."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 class Seconds(click.FloatRange):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -13,9 +12,6 @@ from trainedmodel_operator.cli import flags
 from trainedmodel_operator.core.lease import LONGEST_S, Terms
 from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.settings import LeaseSettings
-
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 _TERMS: Final = Terms()
 
@@ -35,7 +31,7 @@ def _object_name(_: click.Context, parameter: click.Parameter, text: str | None)
     return text
 
 
-_FLAGS: Final = (
+LEASE_FLAGS: Final = (
     click.option(
         "--leader-elect/--no-leader-elect",
         "lease_elect",
@@ -82,13 +78,6 @@ _FLAGS: Final = (
         help="Seconds between two renewals.",
     ),
 )
-
-
-def with_lease_flags(command: F) -> F:
-    """Give a command the election's flags, to be read by `take_lease_settings`."""
-    for flag in reversed(_FLAGS):
-        command = flag(command)
-    return command
 
 
 def take_lease_settings(options: dict[str, Any]) -> LeaseSettings:

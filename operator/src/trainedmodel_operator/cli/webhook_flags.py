@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -28,9 +28,6 @@ from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.settings import PULLER_IMAGE, WEBHOOK_NAME, WebhookSettings
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
 _RESOURCES: Final = settle()
 
 
@@ -46,7 +43,7 @@ def _read_by(reader: Callable[[str], str]) -> Callable[..., str | None]:
     return read
 
 
-_FLAGS: Final = (
+WEBHOOK_FLAGS: Final = (
     click.option(
         "--webhook-port",
         type=click.IntRange(0, 65535),
@@ -144,13 +141,6 @@ _FLAGS: Final = (
         "is root; 'unset' to leave the user to the cluster or the image.",
     ),
 )
-
-
-def with_webhook_flags(command: F) -> F:
-    """Give a command the webhook's flags, to be read by `take_webhook_settings`."""
-    for flag in reversed(_FLAGS):
-        command = flag(command)
-    return command
 
 
 def take_webhook_settings(options: dict[str, Any]) -> WebhookSettings:

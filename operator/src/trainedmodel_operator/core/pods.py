@@ -6,17 +6,15 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from trainedmodel_contract.conditions import find_condition, is_true
 from trainedmodel_contract.quantity import parse_bytes
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.server import server_of
-
-Document = Mapping[str, Any]
 
 #: A kubelet stamps `startTime` and the first `Ready=False` in one turn, in whole seconds.
 SAME_TURN: Final = timedelta(seconds=2)

@@ -12,13 +12,12 @@ validation names the fault.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
 from trainedmodel_contract.modelreport import ModelReport, ReportedModel
 
-Document = Mapping[str, Any]
+from trainedmodel_operator.core.document import Document
 
 
 class ReportReader:

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from trainedmodel_contract import names
 
-Document = Mapping[str, Any]
+from trainedmodel_operator.core.document import Document
 
 DEFAULT_MODEL_DIR: Final = "/mnt/models"
 #: What kubectl takes for a pod's main container.

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainedmodel_contract import names
 from trainedmodel_contract.modelreport import ModelReport
 from trainedmodel_contract.trainedmodel import SpecError, TrainedModel, parse_trained_model
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.pacing.put_off import PutOff
 from trainedmodel_operator.core.pods import Readiness, readiness, server_memory
 from trainedmodel_operator.core.staleness import Staleness
-
-Document = Mapping[str, Any]
 
 #: Phases in which a pod no longer serves.
 FINISHED_PHASES = frozenset({"Succeeded", "Failed"})

@@ -11,17 +11,15 @@ their own for the same reason, and because the fence does not apply to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from trainedmodel_contract import names
 
 from trainedmodel_operator.api.transport import Transport
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.lease import Record
 from trainedmodel_operator.errors import NotFound
-
-Document = Mapping[str, Any]
 
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _GROUP: Final = "coordination.k8s.io/v1"

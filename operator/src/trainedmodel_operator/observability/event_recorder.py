@@ -20,14 +20,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 from trainedmodel_contract import names, trainedmodel
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.pacing.event_correlator import (
     MOST_SERIES,
     SERIES_S,
@@ -49,7 +50,6 @@ COMPLAIN_S: Final = 300.0
 SLOW_S: Final = 60.0
 
 log = structlog.get_logger()
-Document = Mapping[str, Any]
 
 
 class EventClient(Protocol):

@@ -11,9 +11,10 @@ import asyncio
 from trainedmodel_contract.conditions import is_true
 from trainedmodel_contract.trainedmodel import READY
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.latency import LatencyTracker, PropagationTracker, StateCounts
 from trainedmodel_operator.core.plan import Plan
-from trainedmodel_operator.core.state import Document, Gathered
+from trainedmodel_operator.core.state import Gathered
 from trainedmodel_operator.observability.metrics import Metrics
 
 

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from trainedmodel_operator.api.client import model_version
 from trainedmodel_operator.api.protocol import KubeClient, ModelVersion
 from trainedmodel_operator.api.report_cache import ReportCache, report_page_size
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.reconcile.inventory import (
     Inventory,
@@ -40,7 +41,6 @@ from trainedmodel_operator.reconcile.listed import ListedObjects
 MOST_MODELS: Final = 20_000
 MOST_BYTES: Final = 64_000_000
 
-Document = Mapping[str, Any]
 Judge = Callable[[ServiceKey, ListedObjects], Awaitable[bool]]
 
 log = structlog.get_logger()

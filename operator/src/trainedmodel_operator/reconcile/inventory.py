@@ -16,18 +16,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from trainedmodel_contract import names
 
 from trainedmodel_operator.api.protocol import KubeClient, ModelVersion
 from trainedmodel_operator.api.report_cache import ReportCache
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.reconcile.namespaces import Namespaces
-
-Document = Mapping[str, Any]
 
 
 @dataclass

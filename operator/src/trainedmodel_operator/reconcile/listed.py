@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from trainedmodel_contract.modelreport import ModelReport
 
-from trainedmodel_operator.core.state import Document
+from trainedmodel_operator.core.document import Document
 
 
 @dataclass

@@ -27,6 +27,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from trainedmodel_operator.core.pacing.backoff import doubled_s
 from trainedmodel_operator.core.words import shape
 from trainedmodel_operator.errors import ApiError, NotFound, NothingReadable, TerminalError
 from trainedmodel_operator.observability.metrics import Metrics
@@ -72,7 +73,9 @@ class Namespaces:
     @property
     def look_again_in_s(self) -> float:
         """Seconds until the next survey because of namespaces in trouble."""
-        return FIRST_RETRY_S * 2.0**self._troubles / 2 if self._troubled else inf
+        if not self._troubled:
+            return inf
+        return doubled_s(self._troubles - 1, first_s=FIRST_RETRY_S, longest_s=inf)
 
     async def each(
         self, look: Callable[[str | None], Awaitable[T]], is_empty: Callable[[T], bool]
@@ -136,7 +139,7 @@ class Namespaces:
         for namespace in sorted(news):
             self.left_out(namespace)
         self._troubled = set(errors) - refused
-        self._troubles = min(self._troubles + 1, 16) if self._troubled else 0
+        self._troubles = self._troubles + 1 if self._troubled else 0
 
 
 def _nothing(errors: dict[str, ApiError]) -> ApiError:

@@ -14,23 +14,19 @@ yet.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from math import inf
 from typing import Final
 
 import structlog
 
-from trainedmodel_operator.api.protocol import KubeClient
-from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
+from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff
 from trainedmodel_operator.core.plan import Nudge
 from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.words import api_words
 from trainedmodel_operator.errors import ApiError, NotFound, NotLeading, TerminalError, Throttled
-from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.reconcile.errands import Errands
+from trainedmodel_operator.reconcile.write_context import WriteContext
 
 #: Of one service; a namespace whose pods cannot be annotated keeps no other one waiting.
 NUDGES_AT_ONCE: Final = 8
@@ -63,20 +59,8 @@ class _Pod:
 class Nudger:
     """Annotates pods."""
 
-    def __init__(
-        self,
-        client: KubeClient,
-        errands: Errands,
-        clock: Callable[[], datetime],
-        metrics: Metrics,
-        *,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        self._client = client
-        self._errands = errands
-        self._clock = clock
-        self._metrics = metrics
-        self._jitter = jitter
+    def __init__(self, context: WriteContext) -> None:
+        self._context = context
         self._pods: dict[ServiceKey, dict[str, _Pod]] = {}
         self._limits: dict[ServiceKey, asyncio.Semaphore] = {}
 
@@ -104,7 +88,7 @@ class Nudger:
             pod.wish = nudge
             if not pod.is_busy:
                 pod.answered_at = inf
-                self._errands.start(self._nudge(key, pod), f"nudge {key} {nudge.pod}")
+                self._context.errands.start(self._nudge(key, pod), f"nudge {key} {nudge.pod}")
         if not pods:
             del self._pods[key]
             self._limits.pop(key, None)
@@ -129,7 +113,7 @@ class Nudger:
 
     async def _send(self, key: ServiceKey, pod: _Pod, nudge: Nudge) -> None:
         try:
-            await self._client.annotate_pod(key.namespace, nudge.pod, nudge.value)
+            await self._context.client.annotate_pod(key.namespace, nudge.pod, nudge.value)
         except (NotFound, NotLeading):
             pod.sent = None  # it is gone, or another replica leads: nothing to report
         except Exception as error:
@@ -144,9 +128,9 @@ class Nudger:
         kind = Kind.REFUSED if isinstance(error, TerminalError) else Kind.TROUBLE
         pause_s = error.retry_after_s if isinstance(error, Throttled) else 0.0
         words = api_words(str(error)) if is_known else "internal error of the operator"
-        now = self._clock()
-        failure = Failure(kind, words, _ATTEMPT, pause_s)
-        failed = put_off(pod.put_off, failure, now, self._jitter())
+        failed, again_in_s = self._context.defer(
+            pod.put_off, Failure(kind, words, _ATTEMPT, pause_s)
+        )
         self._note(key, pod, failed)
         log.warning(
             "pod_not_nudged",
@@ -154,7 +138,7 @@ class Nudger:
             pod=nudge.pod,
             error_type=error.cause if isinstance(error, ApiError) else "fault",
             error=str(error),
-            again_in_s=round((failed.until - now).total_seconds(), 2),
+            again_in_s=again_in_s,
             exc_info=None if is_known else error,
         )
 
@@ -162,4 +146,4 @@ class Nudger:
         change = (failure is not None) - (pod.put_off is not None)
         pod.put_off = failure
         if change:
-            self._metrics.count_put_off(key.namespace, "nudge", change)
+            self._context.metrics.count_put_off(key.namespace, "nudge", change)

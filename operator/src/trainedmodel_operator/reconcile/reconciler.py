@@ -28,12 +28,12 @@ from trainedmodel_contract import names
 from trainedmodel_operator.api.inference_services import InferenceServices
 from trainedmodel_operator.api.protocol import KubeClient
 from trainedmodel_operator.api.report_cache import ReportCache, of_their_pods
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.fingerprint import fingerprint, part_of
 from trainedmodel_operator.core.plan import Plan, plan
 from trainedmodel_operator.core.shards.documents import WriteKind
 from trainedmodel_operator.core.state import (
     DesiredModel,
-    Document,
     Gathered,
     Memory,
     PodView,
@@ -52,6 +52,7 @@ from trainedmodel_operator.reconcile.nudger import Nudger
 from trainedmodel_operator.reconcile.shard_writer import ShardWriter
 from trainedmodel_operator.reconcile.status_writer import StatusWriter
 from trainedmodel_operator.reconcile.work_queue import PassResult
+from trainedmodel_operator.reconcile.write_context import WriteContext
 
 #: Copies (models by pods) whose plan takes some 20 ms, and models that take as long to be read.
 LARGE_PLAN: Final = 3_000
@@ -80,11 +81,11 @@ class Reconciler:
         `services`, where given, knows the services' URLs; `observed` is told of each pass after its
         shards were written, and neither waits nor fails.
         """
-        metrics = metrics or Metrics()
         self.is_readable: Callable[[str], bool] = lambda namespace: True
         self._errands = Errands()
-        self._shards = ShardWriter(client, self._errands, clock, metrics, jitter=jitter)
-        self._nudger = Nudger(client, self._errands, clock, metrics, jitter=jitter)
+        context = WriteContext(client, self._errands, clock, metrics or Metrics(), jitter)
+        self._shards = ShardWriter(context)
+        self._nudger = Nudger(context)
         self._services = services
         self._observed = observed
         self._client = client

@@ -30,6 +30,7 @@ from zlib import crc32
 
 import structlog
 
+from trainedmodel_operator.core.pacing.backoff import pause_s
 from trainedmodel_operator.core.pacing.windows import Trigger
 from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ApiError, NothingReadable
@@ -96,9 +97,11 @@ class Resync:
                 if isinstance(error, NothingReadable):
                     self.answered_at = asyncio.get_running_loop().time()
                 log.warning("resync_failed", error_type=error.cause, error=str(error))
-                pause = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S, self._period_s)
-                failures = min(failures + 1, 16)
-                await asyncio.sleep(self._jittered(pause))
+                longest_s = min(LONGEST_RETRY_S, self._period_s)
+                await asyncio.sleep(
+                    pause_s(failures, self._jitter(), first_s=FIRST_RETRY_S, longest_s=longest_s)
+                )
+                failures += 1
                 continue
             failures = 0
             for key in services:

@@ -17,16 +17,13 @@ has not changed (`rebase`).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import datetime
 from typing import Final, NamedTuple
 
 import structlog
 
-from trainedmodel_operator.api.protocol import KubeClient
-from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff, put_off
+from trainedmodel_operator.core.pacing.put_off import Failure, Kind, PutOff
 from trainedmodel_operator.core.shards.documents import ShardWrite, WriteKind, attempt, rebase
 from trainedmodel_operator.core.state import ServiceKey, read_shard
 from trainedmodel_operator.core.words import api_words
@@ -39,8 +36,7 @@ from trainedmodel_operator.errors import (
     TerminalError,
     Throttled,
 )
-from trainedmodel_operator.observability.metrics import Metrics
-from trainedmodel_operator.reconcile.errands import Errands
+from trainedmodel_operator.reconcile.write_context import WriteContext
 
 #: How often one shard is tried while somebody else writes it without end. A read and a write are a
 #: few milliseconds, a pass is fifty.
@@ -67,21 +63,9 @@ class Outcome(NamedTuple):
 class ShardWriter:
     """Writes shards, and knows which writes have failed."""
 
-    def __init__(
-        self,
-        client: KubeClient,
-        errands: Errands,
-        clock: Callable[[], datetime],
-        metrics: Metrics,
-        *,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        """Write with `client`; `rings`, once set, gets each service whose late write ended."""
-        self._client = client
-        self._errands = errands
-        self._clock = clock
-        self._metrics = metrics
-        self._jitter = jitter
+    def __init__(self, context: WriteContext) -> None:
+        """Write with the context; `rings`, once set, gets each service whose late write ended."""
+        self._context = context
         self.rings: Callable[[ServiceKey], None] = lambda key: None
         self._put_off: dict[ServiceKey, dict[int, PutOff]] = {}
         self._under_way: dict[ServiceKey, set[int]] = defaultdict(set)
@@ -105,7 +89,9 @@ class ShardWriter:
         """
         self._fenced.discard(key)
         tasks = {
-            write.index: self._errands.start(self._carry_out(key, write), f"{key} {write.name}")
+            write.index: self._context.errands.start(
+                self._carry_out(key, write), f"{key} {write.name}"
+            )
             for write in writes
             if write.index not in self._under_way.get(key, ())
         }
@@ -175,10 +161,10 @@ class ShardWriter:
         """Write, and rebase on conflicts that do not affect the plan."""
         for tries in range(1, REBASES + 1):
             try:
-                await self._client.write_shard(key.namespace, write)
+                await self._context.client.write_shard(key.namespace, write)
                 break
             except Conflict:
-                found = await self._client.get_config_map(key.namespace, write.name)
+                found = await self._context.client.get_config_map(key.namespace, write.name)
                 view = None if found is None else read_shard(key, found)
                 rebased = rebase(write, view)
                 if rebased is None or tries == REBASES:
@@ -198,10 +184,8 @@ class ShardWriter:
     ) -> None:
         known = self._put_off.setdefault(key, {})
         if write.index not in known:
-            self._metrics.count_put_off(key.namespace, "shard", 1)
-        now = self._clock()
-        known[write.index] = put_off(known.get(write.index), failure, now, self._jitter())
-        pause = (known[write.index].until - now).total_seconds()
+            self._context.metrics.count_put_off(key.namespace, "shard", 1)
+        known[write.index], pause_s = self._context.defer(known.get(write.index), failure)
         log.warning(
             "shard_not_written",
             key=str(key),
@@ -209,7 +193,7 @@ class ShardWriter:
             kind=write.kind.value,
             error_type=error.cause if isinstance(error, ApiError) else "fault",
             error=str(error),
-            again_in_s=round(pause, 2),
+            again_in_s=pause_s,
         )
 
     def _forget(self, key: ServiceKey, index: int) -> None:
@@ -218,7 +202,7 @@ class ShardWriter:
             return
         if not known:
             del self._put_off[key]
-        self._metrics.count_put_off(key.namespace, "shard", -1)
+        self._context.metrics.count_put_off(key.namespace, "shard", -1)
 
     def _note_slow(self, namespace: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -33,6 +33,7 @@ from typing import Any, Final
 import structlog
 
 from trainedmodel_operator.api.protocol import KubeClient
+from trainedmodel_operator.core.pacing.backoff import pause_s
 from trainedmodel_operator.core.pacing.windows import (
     AFTER_IDLE_S,
     FIRST_BACKOFF_S,
@@ -293,9 +294,10 @@ class StatusWriter:
             slot.retry_at = now + LONGEST_BACKOFF_S
             log.error("status_refused", model=model, error=str(error))
             return
-        longest = min(FIRST_BACKOFF_S * 2**slot.failures, LONGEST_BACKOFF_S)
-        slot.failures = min(slot.failures + 1, 16)
-        slot.retry_at = now + longest * (0.5 + self._jitter() / 2)
+        slot.retry_at = now + pause_s(
+            slot.failures, self._jitter(), first_s=FIRST_BACKOFF_S, longest_s=LONGEST_BACKOFF_S
+        )
+        slot.failures += 1
         if slot.pending is None:
             slot.pending = write
             self._waiting.add(uid)

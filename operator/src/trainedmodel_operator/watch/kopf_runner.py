@@ -34,6 +34,7 @@ that kopf's tasks have started and left behind are recognised by the file of the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
@@ -46,6 +47,7 @@ from kopf._core.engines.peering import Identity
 from trainedmodel_contract import names
 
 from trainedmodel_operator.api.report_cache import SMALLEST_PIECE, page_size
+from trainedmodel_operator.core.pacing.backoff import pause_s
 from trainedmodel_operator.observability.metrics import Metrics
 
 STREAM_S: Final = 25
@@ -71,16 +73,16 @@ log = structlog.get_logger()
 
 
 class Backoffs:
-    """Pauses between tries, without end: doubling, with jitter. Each iteration begins anew."""
+    """Pauses between tries, without end: doubling, with jitter. Each iteration starts over."""
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
 
     def __iter__(self) -> Iterator[float]:
-        longest = FIRST_PAUSE_S
-        while True:
-            yield longest * (0.5 + self._jitter() / 2)
-            longest = min(longest * 2, LONGEST_PAUSE_S)
+        for failures in itertools.count():
+            yield pause_s(
+                failures, self._jitter(), first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S
+            )
 
 
 class KopfRunner:

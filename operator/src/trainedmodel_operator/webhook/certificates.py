@@ -22,22 +22,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 from trainedmodel_contract import names
 
 from trainedmodel_operator.api.transport import Transport
 from trainedmodel_operator.core.certificates import Decision, Lifetimes, Situation, Step, decide
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.pacing.rate_limiter import PriorityLevel
 from trainedmodel_operator.errors import CertificateError, Conflict, NotFound, OperatorError
 from trainedmodel_operator.webhook import pki
-
-Document = Mapping[str, Any]
 
 #: Name of the webhook in its configuration: the entry whose caBundle is ours to write.
 WEBHOOK_NAME: Final = "pods.trainedmodel.dev"

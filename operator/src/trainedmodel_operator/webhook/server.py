@@ -29,13 +29,13 @@ import structlog
 from aiohttp import web
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.inject import Injection, inject
 from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.observability.listening import listen_everywhere
 from trainedmodel_operator.webhook.certificates import Certificates
 
-Document = Mapping[str, Any]
 #: Called for each answer with the decision in a word and its seconds.
 Observe = Callable[[str, float], None]
 

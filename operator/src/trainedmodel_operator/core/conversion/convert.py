@@ -17,7 +17,6 @@ from trainedmodel_operator.core.conversion.entries import Entries, find_entries
 from trainedmodel_operator.core.conversion.result import (
     KSERVE_GROUPS,
     Conversion,
-    Document,
     Options,
     Unconvertible,
     describe,
@@ -25,6 +24,7 @@ from trainedmodel_operator.core.conversion.result import (
     part,
     slug,
 )
+from trainedmodel_operator.core.document import Document
 
 __all__ = ["Conversion", "Options", "convert", "convert_all"]
 

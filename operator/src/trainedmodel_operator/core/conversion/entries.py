@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainedmodel_operator.core.conversion.result import Document, Unconvertible, part
+from trainedmodel_operator.core.conversion.result import Unconvertible, part
+from trainedmodel_operator.core.document import Document
 
 STORAGE_CONFIG: Final = "storage-config"
 

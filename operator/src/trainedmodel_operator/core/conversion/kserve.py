@@ -10,12 +10,12 @@ from trainedmodel_contract import names
 from trainedmodel_operator.core.conversion.made import Source, make
 from trainedmodel_operator.core.conversion.result import (
     Conversion,
-    Document,
     Field,
     Options,
     annotation,
     part,
 )
+from trainedmodel_operator.core.document import Document
 
 _PARENT_LABEL: Final = "inferenceservice"
 #: Words in a runtime's or predictor's name, and the server that it is.

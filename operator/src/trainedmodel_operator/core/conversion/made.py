@@ -11,14 +11,8 @@ from trainedmodel_contract.trainedmodel import SpecError, parse_trained_model
 
 from trainedmodel_operator.core.conversion.addresses import readable_uri
 from trainedmodel_operator.core.conversion.metadata import kept_metadata
-from trainedmodel_operator.core.conversion.result import (
-    Document,
-    Field,
-    Options,
-    Unconvertible,
-    shown,
-    slug,
-)
+from trainedmodel_operator.core.conversion.result import Field, Options, Unconvertible, shown, slug
+from trainedmodel_operator.core.document import Document
 
 _SERVICE: Final = re.compile(names.PARENT_NAME_PATTERN)
 _FRAMEWORK: Final = re.compile(r"[a-z0-9._-]{0,64}")

@@ -10,13 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trainedmodel_operator.core.conversion.result import (
-    KSERVE_GROUPS,
-    Document,
-    Unconvertible,
-    part,
-    shown,
-)
+from trainedmodel_operator.core.conversion.result import KSERVE_GROUPS, Unconvertible, part, shown
+from trainedmodel_operator.core.document import Document
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

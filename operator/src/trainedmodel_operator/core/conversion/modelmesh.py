@@ -16,7 +16,6 @@ from trainedmodel_operator.core.conversion.kserve import credentials_note, unkno
 from trainedmodel_operator.core.conversion.made import Source, make
 from trainedmodel_operator.core.conversion.result import (
     Conversion,
-    Document,
     Field,
     Options,
     Unconvertible,
@@ -24,6 +23,7 @@ from trainedmodel_operator.core.conversion.result import (
     part,
 )
 from trainedmodel_operator.core.conversion.storage import Storage, storage_address, storage_of
+from trainedmodel_operator.core.document import Document
 
 #: Keys of a predictor that are not the name of a framework.
 _NOT_FRAMEWORKS: Final = frozenset({"model", "containers", "workerSpec"})

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
-Document = Mapping[str, Any]
+from trainedmodel_operator.core.document import Document
 
 KSERVE_GROUP: Final = "serving.kserve.io"
 #: KServe's group before it left Kubeflow; manifests of that time are still in use.

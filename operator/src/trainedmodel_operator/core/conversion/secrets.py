@@ -24,13 +24,13 @@ from trainedmodel_operator.core.conversion.metadata import kept_metadata
 from trainedmodel_operator.core.conversion.profiles import Profile, entry_profile
 from trainedmodel_operator.core.conversion.result import (
     Conversion,
-    Document,
     Unconvertible,
     annotate_with,
     annotation,
     part,
     slug,
 )
+from trainedmodel_operator.core.document import Document
 
 #: Annotations of KServe's on a Secret for S3, and the variable that each becomes.
 _S3_ANNOTATIONS: Final = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainedmodel_operator.core.conversion.entries import STORAGE_CONFIG, Entry, kind_of
-from trainedmodel_operator.core.conversion.result import Document, Field, Unconvertible, part, shown
+from trainedmodel_operator.core.conversion.result import Field, Unconvertible, part, shown
+from trainedmodel_operator.core.document import Document
 
 #: Parameters that become part of the address, by kind of store.
 _PLACES: Final = {

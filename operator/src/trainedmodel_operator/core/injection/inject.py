@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.request import InjectionRequest, parse_annotations
 from trainedmodel_operator.core.injection.server_container import (
     check_port_is_free,
@@ -45,7 +46,6 @@ from trainedmodel_operator.core.injection.sidecar import (
 from trainedmodel_operator.core.injection.volume import ModelVolume, choose_volume
 from trainedmodel_operator.errors import InjectionImpossible
 
-Document = Mapping[str, Any]
 Operation = Mapping[str, Any]
 
 _OS_SELECTOR: Final = "kubernetes.io/os"

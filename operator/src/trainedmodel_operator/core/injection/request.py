@@ -11,11 +11,12 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.resources import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -32,7 +33,6 @@ from trainedmodel_operator.core.server import DEFAULT_MODEL_DIR
 from trainedmodel_operator.errors import InjectionImpossible
 
 T = TypeVar("T")
-Document = Mapping[str, Any]
 
 #: The one value of `trainedmodel.dev/volume`.
 EXCLUSIVE: Final = "exclusive"

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.request import InjectionRequest
 from trainedmodel_operator.core.server import ServerUnclear, find_server, mount_path
 from trainedmodel_operator.errors import InjectionImpossible
-
-Document = Mapping[str, Any]
 
 #: KServe's own; its value `transformer` or `explainer` is a pod without models.
 COMPONENT_LABEL: Final = "component"

@@ -6,15 +6,14 @@ counts CPU limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from trainedmodel_contract import names
 from trainedmodel_contract.quantity import parse_bytes, parse_millicores
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.resources import GUARANTEED, Resources
-
-Document = Mapping[str, Any]
 
 #: With less than this, in thousandths of a processor, a puller starts in 4 to 17 seconds.
 _LITTLE_CPU: Final = 200

@@ -29,12 +29,13 @@ restarted. The puller answers before it reads its volume, however long that take
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.request import (
     RUN_AS_SERVER,
     RUN_AS_UNSET,
@@ -42,8 +43,6 @@ from trainedmodel_operator.core.injection.request import (
 )
 from trainedmodel_operator.core.injection.resources import NOTHING_SAID, Resources, Said
 from trainedmodel_operator.core.injection.volume import ModelVolume
-
-Document = Mapping[str, Any]
 
 CONFIG_VOLUME: Final = "trainedmodel-config"
 ACCOUNT_VOLUME: Final = "trainedmodel-account"

@@ -25,12 +25,13 @@ volume the pod's owner must declare it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from trainedmodel_contract import names
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.injection.request import EXCLUSIVE, InjectionRequest
 from trainedmodel_operator.core.injection.server_container import check_no_mount_across
 from trainedmodel_operator.core.injection.volume_limit import (
@@ -40,8 +41,6 @@ from trainedmodel_operator.core.injection.volume_limit import (
 )
 from trainedmodel_operator.core.server import mount_at
 from trainedmodel_operator.errors import InjectionImpossible
-
-Document = Mapping[str, Any]
 
 #: The volume that is made where there is none.
 OWN_VOLUME: Final = "trainedmodel-volume"

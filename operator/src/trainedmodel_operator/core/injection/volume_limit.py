@@ -11,12 +11,12 @@ A kubelet evicts a pod that exceeds one of them. The file system shows the pulle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from trainedmodel_contract.quantity import parse_bytes
 
-Document = Mapping[str, Any]
+from trainedmodel_operator.core.document import Document
 
 MEMORY: Final = "Memory"
 #: What the puller itself needs at most, in bytes; of a small limit it is left half.

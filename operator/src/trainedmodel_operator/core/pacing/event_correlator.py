@@ -28,10 +28,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from trainedmodel_operator.core.pacing.token_bucket import TokenBucket
 from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.core.status.transitions import EventKind, Transition
 
@@ -86,22 +87,6 @@ class _Series:
     is_waiting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Bucket:
-    """Tokens that come back with time."""
-
-    tokens: float
-    at: float = -inf
-
-    def at_time(self, now: float, rate: float, burst: float) -> _Bucket:
-        if self.at == -inf:
-            return _Bucket(self.tokens, now)
-        return _Bucket(min(burst, self.tokens + (now - self.at) * rate), now)
-
-    def taken(self) -> _Bucket:
-        return replace(self, tokens=self.tokens - 1.0)
-
-
 class EventCorrelator:
     """Takes news in, gives writes out."""
 
@@ -109,9 +94,9 @@ class EventCorrelator:
         self._numbers = itertools.count(1)
         self._series: OrderedDict[tuple[str, Transition], _Series] = OrderedDict()
         self._summaries: dict[tuple[ServiceKey, EventKind, str], _Series] = {}
-        self._buckets: dict[tuple[ServiceKey, EventKind], _Bucket] = {}
+        self._buckets: dict[tuple[ServiceKey, EventKind], TokenBucket] = {}
         self._queue: list[tuple[float, int, _Series]] = []
-        self._rate = _Bucket(RATE_BURST)
+        self._rate = TokenBucket.full(RATE, RATE_BURST)
         self.dropped = 0
 
     @property
@@ -142,14 +127,13 @@ class EventCorrelator:
         """Return when the next write may leave; infinity if none waits."""
         if not self._queue:
             return inf
-        missing = 1.0 - self._rate.at_time(now, RATE, RATE_BURST).tokens
-        return max(self._queue[0][0], now + missing / RATE if missing > 0 else now)
+        return max(self._queue[0][0], self._rate.due(now))
 
     def take(self, now: float) -> EventWrite | None:
         """Take the write that is due; None if none is."""
         if self.due(now) > now + 0.001:
             return None
-        self._rate = self._rate.at_time(now, RATE, RATE_BURST).taken()
+        self._rate = self._rate.taken(now)
         _, _, series = heapq.heappop(self._queue)
         series.is_waiting = False
         series.written_at = now
@@ -167,15 +151,14 @@ class EventCorrelator:
                 break
             del self._series[key]
         for one, bucket in list(self._buckets.items()):
-            if bucket.at_time(now, 1 / REFILL_S, BURST).tokens >= BURST:
+            if bucket.held(now) >= BURST:
                 del self._buckets[one]
 
     def _may_tell(self, key: ServiceKey, kind: EventKind, now: float) -> bool:
-        before = self._buckets.get((key, kind), _Bucket(BURST))
-        bucket = before.at_time(now, 1 / REFILL_S, BURST)
-        if bucket.tokens < 1.0:
+        bucket = self._buckets.get((key, kind)) or TokenBucket.full(1 / REFILL_S, BURST)
+        if bucket.held(now) < 1.0:
             return False
-        self._buckets[key, kind] = bucket.taken()
+        self._buckets[key, kind] = bucket.taken(now)
         return True
 
     def _summarize(self, subject: Subject, news: Transition, now: float) -> None:

@@ -24,14 +24,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from trainedmodel_operator.core.pacing.backoff import pause_s
 from trainedmodel_operator.core.pacing.windows import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from trainedmodel_operator.core.words import shape
 
 FIRST_RACE_S: Final = 0.05
 LONGEST_TROUBLE_S: Final = 15.0
 TELL_AFTER: Final = timedelta(seconds=10)
-#: Doublings that are counted; more would only make a number large.
-_MOST_FAILURES: Final = 16
 
 
 class Kind(StrEnum):
@@ -96,10 +95,10 @@ def put_off(before: PutOff | None, failure: Failure, now: datetime, jitter: floa
     """Return until when a write is put off that has just failed; `jitter` is between 0 and 1."""
     failures = 1
     if before is not None and before.attempt == failure.attempt:
-        failures = min(before.failures + 1, _MOST_FAILURES)
+        failures = before.failures + 1
     longest = LONGEST_BACKOFF_S if failure.kind in _LASTING else LONGEST_TROUBLE_S
     first = _FIRST_S.get(failure.kind, FIRST_BACKOFF_S)
-    pause = min(first * 2.0 ** (failures - 1), longest) * (0.5 + jitter / 2)
+    pause = pause_s(failures - 1, jitter, first_s=first, longest_s=longest)
     words = failure.words
     if before is not None and shape(before.words) == shape(words):
         words = before.words

@@ -38,12 +38,16 @@ from enum import IntEnum
 from math import inf
 from typing import Final
 
+from trainedmodel_operator.core.pacing.backoff import pause_s
+from trainedmodel_operator.core.pacing.token_bucket import TokenBucket
+
 WRITES_PER_S: Final = 300.0
 BURST: Final = 600.0
 DEFAULT_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 FIRST_OUTAGE_PAUSE_S: Final = 0.25
 LONGEST_OUTAGE_PAUSE_S: Final = 4.0
+_FULL: Final = TokenBucket.full(WRITES_PER_S, BURST)
 
 
 class PriorityLevel(IntEnum):
@@ -61,18 +65,13 @@ class RateLimiter:
     """The state of all priority levels; each method that changes something returns the next one.
 
     Attributes:
-        rate: Tokens that come back in a second.
-        burst: Tokens that a rested bucket holds.
-        tokens: Tokens at the time `at`; below zero while shards are in debt.
+        bucket: The tokens of all writes but shards, which may leave it in debt.
         silent_until: For each priority level, the end of its pause.
         outage_until: Until when nothing is sent because there was no answer.
         outages: Requests in a row without an answer.
     """
 
-    rate: float = WRITES_PER_S
-    burst: float = BURST
-    tokens: float = BURST
-    at: float = -inf
+    bucket: TokenBucket = _FULL
     silent_until: tuple[float, ...] = (-inf,) * len(PriorityLevel)
     outage_until: float = -inf
     outages: int = 0
@@ -86,15 +85,13 @@ class RateLimiter:
         until = max(until, self.outage_until)
         if level <= PriorityLevel.SHARD:
             return until
-        missing = 1.0 - self._tokens(now)
-        return max(until, now + missing / self.rate) if missing > 0 else until
+        return max(until, self.bucket.due(now))
 
     def sent(self, level: PriorityLevel, now: float) -> RateLimiter:
         """Note that a request is sent: a write takes its token."""
         if level is PriorityLevel.READ:
             return self
-        tokens = max(self._tokens(now) - 1.0, -self.rate)
-        return replace(self, tokens=tokens, at=now)
+        return replace(self, bucket=self.bucket.taken(now, most_debt=self.bucket.rate))
 
     def paused(self, level: PriorityLevel, until: float) -> RateLimiter:
         """Note that the server asked this priority level to come back at `until`."""
@@ -106,21 +103,14 @@ class RateLimiter:
         """Note a request without an answer; `jitter` is between 0 and 1."""
         if now < self.outage_until:
             return self  # sent before the last failure was known: one outage, not many
-        longest = min(FIRST_OUTAGE_PAUSE_S * 2**self.outages, LONGEST_OUTAGE_PAUSE_S)
-        return replace(
-            self,
-            outages=min(self.outages + 1, 16),
-            outage_until=now + longest * (0.5 + jitter / 2),
+        pause = pause_s(
+            self.outages, jitter, first_s=FIRST_OUTAGE_PAUSE_S, longest_s=LONGEST_OUTAGE_PAUSE_S
         )
+        return replace(self, outages=self.outages + 1, outage_until=now + pause)
 
     def answered(self) -> RateLimiter:
         """Note an answer of any kind."""
         return self if self.outages == 0 else replace(self, outages=0, outage_until=-inf)
-
-    def _tokens(self, now: float) -> float:
-        if self.at == -inf:
-            return self.tokens
-        return min(self.burst, self.tokens + (now - self.at) * self.rate)
 
 
 def pause_asked(retry_after: str | None, now: datetime) -> float | None:

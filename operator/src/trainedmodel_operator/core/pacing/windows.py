@@ -42,6 +42,8 @@ from trainedmodel_contract.conditions import find_condition
 from trainedmodel_contract.reasons import State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, READY
 
+from trainedmodel_operator.core.pacing.backoff import pause_s
+
 FIRST_WINDOW_S: Final = 0.5
 LONGEST_WINDOW_S: Final = 2.0
 SETTLE_S: Final = 0.25
@@ -188,13 +190,8 @@ class Pace:
 
     def failed(self, now: float, jitter: float) -> Pace:
         """Note a failed pass, whose triggers stay due; `jitter` is between 0 and 1."""
-        longest = min(FIRST_BACKOFF_S * 2**self.failures, LONGEST_BACKOFF_S)
-        return replace(
-            self,
-            report_rung=True,
-            failures=min(self.failures + 1, 16),
-            retry_at=now + longest * (0.5 + jitter / 2),
-        )
+        pause = pause_s(self.failures, jitter, first_s=FIRST_BACKOFF_S, longest_s=LONGEST_BACKOFF_S)
+        return replace(self, report_rung=True, failures=self.failures + 1, retry_at=now + pause)
 
     def forgiven(self) -> Pace:
         """End the wait for the next try; another failure still waits for longer than the last."""

@@ -34,8 +34,9 @@ from trainedmodel_contract.quantity import format_part
 from trainedmodel_contract.reasons import SENTENCES, Reason, State
 from trainedmodel_contract.trainedmodel import ACCEPTED, AVAILABLE, MAX_STATUS_PODS, READY
 
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.shards.placement import Verdict
-from trainedmodel_operator.core.state import DesiredModel, Document, PodView
+from trainedmodel_operator.core.state import DesiredModel, PodView
 from trainedmodel_operator.core.status.copies import FAILED_STATES, Copy
 from trainedmodel_operator.core.status.pod_verdicts import PodViews
 
