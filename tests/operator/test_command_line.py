@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import json
 import logging
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from click.testing import CliRunner
-from trainedmodel_devkit.ports import free_port
 from trainedmodel_operator import __main__, app
 from trainedmodel_operator.core.injection.resources import settle
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.observability.logs import configure_logs
-from trainedmodel_operator.observability.metrics import Metrics
 from trainedmodel_operator.settings import Settings
 from trainedmodel_operator.watch.kopf_runner import kopf_settings
 
@@ -232,16 +229,6 @@ def test_a_traceback_for_people_shows_no_values(capfd: pytest.CaptureFixture[str
         structlog.get_logger().exception("failed")
     assert "RuntimeError: bug" in (text := capfd.readouterr().err)
     assert secret not in text
-
-
-def test_metrics_are_served_while_the_context_lasts() -> None:
-    metrics, port = Metrics(), free_port()
-    metrics.count_write("status")
-    with metrics.served(port):
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-    assert 'trainedmodel_operator_writes_total{kind="status"} 1.0' in text
-    with metrics.served(0):
-        pass
 
 
 def test_kopf_looks_for_no_kinds_and_posts_no_events() -> None:

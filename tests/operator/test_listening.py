@@ -14,6 +14,7 @@ from trainedmodel_operator.core.injection.sidecar import InjectionSettings
 from trainedmodel_operator.errors import ConfigurationError
 from trainedmodel_operator.observability.listening import listen_everywhere
 from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.observability.metrics_endpoint import metrics_served
 from trainedmodel_operator.observability.probes import probes_served
 from trainedmodel_operator.webhook import pki
 from trainedmodel_operator.webhook.server import serve_webhook
@@ -48,7 +49,7 @@ async def health(port: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def metrics(port: int) -> AsyncIterator[None]:
-    with Metrics().served(port):
+    async with metrics_served(port, Metrics().registry):
         yield
 
 

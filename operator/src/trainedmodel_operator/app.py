@@ -2,6 +2,7 @@
 
     run
     │                           on every replica
+    ├── metrics_served          /metrics
     ├── probes_served           /healthz and /readyz
     ├── run_webhook             injection and its certificates, which the leader renews
     │                           on the leader only
@@ -47,15 +48,17 @@ from trainedmodel_operator.api.client import ApiKubeClient
 from trainedmodel_operator.api.connection import kopf_login, load_configuration
 from trainedmodel_operator.api.inference_services import InferenceServices
 from trainedmodel_operator.api.report_cache import ReportCache
+from trainedmodel_operator.core.document import Document
 from trainedmodel_operator.core.health import Vitals
 from trainedmodel_operator.core.pacing.windows import Trigger
-from trainedmodel_operator.core.state import Document, ServiceKey
+from trainedmodel_operator.core.state import ServiceKey
 from trainedmodel_operator.errors import ConfigurationError, LeadershipLost
 from trainedmodel_operator.leadership.election import make_leadership
 from trainedmodel_operator.leadership.leader import Leadership, fence_at_the_wire
 from trainedmodel_operator.observability.event_recorder import EventRecorder
 from trainedmodel_operator.observability.lag_observer import Observer
 from trainedmodel_operator.observability.metrics import Metrics
+from trainedmodel_operator.observability.metrics_endpoint import metrics_served
 from trainedmodel_operator.observability.probes import probes_served
 from trainedmodel_operator.reconcile.initial_sync import InitialSync
 from trainedmodel_operator.reconcile.inventory import Inventory
@@ -139,7 +142,7 @@ async def run(settings: Settings) -> None:
     metrics = Metrics()
     configuration = await load_configuration()
     async with AsyncExitStack() as stack:
-        stack.enter_context(metrics.served(settings.metrics_port))
+        await stack.enter_async_context(metrics_served(settings.metrics_port, metrics.registry))
         of_lease = await stack.enter_async_context(kubernetes_client.ApiClient(configuration))
         leadership = await make_leadership(settings.lease, settings.namespaces, of_lease, metrics)
         fenced = copy.copy(configuration)

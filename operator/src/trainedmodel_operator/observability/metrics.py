@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import socket
-from socketserver import ThreadingMixIn
-from threading import Thread
 from time import perf_counter
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-
-from trainedmodel_operator.observability.listening import listen_everywhere
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAGS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -213,46 +206,3 @@ class Metrics:
             result = "success"
         finally:
             self.observe_pass(result, perf_counter() - began)
-
-    @contextmanager
-    def served(self, port: int) -> Iterator[None]:
-        """Serve the metrics over HTTP while the context lasts; not at all if `port` is 0.
-
-        From a thread: they can be read while the event loop is busy.
-
-        Raises:
-            ConfigurationError: the port cannot be listened on.
-        """
-        if port == 0:
-            yield
-            return
-        server = _Server(listen_everywhere(port, "--metrics-port"), make_wsgi_app(self.registry))
-        thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=1)
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """Serves a WSGI application on a socket that listens already."""
-
-    daemon_threads = True
-
-    def __init__(self, listening: socket, application: Any) -> None:
-        super().__init__(("", 0), _Silent, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listening
-        self.server_name, self.server_port = listening.getsockname()[:2]
-        self.setup_environ()
-        self.set_app(application)
-
-
-class _Silent(WSGIRequestHandler):
-    """Writes no line for each request."""
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
-        """Say nothing."""

@@ -1,18 +1,18 @@
 """The probes of the kubelet: `/healthz` and `/readyz`, on every replica, from its start to its end.
 
-What they say is decided in `core.health`. They answer from the event loop of the operator, so a
-loop that is blocked does not answer, which is the truth as well. The body says why, for people.
+`core.health` decides the answers. The event loop of the operator serves them, so a blocked loop
+does not answer, which is correct too. The body has the reason, for people.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from trainedmodel_operator.core.health import Verdict, Vitals, judge_life, judge_readiness
-from trainedmodel_operator.observability.listening import listen_everywhere
+from trainedmodel_operator.observability.http_server import Handler, http_served
 
 _GOOD, _BAD = 200, 503
 
@@ -24,24 +24,12 @@ async def probes_served(port: int, look: Callable[[], Vitals]) -> AsyncIterator[
     Raises:
         ConfigurationError: the port cannot be bound.
     """
-    if port == 0:
+    routes = {"/healthz": _probe(look, judge_life), "/readyz": _probe(look, judge_readiness)}
+    async with http_served(port, "--health-port", routes):
         yield
-        return
-    application = web.Application()
-    application.router.add_get("/healthz", _probe(look, judge_life))
-    application.router.add_get("/readyz", _probe(look, judge_readiness))
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listen_everywhere(port, "--health-port")).start()
-        yield
-    finally:
-        await runner.cleanup()
 
 
-def _probe(
-    look: Callable[[], Vitals], judge: Callable[[Vitals], Verdict]
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _probe(look: Callable[[], Vitals], judge: Callable[[Vitals], Verdict]) -> Handler:
     async def answer(_: web.Request) -> web.Response:
         vitals = look()
         verdict = judge(vitals)
