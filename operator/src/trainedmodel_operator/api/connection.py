@@ -35,7 +35,7 @@ async def load_configuration() -> kubernetes_client.Configuration:
     except (kubernetes_config.ConfigException, OSError) as error:
         raise ConfigurationError(f"cannot reach the Kubernetes API: {error}") from error
     configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
-    # aiohttp would look for a proxy and a .netrc anew, in a thread, before each request.
+    # aiohttp would look for a proxy and a .netrc, in a thread, before each request.
     configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 

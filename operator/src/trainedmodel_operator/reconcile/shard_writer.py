@@ -38,7 +38,7 @@ from trainedmodel_operator.errors import (
 )
 from trainedmodel_operator.reconcile.write_context import WriteContext
 
-#: How often one shard is tried while somebody else writes it without end. A read and a write are a
+#: How often one shard is tried while another writer writes it without end. A read and a write are a
 #: few milliseconds, a pass is fifty.
 REBASES: Final = 20
 #: A write of a large shard takes half a second where little else runs.

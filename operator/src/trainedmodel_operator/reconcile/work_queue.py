@@ -52,7 +52,7 @@ class PassResult:
     Attributes:
         wrote_shards: It wrote at least one ConfigMap: a new shard window begins.
         held_back: It had shards to write and the window was closed.
-        again_in_s: It wants to be made again after so long, whatever rings.
+        again_in_s: It is to be made again after so long, even without a trigger.
     """
 
     wrote_shards: bool = False

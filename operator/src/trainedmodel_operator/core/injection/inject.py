@@ -139,7 +139,7 @@ def check_platform(pod: Document) -> None:
 
 
 def check_names(pod: Document, volumes: Sequence[Document]) -> None:
-    """Refuse a pod that has a volume with a name of ours, though no puller.
+    """Refuse a pod without a puller that has a volume of a reserved name.
 
     Raises:
         InjectionImpossible: there is one.

@@ -229,7 +229,7 @@ def _security(pod: Document, server: int, run_as_user: str) -> dict[str, Any]:
 
 
 def _user(spec: Document, server: int, run_as_user: str) -> dict[str, int]:
-    """Return whom the puller runs as; nothing: the pod or the cluster says it.
+    """Return the puller's user; empty if the pod or the cluster decides.
 
     By default it is the user of the server's container, else the pod's, if that is not root. Where
     a cluster prescribes users for each namespace, and writes them into the containers (OpenShift),

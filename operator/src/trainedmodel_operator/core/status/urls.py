@@ -49,7 +49,7 @@ def model_url(service: str | None, path: str | None, name: str) -> str | None:
 def service_url(status: object) -> str | None:
     """Read an InferenceService's URL from its status: `url`, else `address.url`; None if unusable.
 
-    The status is somebody else's object, so nothing about its shape is believed.
+    Another project owns the status, so its shape is checked.
     """
     if not isinstance(status, dict):
         return None
