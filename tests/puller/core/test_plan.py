@@ -54,7 +54,9 @@ class TestFirstLoad:
         disk = {"a": loaded_a1("0")}
         observed = ObservedState(disk, server(a=ServerState.READY))
         made = decide(desire(a="1"), observed, replace(LIMITS, keep_versions=0))
-        assert made.actions == (Remove("a", frozenset({"0"}), reason="more than is kept"),)
+        assert made.actions == (
+            Remove("a", frozenset({"0"}), reason="beyond the limits of kept revisions"),
+        )
 
     def test_leftovers_that_could_not_be_removed_are_tried_again_later(self) -> None:
         failures = {("a", ""): failure("", Stage.UNLOAD, NOW + 5)}
@@ -65,7 +67,7 @@ class TestFirstLoad:
     def test_what_a_cancelled_download_left_is_removed(self) -> None:
         disk = {"a": loaded_a1(is_staged=True)}
         made = decide(desire(a="1"), ObservedState(disk, server(a=ServerState.READY)))
-        assert made.actions == (Remove("a", is_staging=True, reason="a cancelled download"),)
+        assert made.actions == (Remove("a", is_staging=True, reason="its download was cancelled"),)
         gone = decide(desire(), ObservedState({"a": DiskModel(is_staged=True)}, server()))
         assert gone.actions == (Remove("a"),)
 

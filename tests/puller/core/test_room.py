@@ -117,8 +117,8 @@ class TestDisk:
         observed = ObservedState(disk, ready("a", "b"), failures=no_room(big, 500), free_bytes=370)
         made = decide(desire(big, a, b), observed, limits)
         assert made.actions == (
-            Remove("a", frozenset({"old-a"}), reason="room for another model"),
-            Remove("b", frozenset({"older"}), reason="room for another model"),
+            Remove("a", frozenset({"old-a"}), reason="space for another model"),
+            Remove("b", frozenset({"older"}), reason="space for another model"),
         )
 
     def test_nothing_is_evicted_in_vain(self) -> None:
@@ -142,7 +142,7 @@ class TestDisk:
         )
         made = decide(desire(big, a), observed)
         assert [action for action in made.actions if isinstance(action, Remove)] == [
-            Remove("a", frozenset({"0"}), reason="room for another model")
+            Remove("a", frozenset({"0"}), reason="space for another model")
         ]
 
     def test_a_full_disk_shows_as_blocked_with_numbers_while_others_go_on(self) -> None:
@@ -158,7 +158,9 @@ class TestKeptRevisions:
         a = wanted("a", "9")
         observed = ObservedState({"a": loaded("9", "5", "6", "7")}, ready("a"))
         made = decide(desire(a), observed, replace(LIMITS, keep_versions=2))
-        assert made.actions == (Remove("a", frozenset({"5"}), reason="more than is kept"),)
+        assert made.actions == (
+            Remove("a", frozenset({"5"}), reason="beyond the limits of kept revisions"),
+        )
 
     def test_and_up_to_a_size_over_all_models(self) -> None:
         a, b = wanted("a", "9"), wanted("b", "9")

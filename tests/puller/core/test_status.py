@@ -41,15 +41,15 @@ def test_each_action_has_its_words() -> None:
         Load("a", "model-a", "2", "wanted"),
         Unload("a"),
         Remove("a"),
-        Remove("a", frozenset({"0", "1"}), reason="more than is kept"),
+        Remove("a", frozenset({"0", "1"}), reason="beyond the limits of kept revisions"),
         Remove("a", is_staging=True),
     ) == [
         "download s3://b/a as revision 2",
         "load revision 2: wanted",
         "unload: no longer wanted",
         "delete all files: no longer wanted",
-        "delete revision 0, 1: more than is kept",
-        "delete what a download has left: no longer wanted",
+        "delete revision 0, 1: beyond the limits of kept revisions",
+        "delete the staged files: no longer wanted",
     ]
 
 

@@ -100,7 +100,7 @@ def test_kept_versions_make_room_the_longest_unwanted_first(tight: Make, tmp_pat
     gone = {line["model"]: line["revisions"] for line in puller.events("versions_removed")}
     assert gone == {name: [revisions[name]] for name in "yx"}
     assert {line["trigger"] for line in puller.events("versions_removed")} == {
-        "room for another model"
+        "space for another model"
     }
     before = len(puller.events("model_downloaded"))
     puller.put("z", old["z"])

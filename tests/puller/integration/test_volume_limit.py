@@ -112,7 +112,7 @@ def test_kept_versions_make_room_below_the_limit(limited: Make, tmp_path: Path) 
     puller.put("other", write_model(tmp_path, "other", bytes(24 * MIB)))
     puller.wait("other", state="Loaded", timeout_s=60)
     reasons = {line["trigger"] for line in puller.events("versions_removed")}
-    assert reasons == {"room for another model"}
+    assert reasons == {"space for another model"}
 
 
 def test_no_more_kept_versions_go_than_are_needed_though_nobody_measures_at_once(

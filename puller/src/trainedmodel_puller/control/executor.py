@@ -355,7 +355,7 @@ class Executor:
     def _guarded(
         self, key: FailureKey, stage: Stage, entry: Callable[[], Entry | None] = lambda: None
     ) -> Iterator[None]:
-        """Let whatever goes wrong in an action be the failure of its model, and of no other."""
+        """Turn each error of an action into a failure of its model, and of no other one."""
         try:
             yield
         except ModelFault as fault:
@@ -378,7 +378,7 @@ class Executor:
         )
 
     def _put_off(self, key: FailureKey, stage: Stage, error: PullerError) -> None:
-        """Have a server that answers, but makes no sense of one name, asked again with backoff."""
+        """Retry with backoff if the server answers, but gives no valid answer for one name."""
         if isinstance(error, ServerInDoubt):
             entry = self._wanted_entry(*key)
             self._fail(key, stage, ModelFault(Reason.SERVER_UNREACHABLE, str(error)), entry)

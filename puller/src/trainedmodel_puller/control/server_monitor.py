@@ -63,7 +63,7 @@ class ServerMonitor:
         self.message = "not checked yet"
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Run until cancelled."""
         looked_at = float("-inf")
         was_same = False
         while True:

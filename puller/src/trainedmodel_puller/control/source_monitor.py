@@ -41,7 +41,7 @@ class SourceMonitor:
         self._under_way: set[FailureKey] = set()
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(_PERIOD_S)

@@ -120,7 +120,7 @@ _LEAST_SPACING_S: Final = 0.2
 
 
 def spacing_s(size: int, sent: int) -> float:
-    """Say how long to wait after a write, in seconds.
+    """Return the pause after a write, in seconds.
 
     Args:
         size: Bytes of the whole report; etcd and each watcher get all of it with each write.

@@ -106,5 +106,5 @@ def _slots(
 
 
 def is_on_disk(wanted: WantedModel, disk: DiskModel) -> bool:
-    """Tell whether the wanted revision lies whole on the volume."""
+    """Return whether the wanted revision lies whole on the volume."""
     return wanted.entry.revision in disk.trees

@@ -39,13 +39,13 @@ def triton_versions(shape: Shape) -> list[str]:
 
 
 def is_number(name: str) -> bool:
-    """Tell whether a folder's name is a version number; Triton takes none with leading zeros."""
+    """Return whether a folder's name is a version number; Triton takes none with leading zeros."""
     is_decimal = name.isascii() and name.isdecimal()
     return is_decimal and (name == "0" or not name.startswith("0"))
 
 
 def refuse_triton(shape: Shape) -> str | None:
-    """Say why Triton cannot load a source; one that may be an ensemble is not refused."""
+    """Return why Triton cannot load a source; one that may be an ensemble is not refused."""
     if triton_versions(shape):
         return None
     may_be_ensemble = TRITON_CONFIG in shape.files and not any(
@@ -57,7 +57,7 @@ def refuse_triton(shape: Shape) -> str | None:
 
 
 def triton_refusal(shape: Shape) -> str:
-    """Say that there is no version folder."""
+    """Return the refusal for a missing version folder."""
     models = [
         name
         for name in sorted(shape.folders)
@@ -134,7 +134,7 @@ def choose_artefact(files: frozenset[str], framework: str) -> str | None:
 
 
 def refuse_mlserver(shape: Shape, framework: str) -> str | None:
-    """Say why MLServer cannot load a source."""
+    """Return why MLServer cannot load a source."""
     if MLSERVER_SETTINGS in shape.folders:
         return shape.refusal(f"{MLSERVER_SETTINGS} is a folder, and must be a file")
     if MLSERVER_SETTINGS in shape.files:
@@ -162,7 +162,7 @@ WEIGHTS: Final = (".pt", ".pth", ".bin", ".safetensors", ".onnx", ".params")
 
 
 def refuse_manifest(shape: Shape, parameters: Mapping[str, str]) -> str | None:
-    """Say why a source has no manifest, and none can be made."""
+    """Return why a source has no manifest, and none can be made."""
     if "MAR-INF" in shape.files:
         return shape.refusal("MAR-INF is a file, and must be a folder")
     if shape.has_file(MANIFEST):
@@ -195,7 +195,7 @@ _STEM: Final = "model"
 
 
 def refuse_gguf(shape: Shape) -> str | None:
-    """Say why llama-server cannot load a source: none, several, or parts are missing."""
+    """Return why llama-server cannot load a source: none, several, or parts are missing."""
     found = _ggufs(shape)
     parts = [match for name in found if (match := _PART.fullmatch(name))]
     if len(found) == 1 and not parts:
@@ -243,7 +243,7 @@ ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def refuse_adapter(shape: Shape, server: str) -> str | None:
-    """Say why a source is no LoRA adapter."""
+    """Return why a source is no LoRA adapter."""
     has_weights = not shape.files.isdisjoint(ADAPTER_WEIGHTS)
     if ADAPTER_CONFIG in shape.files and has_weights:
         return None
@@ -260,7 +260,7 @@ MOVING: Final = ".trainedmodel-moving"
 
 
 def refuse_versioned(shape: Shape, is_model: IsModel, wanted: str) -> str | None:
-    """Say why a source holds no model at its top nor in one numbered folder.
+    """Return why a source holds no model at its top nor in one numbered folder.
 
     Args:
         shape: Of a tree whose content has not begun to move.
@@ -287,7 +287,7 @@ def refuse_versioned(shape: Shape, is_model: IsModel, wanted: str) -> str | None
 
 
 def holds_model(names: frozenset[str], is_model: IsModel) -> bool:
-    """Tell whether a folder holds a file that the server would load."""
+    """Return whether a folder holds a file that the server would load."""
     return any(is_model(name, names) for name in names)
 
 

@@ -78,7 +78,7 @@ def due(
 
 
 def has_changed(failure: Failure, found: str | None) -> bool:
-    """Say whether a source differs from what it was when its model failed.
+    """Return whether a source differs from what it was when its model failed.
 
     Args:
         failure: What failed.

@@ -61,7 +61,7 @@ def without_name(text: str) -> str:
 
 
 def is_ensemble(text: str) -> bool:
-    """Tell whether a configuration is of an ensemble, which has no files of its own."""
+    """Return whether a configuration is of an ensemble, which has no files of its own."""
     fields = {field.name: "".join(field.strings) for field in _top_fields(text)}
     return fields.get("platform") == "ensemble" or "ensemble_scheduling" in fields
 

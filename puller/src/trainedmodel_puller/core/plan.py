@@ -179,8 +179,7 @@ def _keep_foreign(draft: Draft, name: str, disk: DiskModel) -> bool:
     draft.block(
         name,
         Reason.FOLDER_NOT_OURS,
-        f"a folder {name!r} that the puller did not make is in the model folder: "
-        "remove or rename it",
+        f"--model-dir has a folder {name!r} that the puller did not make: remove or rename it",
         draft.now + 10.0,
     )
     return True
@@ -209,7 +208,7 @@ def _settle(draft: Draft, name: str, wanted: WantedModel) -> bool:
         if len(disk.trees) > 1:
             draft.kept.extend(kept_trees(name, disk, wanted.entry.revision))
         if disk.is_staged:
-            draft.actions.append(Remove(name, is_staging=True, reason="a cancelled download"))
+            draft.actions.append(Remove(name, is_staging=True, reason="its download was cancelled"))
     return True
 
 
@@ -336,9 +335,9 @@ def _unload(draft: Draft, name: str, disk: DiskModel) -> bool:
 
 
 def _tidy(draft: Draft) -> None:
-    gone = dict.fromkeys(surplus(draft.kept, draft.limits), "more than is kept")
+    gone = dict.fromkeys(surplus(draft.kept, draft.limits), "beyond the limits of kept revisions")
     if draft.missing_bytes > 0:
-        gone |= dict.fromkeys(_make_room(draft, gone.keys()), "room for another model")
+        gone |= dict.fromkeys(_make_room(draft, gone.keys()), "space for another model")
     by_name: dict[str, list[Kept]] = {}
     for tree in gone:
         by_name.setdefault(tree.name, []).append(tree)

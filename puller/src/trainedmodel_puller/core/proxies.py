@@ -57,7 +57,7 @@ def proxy_for(scheme: str, host: str, port: int | None, variables: Mapping[str, 
 
 
 def is_excluded(host: str, port: int, excluded: str) -> bool:
-    """Say whether `NO_PROXY` has a host."""
+    """Return whether `NO_PROXY` has a host."""
     host = host.strip("[]").rstrip(".").lower()
     address = _address(host)
     return any(_covers(entry.strip().lower(), host, address, port) for entry in excluded.split(","))

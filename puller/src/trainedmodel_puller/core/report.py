@@ -58,7 +58,7 @@ def report_models(
     deferred: Iterable[Deferred],
     previous: dict[str, ReportedModel] | None = None,
 ) -> dict[str, ReportedModel]:
-    """Say of each model, by metadata.name, where it is.
+    """Return the report of each model, by metadata.name.
 
     `previous` never changes what is said, only what it costs: a model that is as it was is the
     same object again, and if all are, `previous` itself is returned. Nobody may change it.
@@ -258,14 +258,14 @@ def _diff_fields(old: dict[str, object], new: dict[str, object]) -> dict[str, ob
 
 
 def is_only_progress(patch: Mapping[str, Mapping[str, object] | None]) -> bool:
-    """Tell whether a patch of `diff_models` says nothing but how far downloads are."""
+    """Return whether a patch of `diff_models` says nothing but how far downloads are."""
     return all(change is not None and change.keys() <= {"bytes"} for change in patch.values())
 
 
 def is_on_the_way(
     patch: Mapping[str, Mapping[str, object] | None], models: Mapping[str, ReportedModel]
 ) -> bool:
-    """Tell whether a patch of `diff_models` is of nothing but models with more to come soon."""
+    """Return whether a patch of `diff_models` is of nothing but models with more to come soon."""
     return all(
         change is not None and models[model_id].state not in SETTLED
         for model_id, change in patch.items()

@@ -130,7 +130,7 @@ def bytes_beside(sizes: Collection[int], limits: Limits) -> int:
 
 
 def is_measurement_due(age_s: float, cost_s: float, *, is_stale: bool, is_wanted: bool) -> bool:
-    """Tell whether a volume is to be measured again.
+    """Return whether a volume is to be measured again.
 
     Args:
         age_s: Seconds since the last measurement.
@@ -146,7 +146,7 @@ def is_measurement_due(age_s: float, cost_s: float, *, is_stale: bool, is_wanted
 
 
 def shortage(needed: int, room: int, limits: Limits) -> str:
-    """Say that there is too little room."""
+    """Return the message for too little space."""
     told = f"needs {format_bytes(needed)}, {format_bytes(max(room, 0))} free"
     if not limits.volume_limit:
         return told
@@ -154,7 +154,7 @@ def shortage(needed: int, room: int, limits: Limits) -> str:
 
 
 def fits_now(failure: Failure, available: int | None, now: float) -> bool:
-    """Tell whether what did not fit would fit by now."""
+    """Return whether what did not fit would fit by now."""
     return (
         failure.needs_bytes is not None
         and available is not None

@@ -55,12 +55,12 @@ class Shape:
         return f"Shape({named(self.names())})"
 
     def has_file(self, path: str) -> bool:
-        """Tell whether there is a file at a path of one or two parts."""
+        """Return whether there is a file at a path of one or two parts."""
         folder, slash, name = path.partition("/")
         return name in self.folders.get(folder, ()) if slash else path in self.files
 
     def has_folder(self, path: str) -> bool:
-        """Tell whether there is a folder at a path of one or two parts."""
+        """Return whether there is a folder at a path of one or two parts."""
         folder, slash, name = path.partition("/")
         return name in self.inner.get(folder, ()) if slash else path in self.folders
 

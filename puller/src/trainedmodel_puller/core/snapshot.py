@@ -162,7 +162,7 @@ class _Reading:
                 group[entry.name] = entry.to_json()
 
     def is_whole(self, index: int, old: Mapping[str, str]) -> bool:
-        """Tell whether a shard matches its manifest.
+        """Return whether a shard matches its manifest.
 
         While a model moves, two shards hold its key, and the folder shows the later one's file.
         What `old` says the hidden file was is put in its place: the match proves that it still is.

@@ -222,7 +222,7 @@ def _action(action: Action) -> Document:
 
 def _removed(action: Remove) -> str:
     if action.is_staging:
-        return "what a download has left"
+        return "the staged files"
     if action.versions is None:
         return "all files"
     return "revision " + ", ".join(sorted(action.versions))
@@ -289,4 +289,4 @@ def _shown(uri: str) -> str:
     try:
         return str(parse_uri(uri))
     except ValueError:
-        return "(not a URI that can be used)"
+        return "(not a valid URI)"

@@ -15,7 +15,7 @@ from typing import Final
 
 #: Share of the server's time that looks may take: a look of 20 ms, one a second.
 SHARE: Final = 0.02
-#: The cheapest of so many looks tells what a look costs now.
+#: Number of the last reads of which the cheapest is the current cost.
 RECENT: Final = 3
 #: The longest pause for a server without models, and what each model adds to it, in seconds.
 #: MLServer reads a file for each model (1.2 ms), which is 0.06 s of pause at a share of 2 %.

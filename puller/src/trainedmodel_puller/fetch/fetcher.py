@@ -100,7 +100,7 @@ class Fetcher:
         self._progress = Progress(state, limits)
 
     async def fetch(self, action: Download) -> Fetched:
-        """Bring a revision to a sealed version.
+        """Fetch a revision and seal it.
 
         Raises:
             ModelFault: of the source, of the volume, or InvalidLayout for this server.
@@ -135,7 +135,7 @@ class Fetcher:
         return Fetched(listing.total_bytes, job.how)
 
     async def _check_layout(self, listing: Listing, entry: Entry) -> None:
-        """Refuse by names alone what the server cannot load; what one file is, its name hides."""
+        """Refuse an unsuitable layout by names; a single file is not checked before its fetch."""
         if listing.is_single:
             return
 
@@ -150,9 +150,9 @@ class Fetcher:
             raise ServerFault(Reason.INVALID_LAYOUT, why)
 
     async def _bring(self, job: FetchJob, begun: Begun) -> None:
-        """Fill, unpack, fit and seal, from where an earlier try has left off."""
+        """Fill, unpack, fit and seal, continuing an earlier try."""
         if begun.is_whole:
-            # it may have been fitted before a kill: what was changed then is not known any more
+            # it may have been fitted before a kill, so its changes are unknown
             job.how, job.may_share = "resumed", False
         elif begun.staged_bytes == 0 and self._is_small(job):
             if await self._fetch_small(job):
@@ -219,7 +219,7 @@ class Fetcher:
     # -- filling the staging folder -----------------------------------------------------
 
     async def _fill_or_give_back(self, job: FetchJob) -> None:
-        """Fill the staging folder; what fills the volume and can never be resumed goes again."""
+        """Fill the staging folder; on a full volume, delete files that cannot be resumed."""
         try:
             await self._fill(job)
         except VolumeFault as fault:
@@ -279,14 +279,14 @@ class Fetcher:
         try:
             tree = await unpack(archive, kind, target, limits, advance, spend=spend)
         except ModelFault as fault:
-            # half of an archive is never gone on with, and would keep a full volume full
+            # a half-unpacked archive is never resumed, and would keep a full volume full
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
             if not isinstance(fault, ArchiveTooLarge):
                 raise
             if is_room_the_limit:
                 raise VolumeFault(
                     Reason.INSUFFICIENT_DISK,
-                    f"unpacks to more than {format_bytes(max(room or 0, 0))}, the free space",
+                    f"the archive unpacks to more than the free {format_bytes(max(room or 0, 0))}",
                 ) from fault
             raise
         log.info(
@@ -314,7 +314,7 @@ class Fetcher:
         return stat_files(tree) if is_changed else before
 
     def _identity(self, job: FetchJob, before: FileStats, after: FileStats) -> dict[str, Any]:
-        """Say what a tree is, where it came from and what fitting it has done."""
+        """Return the identity of a tree: its model, its source, and the changes by fitting."""
         changes = note_changes(before, after) if job.may_share else None
         return {
             "id": job.action.id,

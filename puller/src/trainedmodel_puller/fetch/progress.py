@@ -177,7 +177,7 @@ class Progress:
         limit = format_bytes(self._limits.volume_limit)
         return VolumeFault(
             Reason.INSUFFICIENT_DISK,
-            f"is larger than its listed size, and the volume is limited to {limit}",
+            f"the source is larger than its listed size, and the volume is limited to {limit}",
         )
 
 

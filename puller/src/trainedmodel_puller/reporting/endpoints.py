@@ -97,14 +97,14 @@ class Endpoints:
         return application_of(lambda: self)
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Say whether the loop runs."""
+        """Answer whether the loop runs."""
         silent_s = time.monotonic() - self._loop.last_pass
         if silent_s > _STUCK_S:
             return web.Response(status=503, text=f"no pass for {silent_s:.0f} s\n")
         return web.Response(text="ok\n")
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """Say whether the moment of `ready_when` has come, and if not, what is amiss."""
+        """Answer whether the condition of `ready_when` holds, and if not, what is missing."""
         if self._is_ready():
             return web.Response(text="ok\n")
         if self._ready_when == "server":
@@ -116,7 +116,7 @@ class Endpoints:
         return web.Response(status=503, text=f"{why}\n")
 
     async def status(self, request: web.Request) -> web.Response:
-        """Say everything, or with `?model=NAME` everything about one model, as JSON."""
+        """Answer with the status document as JSON, or with `?model=NAME` with that of one model."""
         only = request.query.get("model")
         desired, observed, loop = self._state.desired, self._copied(), self._loop
         models, plan, now = loop.models, loop.plan, time.monotonic()

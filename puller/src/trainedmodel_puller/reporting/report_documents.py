@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 
 def server_part(server: ModelServer, watch: ServerMonitor) -> ReportedServer:
-    """Say which server there is and whether it answers."""
+    """Return the server part of a report."""
     return ReportedServer(
         kind=server.kind,
         url=server.url,

@@ -144,7 +144,7 @@ class KubernetesReporter:
         self._loop.on_pass.append(self._news.set)
 
     async def run(self) -> None:
-        """Report for ever."""
+        """Run until cancelled."""
         failures = 0
         while True:
             if not failures:
@@ -229,7 +229,7 @@ class KubernetesReporter:
         return until if now < until else None
 
     async def _beat(self) -> float:
-        """Say that this puller lives, if it is time to; return how long to wait, seconds."""
+        """Write a heartbeat if one is due; return the seconds to wait."""
         if time.monotonic() < self._beat_at:
             return 0.0
         await self._replace(self._sent, self._sent_head)

@@ -28,19 +28,19 @@ class EndpointHandlers(Protocol):
     """A set of endpoints."""
 
     async def healthz(self, request: web.Request, /) -> web.Response:
-        """Say whether a restart would help."""
+        """Answer whether a restart would help."""
         ...
 
     async def readyz(self, request: web.Request, /) -> web.Response:
-        """Say whether requests may come to the pod."""
+        """Answer whether the pod may get requests."""
         ...
 
     async def status(self, request: web.Request, /) -> web.Response:
-        """Say everything, for people."""
+        """Answer with the status document."""
         ...
 
     async def metrics(self, request: web.Request, /) -> web.Response:
-        """Say what Prometheus asks."""
+        """Answer with the metrics."""
         ...
 
 
@@ -55,7 +55,7 @@ class Waiting:
         self._reason = reason
 
     async def healthz(self, _: web.Request, /) -> web.Response:
-        """Say that it is alive."""
+        """Answer that the puller is alive."""
         return web.Response(text="ok\n")
 
     async def readyz(self, _: web.Request, /) -> web.Response:
@@ -78,7 +78,7 @@ class WaitingForServer(Waiting):
         super().__init__(_NO_SERVER)
 
     async def status(self, _: web.Request, /) -> web.Response:
-        """Say that no server is known."""
+        """Answer that the server is not detected."""
         server = {"kind": "auto", "reachable": False, "message": _NO_SERVER}
         return web.json_response({"server": server, "models": {}})
 

@@ -47,7 +47,7 @@ class SourceObject:
 
     @property
     def identity(self) -> tuple[str, str] | None:
-        """What tells this content from another of the same size; None if the store has nothing."""
+        """Identity of the content, beside its size; None if the store gives none."""
         if self.etag is not None:
             return ("etag", self.etag)
         return ("modified", self.last_modified) if self.last_modified is not None else None

@@ -72,7 +72,7 @@ async def verify_checksums(folder: Path, listing: Listing) -> None:
 async def matches_listing(
     folder: Path, listing: Listing, digest: str | None, *, ignored: frozenset[str] = frozenset()
 ) -> bool:
-    """Say whether a folder is proven to hold exactly what is listed.
+    """Return whether a folder is proven to hold exactly what is listed.
 
     Args:
         folder: Never followed through links: one anywhere in it is a no.

@@ -219,7 +219,7 @@ class Downloader:
 
 
 async def _run(transfer: Transfer, journal: Journal) -> None:
-    """Run a transfer. If its source fails, the fault tells how many bytes were gained.
+    """Run a transfer. If its source fails, the fault has the number of gained bytes.
 
     Raises:
         ModelFault: of the source or of the volume.

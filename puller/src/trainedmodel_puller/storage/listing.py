@@ -60,7 +60,7 @@ class ListingCount:
             )
 
     def stop(self) -> None:
-        """Have a listing that goes on in a thread end at its next entry."""
+        """End a listing that runs in a thread at its next entry."""
         self._is_stopped = True
 
     def _too_large(self, words: str) -> SourceFault:

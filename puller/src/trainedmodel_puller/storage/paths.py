@@ -64,7 +64,7 @@ def make_listing(
 
 
 def path_fault(path: str) -> str | None:
-    """Say what is wrong with a relative path, or None."""
+    """Return the fault of a relative path, or None."""
     if path.startswith("/"):
         return "is absolute"
     segments = path.split("/")

@@ -41,7 +41,7 @@ def volume_fault(error: OSError) -> VolumeFault:
 
 
 def words_of(error: OSError) -> str:
-    """Say what the system refused, and of what; not where on this machine that lies."""
+    """Return the system's error with the name of its file, but without the file's folder."""
     is_named = isinstance(error.filename, (str, bytes)) and error.filename
     where = Path(os.fsdecode(error.filename)).name if is_named else "the model volume"
     return f"{where!a:.200}: {error.strerror or error}"

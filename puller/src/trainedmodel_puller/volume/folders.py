@@ -37,7 +37,7 @@ def try_move(source: Path, target: Path, others: Iterable[Path]) -> None:
 
 
 def refuses_writes(error: OSError) -> bool:
-    """Tell whether a volume could only not be written to."""
+    """Return whether the error only means that the volume is full or read-only."""
     return error.errno in _REFUSES_WRITES
 
 

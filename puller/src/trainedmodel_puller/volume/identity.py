@@ -64,7 +64,7 @@ def served_revision(tree: Path) -> str | None:
 
 
 def is_another_users(path: Path) -> bool:
-    """Tell whether another user owns a folder: what we may not read of that, we did not make."""
+    """Return whether another user owns a folder, whose unreadable files are not the puller's."""
     try:
         return os.lstat(path).st_uid != os.geteuid()
     except OSError:
@@ -104,7 +104,7 @@ def is_intact(tree: Path, fingerprint: str) -> bool:
 
 
 def is_real_folder(path: Path | str) -> bool:
-    """Tell whether there is a folder, and no link to one: what a link leads to is not ours."""
+    """Return whether a path is a folder and no link, whose target would not be the puller's."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -112,7 +112,7 @@ def is_real_folder(path: Path | str) -> bool:
 
 
 def is_kserves(folder: Path) -> bool:
-    """Tell whether KServe's agent made a folder, and finished it."""
+    """Return whether KServe's agent made a folder, and finished it."""
     try:
         with os.scandir(folder) as entries:
             return any(entry.name.startswith(KSERVE_MARKER) for entry in entries)

@@ -65,7 +65,7 @@ class ServedFolder(Protocol):
         ...
 
     def is_foreign(self, name: str) -> bool:
-        """Tell whether something that is not ours has the place of a name."""
+        """Return whether a file or folder that is not the puller's has a name."""
         ...
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:
@@ -119,7 +119,7 @@ class InPlace:
         return self.model_dir / name
 
     def is_foreign(self, name: str) -> bool:
-        """Tell whether the folder of a name is there without an identity."""
+        """Return whether the folder of a name is there without an identity."""
         served = self.model_dir / name
         return served_revision(served) is None and os.path.lexists(served)
 
@@ -145,7 +145,10 @@ class InPlace:
             exchange(sealed, served, self._trash.folder)
             self._trash.discard(sealed)
         else:
-            raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{served} was not made by the puller")
+            raise VolumeFault(
+                Reason.FOLDER_NOT_OURS,
+                f"{served} was not made by the puller: remove or rename it",
+            )
         return served
 
     def _swap(self, sealed: Path, served: Path, current: str) -> None:
@@ -228,7 +231,7 @@ class PerRevision:
         return self.model_dir / name / self._folder_name(revision)
 
     def is_foreign(self, name: str) -> bool:
-        """Tell whether there is something, and none of it ours."""
+        """Return whether a name has files, and none of them are the puller's."""
         folder = self.model_dir / name
         try:
             mode = os.lstat(folder).st_mode
@@ -253,7 +256,10 @@ class PerRevision:
         folder, sealed = self.model_dir / name, beside / revision
         served = self.place(name, revision)
         if self.is_foreign(name):
-            raise VolumeFault(Reason.FOLDER_NOT_OURS, f"{folder} was not made by the puller")
+            raise VolumeFault(
+                Reason.FOLDER_NOT_OURS,
+                f"{folder} was not made by the puller: remove or rename it",
+            )
         if not sealed.exists():
             return served
         folder.mkdir(exist_ok=True)

@@ -49,7 +49,7 @@ class Markers:
         return known.get("loaded")
 
     def try_another(self, name: str, revision: str) -> None:
-        """Note that the server is about to be told to load another revision."""
+        """Record that the load of another revision is about to be requested."""
         known = self.read(name)
         if known.get("loaded") not in {None, revision} or known.get("trying"):
             replace_file(

@@ -138,7 +138,7 @@ class Volume:
     # -- what is there ------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Tell whether a puller has prepared this volume."""
+        """Return whether a puller has prepared this volume."""
         return all(folder.is_dir() for folder in (self.model_dir, *self._own_folders()))
 
     def scan(self, *, mend: bool = True) -> dict[str, DiskModel]:

@@ -96,7 +96,7 @@ class Stopped(BaseException):
 
 
 def entry_fault(name: str, what: str) -> SourceFault:
-    """Return the fault of one entry; `what` goes on with the sentence and names the fix."""
+    """Return the fault of one entry; `what` ends the sentence and names the fix."""
     return SourceFault(Reason.UNSAFE_ARCHIVE, f"the archive's entry {name!a:.200} {what}")
 
 
@@ -105,7 +105,7 @@ class ArchiveTooLarge(SourceFault):
 
 
 def archive_fault(what: str) -> SourceFault:
-    """Return the fault of the whole archive; `what` goes on with the sentence."""
+    """Return the fault of the whole archive; `what` ends the sentence."""
     return SourceFault(Reason.UNSAFE_ARCHIVE, f"the archive {what}")
 
 

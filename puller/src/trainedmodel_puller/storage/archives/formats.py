@@ -42,7 +42,7 @@ _UNPACKED_ANYWAY: Final = "MAR-INF/MANIFEST.json"
 
 
 def zip_is_model_file(names: Iterable[str]) -> bool:
-    """Say whether a zip with these entries is one file of some library, to be left as it is."""
+    """Return whether a zip with these entries is one file of some library, to be left as it is."""
     top: set[str] = set()
     below: set[str] = set()
     folders: set[str] = set()
@@ -76,7 +76,7 @@ def zip_is_model_file(names: Iterable[str]) -> bool:
 
 
 def tar_is_model_file(names: Iterable[str]) -> bool:
-    """Say the same of a tar, of which only the first names may be known."""
+    """Return the same for a tar, of which only the first names may be known."""
     found = {name.removeprefix("./") for name in names}
     return any(names <= found for names in _TAR_AT_TOP)
 

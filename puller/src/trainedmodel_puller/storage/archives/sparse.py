@@ -24,7 +24,7 @@ _OLD_STRUCT_BYTES: Final = 24
 
 
 def is_sparse(pax: dict[str, str]) -> bool:
-    """Say whether an entry's pax records make it sparse."""
+    """Return whether an entry's pax records make it sparse."""
     return any(key.startswith("GNU.sparse.") for key in pax)
 
 

@@ -66,7 +66,7 @@ class _Header:
 
 
 def is_header(block: bytes) -> bool:
-    """Say whether 512 bytes are the header of a tar's entry: their checksum is right."""
+    """Return whether 512 bytes are the header of a tar's entry: their checksum is right."""
     if len(block) < BLOCK_BYTES or block[0] == 0:
         return False
     try:

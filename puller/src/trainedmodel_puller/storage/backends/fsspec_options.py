@@ -67,7 +67,7 @@ def fsspec_options(
 
 
 def is_unsigned(scheme: str, values: Mapping[str, str]) -> bool:
-    """Say whether requests to an object store go out without a signature."""
+    """Return whether requests to an object store go out without a signature."""
     provider = PROVIDERS.get(scheme)
     return provider is not None and not can_sign(provider, values)
 

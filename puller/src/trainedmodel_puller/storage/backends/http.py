@@ -188,7 +188,7 @@ class HttpStorage:
             return _source_object(name, size, answer, is_ranged=is_ranged and size >= 0)
 
     async def _probe(self, uri: StorageUri, name: str, *, is_empty: bool) -> SourceObject:
-        """Ask for one byte: a partial answer tells the size and that there are ranges.
+        """Request one byte: a partial answer has the size and proves support of ranges.
 
         `is_empty` says that a HEAD called the object empty: then it is, if it has no first byte.
         """
@@ -324,7 +324,7 @@ def _first_byte(uri: StorageUri, answer: aiohttp.ClientResponse, wanted: int) ->
 
 
 def network_fault(uri: StorageUri, error: Exception) -> SourceFault:
-    """Say which trouble of the network ended a request."""
+    """Return the network fault that ended a request."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, DeniedAddressError):
         return SourceFault(Reason.ACCESS_DENIED, f"{uri}: {cause}")

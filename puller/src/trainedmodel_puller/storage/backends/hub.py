@@ -115,7 +115,7 @@ class HubStorage(HttpStorage):
     def check_answer(
         self, uri: StorageUri, answer: aiohttp.ClientResponse, wanted: Collection[int]
     ) -> None:
-        """Turn a refusal into the hub's own reason, as far as it tells one."""
+        """Turn a refusal into the hub's own reason, if it gives one."""
         if answer.status not in wanted:
             is_hubs_own = self._hub is not None and answer.url.origin() == self._hub.origin()
             headers: Mapping[str, str] = answer.headers if is_hubs_own else {}

@@ -136,7 +136,7 @@ def outside(uri: StorageUri, shown: str = "") -> SourceFault:
 
 
 def local_fault(uri: StorageUri, error: OSError, shown: str = "") -> SourceFault:
-    """Say what the file system refused, and for which path of the model."""
+    """Return the fault of the file system for a path of the model."""
     named = _named(uri, shown)
     if error.errno in _MISSING:
         words = "is a link whose target does not exist" if shown else "no such file or folder"

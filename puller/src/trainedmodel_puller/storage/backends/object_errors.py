@@ -82,17 +82,17 @@ def status_of(error: Exception) -> int:
 
 
 def is_silent(error: Exception) -> bool:
-    """Say whether the store gave a status and no word, as it does to each HEAD."""
+    """Return whether the store gave a status and no word, as it does to each HEAD."""
     return status_of(error) >= 400 and not _first(_CODE, str(error))
 
 
 def is_refusal(error: Exception) -> bool:
-    """Say whether the store refused a request, and said in words why."""
+    """Return whether the store refused a request, and said in words why."""
     return status_of(error) not in {0, 404} and bool(_first(_CODE, str(error)))
 
 
 def is_elsewhere(error: Exception) -> bool:
-    """Say whether the bucket is in another region than it was asked in."""
+    """Return whether the bucket is in another region than it was asked in."""
     text = str(error)
     return (
         _BARE_REDIRECT in text or "<Code>PermanentRedirect<" in text or bool(_first(_REGION, text))

@@ -298,7 +298,7 @@ class ObjectStorage:
     async def _without_markers(
         self, source: _Source, uri: StorageUri, found: builtins.list[SourceObject]
     ) -> tuple[builtins.list[SourceObject], Collection[str]]:
-        """Tell objects from markers; the second are the folders that nothing else tells of."""
+        """Separate objects from markers, which are folders without other objects."""
         if all(item.size for item in found):
             return found, ()
         folders = {folder for item in found for folder in parent_folders(item.path)}

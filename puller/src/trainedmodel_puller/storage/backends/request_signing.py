@@ -66,7 +66,7 @@ _SKIP_SIGNATURE: Final = {
 
 
 def can_sign(provider: str, variables: Mapping[str, str]) -> bool:
-    """Say whether the variables hold something to sign requests with."""
+    """Return whether the variables hold something to sign requests with."""
     if variables.get(_SKIP_SIGNATURE[provider], "").lower() in {"1", "true", "yes", "on"}:
         return False
     present = {name for name, value in variables.items() if value}
@@ -74,7 +74,7 @@ def can_sign(provider: str, variables: Mapping[str, str]) -> bool:
 
 
 async def has_metadata_service(address: str = "169.254.169.254", port: int = 80) -> bool:
-    """Say whether Google's metadata service answers at once; other clouds' do not count."""
+    """Return whether Google's metadata service answers at once; other clouds' do not count."""
     try:
         async with asyncio.timeout(_METADATA_PROBE_S):
             reader, writer = await asyncio.open_connection(address, port)

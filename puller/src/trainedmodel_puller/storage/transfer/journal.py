@@ -56,7 +56,7 @@ class FileRecord:
         self.bits = (1 << self.part_count) - 1
 
     def has(self, part: int) -> bool:
-        """Say whether a part is written."""
+        """Return whether a part is written."""
         return bool(self.bits >> part & 1)
 
     def done_bytes(self) -> int:
@@ -67,7 +67,7 @@ class FileRecord:
         return full - short
 
     def is_for(self, item: SourceObject, part_bytes: int) -> bool:
-        """Say whether what is there is of this very object; without an identity it never is."""
+        """Return whether what is there is of this very object; without an identity it never is."""
         mine = self.item
         return (
             item.size >= 0
