@@ -73,7 +73,7 @@ class Executor:
         self._is_stopping = False
 
     def carry_out(self, plan: Plan) -> None:
-        """Start what the plan wants and stop what it no longer wants. Never waits."""
+        """Start the plan's actions, and cancel the downloads that it names. Never waits."""
         if self._is_stopping:
             return
         for name in plan.cancelled:
@@ -125,7 +125,7 @@ class Executor:
             self._end(name)
 
     def _end(self, name: str) -> None:
-        """Have the end of an action noticed: now for its name, soon for all."""
+        """Report the end of an action: now for its name, soon for all."""
         self._state.wake.set()
         self._replan(name)
 
@@ -209,9 +209,9 @@ class Executor:
             await self._confirm(action, target.entry.memory or 0, time.monotonic() - began)
 
     async def _confirm(self, action: Load, memory: int, seconds: float) -> None:
-        """Note what the server confirmed, let the next load begin, and only then write it down.
+        """Record the server's confirmation, free the slot, and only then write the marker.
 
-        A kill before it is written has the model loaded once more, which is no harm.
+        After a kill before the write, the model is loaded once more, which does no harm.
         """
         name, revision = action.name, action.revision
         self._state.failures.pop((name, revision), None)
@@ -237,7 +237,7 @@ class Executor:
             self._state.unmarked.pop(name, None)
 
     async def _make_target(self, name: str, revision: str) -> Target:
-        """Put a tree where the server sees it, and say what to load."""
+        """Publish a tree, and return the target of its load."""
         is_serving = self._state.server.state_of(name) is not ServerState.ABSENT
         entry = self._wanted_entry(name, revision)
         tree = self._volume.served.place(name, revision)
@@ -256,7 +256,7 @@ class Executor:
         return wanted.entry if wanted is not None and wanted.entry.revision == revision else None
 
     def _entry_of(self, name: str, revision: str, identity: dict[str, Any]) -> Entry:
-        """Return the entry that a revision was fetched for, as its tree remembers it."""
+        """Return the entry that a revision was fetched for, from its tree's identity."""
         try:
             return Entry.model_validate(identity.get("entry"))
         except ValueError:
@@ -267,7 +267,7 @@ class Executor:
         return self._served_dir / tree.relative_to(self._volume.model_dir)
 
     async def _publish(self, name: str, revision: str) -> tuple[Path, dict[str, Any]]:
-        """Put a tree where the server sees it; return where, and what it says of itself."""
+        """Publish a tree; return its path and its identity."""
 
         def put() -> tuple[Path, dict[str, Any]]:
             tree = self._volume.publish(name, revision)
@@ -279,13 +279,13 @@ class Executor:
     async def _roll_back(
         self, name: str, loaded: str | None, failed: str, *, is_refused: bool
     ) -> None:
-        """Put back the files of what still serves, so that it stays loadable (P5).
+        """Restore the files of the served revision, so that it stays loadable (P5).
 
         Args:
             name: Served name.
-            loaded: What the server served before.
-            failed: What it did not load.
-            is_refused: The server has said so; otherwise it may yet serve it.
+            loaded: Revision that the server served before.
+            failed: Revision whose load failed.
+            is_refused: The server has refused it; otherwise it may still serve it later.
         """
         if loaded == failed:
             return

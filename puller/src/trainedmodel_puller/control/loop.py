@@ -111,10 +111,10 @@ class Loop:
         self._thread.shutdown(wait=False)
 
     async def restore(self) -> None:
-        """Remember what an earlier life knew: the disk, and the last good configuration.
+        """Read the state of an earlier run: the files, and the last good configuration.
 
         Raises:
-            VolumeFault: that cannot be read now.
+            VolumeFault: the volume cannot be read now.
         """
         self._held = await self._disk.ask(self._volume.held.read)
         self._kept = self._held
@@ -124,7 +124,7 @@ class Loop:
                 log.warning("files_in_doubt", model=name, error=disk.doubt)
 
     async def run(self, executor: Executor, stop: asyncio.Event) -> None:
-        """Pass after pass, until `stop` is set."""
+        """Make passes until `stop` is set."""
         self._executor = executor
         while not stop.is_set():
             was_woken = self._state.wake.is_set()
@@ -245,7 +245,7 @@ class Loop:
         return True
 
     async def _keep(self, held: LastGoodConfig) -> None:
-        """Keep the last good configuration; a full disk must not keep models from leaving it."""
+        """Save the last good configuration; a full disk must not prevent removals."""
         if held == self._kept:
             return
         try:
@@ -257,7 +257,7 @@ class Loop:
     async def _look_at_disk(self) -> bool:
         """Compare the served folder with what is known; return whether anything may be new.
 
-        What our own actions change rings the bell as well.
+        The puller's own actions wake the loop as well.
         """
         known, began = dict(self._state.disk), time.monotonic()
         try:
@@ -315,7 +315,7 @@ class Loop:
         return self._volume.served.listed(), self._volume.free_bytes()
 
     def _doubt_volume(self, why: str | None) -> bool:
-        """Note whether the volume can be looked at; return that something may be new."""
+        """Record whether the volume can be read; return that something may be new."""
         if why != self._state.volume_doubt:
             self._state.volume_doubt = why
             if why is not None:

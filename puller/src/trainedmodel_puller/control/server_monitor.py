@@ -98,7 +98,7 @@ class ServerMonitor:
         return not moving <= self._state.server_actions.keys()
 
     async def ping(self) -> bool:
-        """Look for a sign of life; return whether it is the process that it was before."""
+        """Check that the server is alive; return whether it is the same process as before."""
         try:
             is_same = await self._asked(self._server.ping)
         except ServerGone as error:
@@ -113,7 +113,7 @@ class ServerMonitor:
         return is_same
 
     async def look(self) -> float:
-        """Look at the index; return the seconds it took."""
+        """Read the index; return the seconds that it took."""
         began = time.monotonic()
         names = [name for name, held in self._state.disk.items() if held.loaded or held.published]
         try:
@@ -132,7 +132,7 @@ class ServerMonitor:
         return time.monotonic() - began
 
     def _take(self, observation: Observation, began: float) -> None:
-        """Believe what was seen, but for names that our own actions have changed since."""
+        """Use an observation, except for names that the puller's own actions changed since."""
         state = self._state
         models, revisions = dict(observation.states), dict(observation.revisions)
         for name, marked in list(state.server_marks.items()):

@@ -347,7 +347,7 @@ def _tidy(draft: Draft) -> None:
 
 
 def _make_room(draft: Draft, gone: Set[Kept]) -> list[Kept]:
-    """Return the kept trees that go for a model without room, beside the trees that go anyway."""
+    """Return the kept trees to evict for a model without space, beside those in `gone`."""
     disks = draft.observed.disk
     removals = [action for action in draft.actions if isinstance(action, Remove)]
     going = sum(removed_bytes(action, disks.get(action.name, NOTHING)) for action in removals)

@@ -60,8 +60,8 @@ def report_models(
 ) -> dict[str, ReportedModel]:
     """Return the report of each model, by metadata.name.
 
-    `previous` never changes what is said, only what it costs: a model that is as it was is the
-    same object again, and if all are, `previous` itself is returned. Nobody may change it.
+    `previous` never changes the result, only its cost: an unchanged model is the same object, and
+    if all are unchanged, `previous` itself is returned. Callers must not change it.
     """
     before = _NOTHING if previous is None else previous
     waiting = {item.name: item for item in deferred}

@@ -73,7 +73,7 @@ class Kept:
 
 
 def available_bytes(observed: ObservedState, limits: Limits, but: str | None = None) -> int | None:
-    """Return what a new download may write: free, less the reserve and all promises.
+    """Return the bytes that a new download may write: free, less reserve and reservations.
 
     The transfer of `but` is not counted. None while the free space is not known.
     """
@@ -98,7 +98,7 @@ def _promised(transfer: Transfer, limits: Limits) -> int:
 
 
 def ahead_bytes(limits: Limits) -> int:
-    """Return what a transfer of unknown size may have written before that is counted."""
+    """Return the bytes that a transfer of unknown size may write before they are counted."""
     return _AHEAD_BYTES if limits.volume_limit else 0
 
 
@@ -114,7 +114,7 @@ def free_within(of_disk: int | None, limit: int, used: int | None) -> int | None
 
 
 def reserve_within(reserve: int, limit: int) -> int:
-    """Return what downloads leave free: a reserve, or a part of a limit that is small."""
+    """Return the bytes that downloads leave free: a reserve, or a part of a small limit."""
     return min(reserve, limit // _RESERVED_PART) if limit else reserve
 
 
@@ -154,7 +154,7 @@ def shortage(needed: int, room: int, limits: Limits) -> str:
 
 
 def fits_now(failure: Failure, available: int | None, now: float) -> bool:
-    """Return whether what did not fit would fit by now."""
+    """Return whether a model that did not fit would fit by now."""
     return (
         failure.needs_bytes is not None
         and available is not None
@@ -164,9 +164,9 @@ def fits_now(failure: Failure, available: int | None, now: float) -> bool:
 
 
 def kept_trees(name: str, disk: DiskModel, wanted: str | None) -> Iterator[Kept]:
-    """Yield the trees of a name that may go: not wanted, not loaded.
+    """Yield the trees of a name that may be evicted: not wanted, not loaded.
 
-    While an update is under way, nothing that the server sees goes either: it may be in use.
+    During an update no tree in the served folder is evicted either: it may be in use.
     """
     is_settled = wanted is not None and disk.loaded == wanted
     for revision, tree in disk.trees.items():
@@ -178,7 +178,7 @@ def kept_trees(name: str, disk: DiskModel, wanted: str | None) -> Iterator[Kept]
 
 
 def surplus(kept: list[Kept], limits: Limits) -> list[Kept]:
-    """Return which of the trees kept for rollbacks are too many, or too large together."""
+    """Return the trees kept for rollbacks that exceed the limits of number or size."""
     gone: list[Kept] = []
     counts: dict[str, int] = {}
     left: list[Kept] = []
@@ -195,7 +195,7 @@ def surplus(kept: list[Kept], limits: Limits) -> list[Kept]:
 
 
 def removed_bytes(action: Remove, disk: DiskModel) -> int:
-    """Return what a removal frees. The size of staged leftovers is not known."""
+    """Return the bytes that a removal frees. The size of staged leftovers is unknown."""
     if action.is_staging:
         return 0
     gone = disk.trees.keys() if action.versions is None else action.versions
@@ -269,7 +269,7 @@ class MemoryBudget:
             self._used += self._held(name, desired.models.get(name))
 
     def refusal(self, wanted: WantedModel) -> str | None:
-        """Admit a model, or say why not."""
+        """Admit a model, or return the message of its refusal."""
         if not self._limit:
             return None
         need = wanted.entry.memory or 0

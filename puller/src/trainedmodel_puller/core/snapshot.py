@@ -66,7 +66,7 @@ class LastGoodConfig:
 
 
 def parse_held(text: str | bytes | None) -> LastGoodConfig:
-    """Read what `Held.to_json` wrote; anything else is an empty memory."""
+    """Parse the output of `LastGoodConfig.to_json`; anything else counts as empty."""
     try:
         groups = parse_json(text or "")["groups"]
         read = {str(g): {str(k): str(v) for k, v in e.items()} for g, e in groups.items()}
@@ -183,7 +183,7 @@ class _Reading:
 
 
 def _shown(name: str) -> str:
-    """Return a name that anybody may have written as one that can be shown and written again."""
+    """Return the printable form of an untrusted name."""
     return name[:_MAX_SHOWN] if name.isprintable() else ascii(name[:_MAX_SHOWN])[1:-1]
 
 
@@ -230,8 +230,8 @@ def resolve_snapshot(
 ) -> tuple[DesiredState, LastGoodConfig]:
     """Turn files (key to bytes; None when the folder could not be read) into desired state.
 
-    `held` is what was last whole; the new one is returned, to be kept. `owners` tells which
-    TrainedModel a served name's files belong to, so that a newcomer never takes a name over.
+    `held` is the last good configuration; the new one is returned, to be saved. `owners` has the
+    TrainedModel of each served name's files, so that another model never takes a name over.
     """
     if files is None:
         return _desire(held, owners, faults={}, digest=None, problems=[unreadable]), held

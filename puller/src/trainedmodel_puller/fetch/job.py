@@ -43,17 +43,17 @@ class FetchJob:
 
     @property
     def entry(self) -> Entry:
-        """What is wanted."""
+        """The entry to fetch."""
         return self.action.entry
 
     @property
     def source(self) -> Source:
-        """What is fetched, with whose credentials."""
+        """The URI and the credential profile."""
         return (self.entry.storage_uri, self.entry.credentials)
 
     @property
     def is_large(self) -> bool:
-        """Whether it is so large that it is synced as it comes and not fetched twice."""
+        """Whether it is synced while it is received, because it is too large to fetch twice."""
         return self.listing.total_bytes >= _DEAR_BYTES
 
     @property

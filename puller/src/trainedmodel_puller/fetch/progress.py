@@ -42,7 +42,7 @@ class Progress:
         self._limits = limits
 
     def admit(self, name: str, needed: int) -> None:
-        """Let a transfer write so many bytes.
+        """Admit a transfer that writes `needed` bytes.
 
         Raises:
             VolumeFault: InsufficientDisk.
@@ -61,7 +61,7 @@ class Progress:
         *,
         stage: Stage = Stage.DOWNLOAD,
     ) -> None:
-        """Note what a transfer is going to write, and what that takes beside its content."""
+        """Record the bytes that a transfer will write, and those beside its content."""
         self._state.usage.hold(name, beside)
         transfer = self._state.transfers.get(name)
         if transfer is not None and transfer.revision == revision:
@@ -146,7 +146,7 @@ class Progress:
         )
 
     def _check(self, job: FetchJob, transfer: Transfer) -> None:
-        """Notice that a download writes more than it promised, and that there is no room for it."""
+        """Stop a download that writes more than it reserved, if there is no space for it."""
         if not self._limits.volume_limit or transfer.received_bytes <= (transfer.total_bytes or 0):
             return
         room = available_bytes(self._state.observed(), self._limits, but=job.name)
@@ -154,7 +154,7 @@ class Progress:
             job.is_over.set()
 
     async def while_there_is_room(self, job: FetchJob, transfer: Coroutine[Any, Any, T]) -> T:
-        """Run a transfer to its end, unless it is over what the volume may hold.
+        """Run a transfer to its end, unless it exceeds the limit of the volume.
 
         Raises:
             VolumeFault: InsufficientDisk; it was stopped, and writes nothing more.

@@ -24,7 +24,7 @@ _REFUSED = ".refused"
 
 
 def question_of(fingerprint: str, kind: str, entry: Entry) -> str:
-    """Name all that the answer of a driver depends on."""
+    """Return all inputs of a driver's answer."""
     asked = {
         "fingerprint": fingerprint,
         "kind": kind,
@@ -45,10 +45,10 @@ class Refusals:
         return Path(f"{self._volume.staged(name, revision)}{_REFUSED}")
 
     def check(self, name: str, revision: str, question: str) -> None:
-        """Refuse again what was refused before (blocking).
+        """Repeat an earlier refusal, if there is one for the same inputs (blocking).
 
         Raises:
-            ServerFault: InvalidLayout, in the words of the first time.
+            ServerFault: InvalidLayout, with the earlier message.
         """
         known = read_json(self._path(name, revision))
         message = known.get("message")

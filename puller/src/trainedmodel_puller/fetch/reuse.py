@@ -61,7 +61,7 @@ class Reuse:
         return False
 
     async def seed(self, job: FetchJob) -> None:
-        """Link what can be had into the folder that a fetch will then fill."""
+        """Link the available files into the folder that a fetch will then fill."""
         for tree, identity in await self._find(job):
             changes = Changes.of(identity)
             if identity.get("isUnpacked") or changes is None:

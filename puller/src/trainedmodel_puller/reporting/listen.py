@@ -9,11 +9,11 @@ import socket
 def listen_everywhere(port: int) -> socket.socket:
     """Return a socket that listens on all addresses of both families, where there are both.
 
-    Probes come to the pod's address, which may be one of either; where IPv6 is switched off, asking
-    for it is an error.
+    Probes use the pod's address, which may be of either family. If IPv6 is disabled, a socket for
+    it would be an error.
 
     Raises:
-        OSError: the port cannot be had.
+        OSError: the port cannot be bound.
     """
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):

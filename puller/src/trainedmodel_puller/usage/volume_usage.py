@@ -123,7 +123,7 @@ class VolumeUsage:
 
         Args:
             is_wanted: Tells whether a model waits for room.
-            wake: Rung after a measurement that somebody waited for.
+            wake: Set after a measurement that a model waited for.
         """
         while True:
             await asyncio.sleep(_PERIOD_S)

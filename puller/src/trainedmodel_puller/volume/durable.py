@@ -34,7 +34,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def volume_fault(error: OSError) -> VolumeFault:
-    """Turn an error of our own file work into the fault that users see."""
+    """Turn an error of the puller's file operations into the fault that users see."""
     if error.errno in _NO_ROOM:
         return VolumeFault(Reason.INSUFFICIENT_DISK, f"the model volume is full: {error.strerror}")
     return VolumeFault(Reason.VOLUME_ERROR, words_of(error))

@@ -20,13 +20,13 @@ _WRONG_FOLDERS: Final = frozenset(
 
 
 def try_move(source: Path, target: Path, others: Iterable[Path]) -> None:
-    """Find out whether a rename could go from one folder to another. Needs no room.
+    """Check that a rename from one folder to another is possible. Needs no space.
 
-    The kernel says no to another file system, or to a read-only one, before it looks whether
-    there is anything to rename.
+    The kernel refuses another file system, or a read-only one, before it checks that the file to
+    rename exists.
 
     Raises:
-        OSError: it could not, or one of the folders may not be written to.
+        OSError: it is not possible, or one of the folders is not writable.
     """
     with contextlib.suppress(FileNotFoundError):
         os.rename(source / ".probe", target / ".probe")
@@ -42,7 +42,7 @@ def refuses_writes(error: OSError) -> bool:
 
 
 def refuse(error: OSError, model_dir: Path, state_dir: Path) -> None:
-    """Raise what no waiting mends as SettingsError, which names the flags and the fix."""
+    """Raise an error that waiting cannot mend as SettingsError, with the flags and the fix."""
     if error.errno == errno.EXDEV:
         raise SettingsError(
             "--model-dir and --state-dir must be on one file system: put both on the same volume"

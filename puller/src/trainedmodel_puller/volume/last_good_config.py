@@ -18,12 +18,12 @@ class LastGoodConfigFile:
         self._path = path
 
     def read(self) -> LastGoodConfig:
-        """Return what was kept; an empty memory if nothing was, or it is garbled."""
+        """Return the saved configuration; empty if it is missing or malformed."""
         try:
             return parse_held(read_file(self._path))
         except PermissionError:  # another user's, of an earlier life: none of our memory
             return LastGoodConfig()
 
     def write(self, held: LastGoodConfig) -> None:
-        """Keep it."""
+        """Save the configuration."""
         write_durably(self._path, held.to_json(), mode=0o600)

@@ -69,35 +69,35 @@ class ServedFolder(Protocol):
         ...
 
     def publish_first(self, name: str, revision: str, tree: Path) -> bool:
-        """Bring a tree into sight if nothing has its name yet; tell whether that was so."""
+        """Publish a tree if nothing has its name yet; return whether it did."""
         ...
 
     def publish(self, name: str, revision: str, beside: Path) -> Path:
-        """Bring a tree into sight from `beside`, the folder of trees out of sight.
+        """Publish a tree from `beside`, the folder of unpublished trees.
 
         Raises:
-            VolumeFault: FolderNotOurs; something foreign is in its place.
+            VolumeFault: FolderNotOurs; a foreign folder has its name.
         """
         ...
 
     def withdraw(self, name: str, revision: str, beside: Path) -> None:
-        """Bring a tree out of sight, into `beside`."""
+        """Move a published tree into `beside`."""
         ...
 
     def remove(self, name: str) -> None:
-        """Delete what is ours of a name."""
+        """Delete the puller's files of a name."""
         ...
 
     def removable(self, name: str) -> dict[str, Path]:
-        """Return, by revision, the published trees that may go while the name is served."""
+        """Return, by revision, the published trees that may be removed while the name is served."""
         ...
 
     def listed(self) -> dict[str, frozenset[str]]:
-        """Return a cheap sight of everything, by name; to be compared with `expected`."""
+        """Return a cheap listing of all names, for comparison with `expected`."""
         ...
 
     def expected(self, published: frozenset[str]) -> frozenset[str]:
-        """Return what `listed` shows of a name when just these revisions are published."""
+        """Return the listing of a name with exactly these published revisions."""
         ...
 
 
@@ -132,7 +132,7 @@ class InPlace:
         return True
 
     def publish(self, name: str, revision: str, beside: Path) -> Path:
-        """Swap a tree into place; the replaced one moves beside."""
+        """Swap a tree into place; the replaced one moves into `beside`."""
         served, sealed = self.model_dir / name, beside / revision
         current = served_revision(served)
         if current == revision and not sealed.exists():
@@ -163,7 +163,7 @@ class InPlace:
         sealed.rename(old)
 
     def withdraw(self, name: str, revision: str, beside: Path) -> None:
-        """Move the published tree of this revision out of sight."""
+        """Move the published tree of this revision into `beside`."""
         served = self.model_dir / name
         if served_revision(served) != revision:
             return
@@ -177,7 +177,7 @@ class InPlace:
             self._trash.discard(self.model_dir / name)
 
     def removable(self, name: str) -> dict[str, Path]:
-        """Return none: the one published tree is what is served, or is swapped for it."""
+        """Return none: the only published tree is served."""
         return {}
 
     def listed(self) -> dict[str, frozenset[str]]:
@@ -252,7 +252,7 @@ class PerRevision:
         return True
 
     def publish(self, name: str, revision: str, beside: Path) -> Path:
-        """Move a tree into sight, beside the others of its name."""
+        """Move a tree into the name's folder, beside the others."""
         folder, sealed = self.model_dir / name, beside / revision
         served = self.place(name, revision)
         if self.is_foreign(name):
@@ -282,7 +282,7 @@ class PerRevision:
             folder.rmdir()
 
     def removable(self, name: str) -> dict[str, Path]:
-        """Return all of them: they lie side by side, and the server has let go of the others."""
+        """Return all of them: the server has released those that are no longer wanted."""
         return self.trees(name)
 
     def listed(self) -> dict[str, frozenset[str]]:

@@ -29,16 +29,16 @@ class Markers:
         return os.path.join(self.folder, f"{name}.json")
 
     def names(self) -> set[str]:
-        """Return the names that have one."""
+        """Return the names that have a marker."""
         return {path.stem for path in self.folder.glob("*.json")}
 
     def read(self, name: str) -> dict[str, str]:
-        """Return a name's marker; empty if there is none, or it is garbled."""
+        """Return a name's marker; empty if it is missing or malformed."""
         known = read_json(self._path(name))
         return {key: value for key, value in known.items() if isinstance(value, str)}
 
     def write(self, name: str, model_id: str, revision: str) -> str | None:
-        """Note a confirmed revision, and return the one that was noted before."""
+        """Record a confirmed revision, and return the one recorded before."""
         path = self._path(name)
         known = self.read(name)
         text = canonical_json({"id": model_id, "name": name, "loaded": revision})
@@ -57,12 +57,12 @@ class Markers:
             )
 
     def settle(self, name: str) -> None:
-        """Note that the server has refused the other revision, and serves what it served."""
+        """Record that the server has refused the other revision, and serves the same one."""
         known = self.read(name)
         if known.pop("trying", None) is not None:
             replace_file(self._path(name), canonical_json(known), durable=False)
 
     def forget(self, name: str) -> None:
-        """Note that nothing is confirmed."""
+        """Record that no revision is confirmed."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(name))

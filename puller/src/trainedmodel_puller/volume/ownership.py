@@ -49,11 +49,11 @@ class Ownership:
         """Take the volume.
 
         Returns:
-            Whether the file system has locks; without them the volume is taken for ours.
+            Whether the file system has locks; without them the volume counts as this puller's.
 
         Raises:
             VolumeInUse: another process has it.
-            OSError: it cannot be told.
+            OSError: the owner is unknown.
         """
         try:
             is_locked = [self._lock(folder, os.O_RDONLY) for folder in self._folders]

@@ -37,7 +37,7 @@ class Trash:
         self._being_deleted: set[str] = set()
 
     def discard(self, path: Path) -> None:
-        """Take a folder or file out of sight, then delete of it what can be deleted."""
+        """Move a folder or file into the trash, then delete as much of it as possible."""
         doomed = self.folder / uuid.uuid4().hex
         with self._lock:
             self._being_deleted.add(doomed.name)
@@ -119,7 +119,7 @@ def _delete_folder(path: Path) -> OSError | None:
 
 
 def _make_writable(path: Path) -> None:
-    """Let our own folders be written to: a server of our user may have closed them."""
+    """Make the puller's folders writable: a server of the same user may have changed that."""
     for folder, _, _ in os.walk(path):
         try:
             os.chmod(folder, stat.S_IRWXU)
