@@ -151,7 +151,7 @@ def test_both_kinds_are_removed_and_brought_back(scene: FaultedScene) -> None:
         kinds = ("trainedmodels.trainedmodel.dev", "modelreports.trainedmodel.dev")
         with removed(scene.cluster.control_plane, *kinds):
             wait_until(lambda: not scene.proxy.watches())
-            wait_until(lambda: "watches ended" in operator.log())
+            wait_until(lambda: "watches_restarted" in operator.log())
         scene.cluster.apply(after)
         scene.wait_for_shards([after], timeout_s=60)
         scene.wait_for_watches(60)
