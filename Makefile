@@ -26,6 +26,7 @@ help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 $(UV): requirements/tools.txt
+	@.ci/packages setup
 	@$(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r requirements/tools.txt
 	@touch $(UV)
@@ -50,9 +51,11 @@ lock: | $(UV) ## Pin every dependency again (with hashes)
 	$(COMPILE) --override requirements/vllm.overrides requirements/vllm.in -o requirements/vllm.txt
 
 prepare: setup ## Build the control plane and install the model servers (once; minutes)
+	@.ci/packages demo
 	@$(BIN)/python -m trainedmodel_devkit prepare
 
-prepare-tests: setup ## The same, and what only tests use: more model servers (needs Java), helm
+prepare-tests: setup ## The same, and what only tests use: more model servers, helm, Debian packages
+	@.ci/packages test
 	@$(BIN)/python -m trainedmodel_devkit prepare --tests
 
 generate: setup ## Write crds/, the chart's copies, and the pages of docs/ that say so
