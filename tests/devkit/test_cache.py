@@ -112,7 +112,12 @@ def test_a_compiler_that_is_stopped_leaves_nothing_in_the_temporary_folder(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    command = [sys.executable, "-c", "from trainedmodel_devkit.binaries import *; helm_binary()"]
+    code = (
+        "import signal; from trainedmodel_devkit.binaries import helm_binary; "
+        # a job in the background of a shell is started with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler); helm_binary()"
+    )
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as parent:
         wait_until(lambda: list(temporary.rglob("go-build*")), 200)
         parent.send_signal(number)

@@ -157,5 +157,5 @@ def test_auto_without_a_server_ends_with_the_fix(tmp_path: Path) -> None:
     code, _, err = run_plan(root, server="auto", url=url)
     assert code == 1
     assert "--server" in err
-    assert "start it, or name its kind" in err
+    assert "start it, or set --server to its kind" in err
     assert "Traceback" not in err

@@ -162,7 +162,7 @@ def test_a_download_of_unknown_size_is_stopped_below_the_limit_and_leaves_nothin
         puller = limited()
         puller.put("m", web.put("endless.bin", bytes(120 * MIB), is_sized=False))
         blocked = puller.wait("m", state="Blocked", reason="InsufficientDisk", timeout_s=60)
-        assert "larger than it said" in blocked["message"]
+        assert "larger than its listed size" in blocked["message"]
         assert "limited to 64.0 MiB" in blocked["message"]
         staging = puller.state / "staging"
         puller.until(lambda: list(staging.iterdir()) == [], "what it wrote to go", 20)
