@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools pins the programs of the development control plane and node. It is never compiled:
+// Package tools pins the programs of the development control plane and nodes. It is never compiled:
 // the imports only keep their modules in go.mod and go.sum.
 package tools
 
@@ -10,6 +10,7 @@ import (
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
 	_ "k8s.io/kubernetes/cmd/kube-proxy"
 	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubeadm"
 	_ "k8s.io/kubernetes/cmd/kubectl"
 	_ "k8s.io/kubernetes/cmd/kubelet"
 )

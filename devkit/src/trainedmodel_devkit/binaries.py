@@ -64,6 +64,10 @@ _NODE = (
     _Program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 5),
 )
 _PAUSE = _Program("pause", ".", 2)
+_KUBEADM = _Program("kubeadm", "k8s.io/kubernetes/cmd/kubeadm", 40)
+_COREDNS = _Program("coredns", ".", 60)
+_KIND = _Program("kind", "sigs.k8s.io/kind", 20)
+_KIND_MODULE = "sigs.k8s.io/kind"
 _VERSITYGW = _Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", 80)
 _FAKE_GCS = _Program("fake-gcs-server", "github.com/fsouza/fake-gcs-server", 110)
 _HELM = _Program("helm", "helm.sh/helm/v4/cmd/helm", 90)
@@ -112,6 +116,37 @@ def node_binaries() -> NodeBinaries:
     )
 
 
+def kind_binary() -> Path:
+    """Return kind, which only the end-to-end suite uses, compiled at first use."""
+    return _cached(_KIND, "kind", _KIND_MODULE)
+
+
+def kind_node_binaries() -> dict[str, Path]:
+    """Return what a node image of kind carries, by name; `KUBEBUILDER_ASSETS` is not asked.
+
+    kubeadm decides about versions, so all are of the one version that it is of.
+    """
+    found = {
+        one.name: _cached(one, "kubernetes", "k8s.io/kubernetes")
+        for one in (*_KUBERNETES, *_NODE, _KUBEADM)
+    }
+    found["coredns"] = _wrapped(_COREDNS, "coredns", "github.com/coredns/coredns")
+    found["pause"] = node_binaries().pause
+    return found
+
+
+def kubernetes_version() -> str:
+    """Return the version of the Kubernetes that is compiled, with its `v`."""
+    return _required_version(checkout() / "devkit" / "go" / "kubernetes", "k8s.io/kubernetes")
+
+
+def kind_base_files() -> Path:
+    """Return the folder of the files that kind puts into each node image, from its Go module."""
+    source = checkout() / "devkit" / "go" / "kind"
+    target = f"kind-{_required_version(source, _KIND_MODULE)}/base-files"
+    return _from_module(source, _KIND_MODULE, "images/base/files", target)
+
+
 def versitygw_binary() -> Path:
     """Return the S3 server's program, compiled at first use."""
     return _cached(_VERSITYGW, "versitygw", "github.com/versity/versitygw")
@@ -133,21 +168,10 @@ def cert_manager_binary() -> Path:
 
 
 def cert_manager_crds() -> Path:
-    """Return the folder of cert-manager's CRDs, copied from its Go module at first use."""
+    """Return the folder of cert-manager's CRDs, from its Go module."""
     source = checkout() / "devkit" / "go" / "certmanager"
-    name = f"{source.name}-{_wrapped_version(source, _CERT_MANAGER_MODULE)}"
-    target = cache_folder() / name / "crds"
-    if target.exists():
-        return target
-    with locked(name):
-        if not target.exists():
-            said = _run_go(source, "mod", "download", "-json", _CERT_MANAGER_MODULE)
-            source_folder = Path(json.loads(said)["Dir"]) / "deploy" / "crds"
-            with building(target) as draft:
-                draft.mkdir()
-                for file in source_folder.glob("*.yaml"):
-                    (draft / file.name).write_bytes(file.read_bytes())
-    return target
+    target = f"certmanager-{_wrapped_version(source, _CERT_MANAGER_MODULE)}/crds"
+    return _from_module(source, _CERT_MANAGER_MODULE, "deploy/crds", target)
 
 
 def alerts_binary() -> Path:
@@ -163,6 +187,30 @@ def _wrapped(program: _Program, module: str, dependency: str) -> Path:
 
 def _wrapped_version(source: Path, dependency: str) -> str:
     return f"{_required_version(source, dependency)}-{_fingerprint(source)}"
+
+
+def _from_module(source: Path, module: str, folder: str, place: str) -> Path:
+    """Return a folder of somebody else's module, copied into the cache: the original is read-only.
+
+    A module of ours requires it, and `go.sum` has its checksum.
+    """
+    target = cache_folder() / place
+    if target.exists():
+        return target
+    with locked(target.parent.name):
+        if not target.exists():
+            said = _run_go(source, "mod", "download", "-json", module)
+            with building(target) as draft:
+                _copy_writable(Path(json.loads(said)["Dir"]) / folder, draft)
+    return target
+
+
+def _copy_writable(source: Path, target: Path) -> None:
+    for place, _, files in os.walk(source):
+        copy = target / Path(place).relative_to(source)
+        copy.mkdir()
+        for file in files:
+            shutil.copyfile(Path(place) / file, copy / file)
 
 
 def _fingerprint(source: Path) -> str:
