@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from support.traces import cgroups, of_the_machine, traces, traces_after
 from trainedmodel_devkit.errors import MissingTool
 from trainedmodel_devkit.realnode import NodeCluster, check_prerequisites
 from trainedmodel_devkit.realnode.containerd import PAUSE_IMAGE
@@ -30,65 +29,6 @@ with NodeCluster() as cluster:
     print(cluster.box.folder, cluster.box.addresses.machine_device, guard._helper.pid, flush=True)
     signal.pause()
 """
-
-
-def traces(folder: Path, device: str) -> list[str]:
-    """List what is left of a node: processes, mounts, devices, folders."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(folder) in command:
-                found.append(f"process {entry.name}: {command[:100]}")
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    found += [line for line in mounts if str(folder) in line]
-    found += [one["ifname"] for one in links() if one["ifname"].startswith(device)]
-    found += [str(one) for one in (folder, *cgroups(folder)) if one.exists()]
-    return found
-
-
-def links() -> list[dict[str, str]]:
-    shown = subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout
-    return list(json.loads(shown))
-
-
-def cgroups(folder: Path) -> list[Path]:
-    top = Path("/sys/fs/cgroup")
-    return [*top.glob(folder.name), *top.glob(f"*/{folder.name}")]
-
-
-def of_the_machine() -> dict[str, str]:
-    """Read what holds for the whole machine and a node would like to have otherwise."""
-    settings = Path("/proc/sys")
-    names = [f"kernel/{one}" for one in ("panic", "panic_on_oops")]
-    names += [f"kernel/keys/{one}" for one in ("root_maxkeys", "root_maxbytes")]
-    names += [f"vm/{one}" for one in ("overcommit_memory", "panic_on_oom")]
-    names += ["net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet"]
-    names += [f"net/netfilter/nf_conntrack_{one}" for one in ("max", "tcp_timeout_established")]
-    found = {one: (settings / one).read_text() for one in names if (settings / one).exists()}
-    places = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers")
-    found |= {one: str(os.path.lexists(one)) for one in (*places, "/run/containerd", "/etc/cni")}
-    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
-    found["rules"] = "\n".join(line for line in rules.splitlines() if line[:1] in "*-")
-    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    ours = ("/var/l", "/proc/sys", "/run", str(Path(tempfile.gettempdir()) / "trainedmodel-node"))
-    found["mounts"] = "\n".join(sorted(one for one in mounted if one.startswith(ours)))
-    top = Path("/sys/fs/cgroup")
-    groups = {one.name for one in (*top.glob("*"), *top.glob("*/*")) if one.is_dir()}
-    own = {one for one in groups if one.startswith("trainedmodel-node-")}
-    found["cgroups"] = "\n".join(sorted(groups - own))
-    return found
-
-
-def traces_after(seconds: float, folder: Path, device: str) -> list[str]:
-    """List what is left, at the latest after some seconds, as soon as nothing is."""
-    deadline = time.monotonic() + seconds
-    while (left := traces(folder, device)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
 
 
 def test_nodes_side_by_side_share_no_address() -> None:
@@ -114,6 +54,9 @@ def test_an_image_is_another_when_anything_in_it_changes(tmp_path: Path) -> None
     (source / "b.py").write_text("")
     assert recipe.digest() != before
     assert Recipe("image:dev", "FROM other", {"src": source}).digest() != recipe.digest()
+    packages = ("systemd",)
+    on_another_base = Recipe("image:dev", "FROM scratch", {"src": source}, base_packages=packages)
+    assert on_another_base.digest() != recipe.digest()
 
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +82,7 @@ def test_a_node_runs_a_pod_and_leaves_nothing() -> None:
         }
         kubectl("apply", "-f", "-", input=json.dumps(pod))
         kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=60s")
-        assert cluster.containerd.find("one", "only") is not None
+        assert cluster.containerd.tasks.find("one", "only").pid > 1
         assert traces(folder, device), "the looking itself sees nothing"
         assert cgroups(folder)
     assert traces(folder, device) == []

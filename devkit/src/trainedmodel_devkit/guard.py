@@ -1,12 +1,12 @@
 """Nothing is left behind, even if the process that started everything is killed.
 
 One small helper process (`guardian`) holds the reading end of a pipe. The parent tells it of each
-process group, folder, cgroup and network device that it makes, of the shared memory of its servers,
-and of each that it has removed. When the pipe closes, for whatever reason, the helper kills what is
-still listed, newest first (an API server before its etcd), and then removes the rest. This works
-where the parent-death signal of the kernel does not: that one follows the *thread* that forked, and
-pool threads end long before their process. If the helper is killed as well, the next run finds its
-journal and does the same; `python -m trainedmodel_devkit clean` does it at once.
+process group, folder, cgroup, network device and cluster that it makes, of the shared memory of its
+servers, and of each that it has removed. When the pipe closes, for whatever reason, the helper
+kills what is still listed, newest first (an API server before its etcd), and then removes the rest.
+This works where the parent-death signal of the kernel does not: that one follows the *thread* that
+forked, and pool threads end long before their process. If the helper is killed as well, the next
+run finds its journal and does the same; `python -m trainedmodel_devkit clean` does it at once.
 
 What it cannot do: a parent killed in the millisecond between making something and telling of it
 leaves that.
@@ -77,6 +77,16 @@ def watch_memory(prefix: str) -> None:
 def forget_memory(prefix: str) -> None:
     """Take shared memory off the list: it is gone."""
     _tell(f"-memory {prefix}")
+
+
+def watch_cluster(name: str, kind: Path) -> None:
+    """Let kind delete a cluster if this process dies. Its name must be used once."""
+    _tell(f"+cluster {name} {kind}")
+
+
+def forget_cluster(name: str) -> None:
+    """Take a cluster off the list: it is gone."""
+    _tell(f"-cluster {name}")
 
 
 def mend() -> int:

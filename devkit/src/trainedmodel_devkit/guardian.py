@@ -7,7 +7,8 @@ reason, it removes what is still on the list, and then the journal.
 
 If this process is killed too, the journal stays, and the next run removes what it lists. A journal
 is locked as long as its parent or its guard lives. What is on it is removed only if it is still the
-very same thing: a process by its start time, a network device by its index.
+very same thing: a process by its start time, a network device by its index. Folders, cgroups and
+clusters have names that are used once.
 
 Run with the standard library alone: it must import nothing of the project. Argument: the journal.
 """
@@ -28,6 +29,8 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SHARED_MEMORY = Path("/dev/shm")
 _SUFFIX = ".journal"
 _CGROUP_TIMEOUT_S = 5.0
+_CLUSTER_TIMEOUT_S = 60.0
+_OUTLIVE_A_BOOT = ("cluster", "folder")
 
 
 class Made:
@@ -45,7 +48,7 @@ class Made:
             self._boot = rest
         elif kind in ("folder", "cgroup", "memory"):
             self._set(sign, kind, rest, "")
-        elif kind in ("group", "link"):
+        elif kind in ("group", "link", "cluster"):
             name, _, identity = rest.partition(" ")
             self._set(sign, kind, name, identity)
 
@@ -54,7 +57,7 @@ class Made:
         is_this_boot = self._boot in ("", boot())
         for wanted, remover in _REMOVERS:
             for (kind, name), identity in reversed(self._things.items()):
-                if kind == wanted and (is_this_boot or kind == "folder"):
+                if kind == wanted and (is_this_boot or kind in _OUTLIVE_A_BOOT):
                     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
                         remover(name, identity)
         self._things.clear()
@@ -168,9 +171,19 @@ def _remove_folder(name: str, _identity: str) -> None:
     shutil.rmtree(name, ignore_errors=True)
 
 
+def _delete_cluster(name: str, kind: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # A kubeconfig of its own: kind takes the cluster out of the user's one otherwise.
+        own = f"--kubeconfig={folder}/none"
+        command = [kind, "delete", "cluster", f"--name={name}", own]
+        subprocess.run(command, capture_output=True, check=False, timeout=_CLUSTER_TIMEOUT_S)
+
+
+# A cluster comes after the processes: kind may be making it when it is killed.
 _REMOVERS = (
     ("group", _end_group),
     ("memory", _remove_memory),
+    ("cluster", _delete_cluster),
     ("link", _remove_link),
     ("cgroup", _remove_cgroup),
     ("folder", _remove_folder),

@@ -186,11 +186,15 @@ def run_to_end(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    timeout_s: float | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a program to its end, and return its status and output.
 
-    If this process is interrupted or killed meanwhile, the program ends with all that it started:
-    a compiler is a tree of processes.
+    If this process is interrupted or killed meanwhile, or if the time is over, the program ends
+    with all that it started: a compiler is a tree of processes.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in time.
     """
     words = [str(word) for word in command]
     with subprocess.Popen(
@@ -206,7 +210,7 @@ def run_to_end(
     ) as child:
         guard.watch_group(child.pid)
         try:
-            said, complained = child.communicate()
+            said, complained = child.communicate(timeout=timeout_s)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)

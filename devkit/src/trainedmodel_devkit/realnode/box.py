@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,10 @@ class Box:
     pair of network devices, a cgroup. If the guard is killed too, the next run does it.
     """
 
+    def __init__(self, own_folders: Iterable[str] = ()) -> None:
+        """Take places beyond those of a kubelet that programs write to whatever they are told."""
+        self._own_folders = tuple(own_folders)
+
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="trainedmodel-node-"))
         guard.watch_folder(self.folder)
@@ -41,7 +45,7 @@ class Box:
             [
                 *("unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc"),
                 *("--net", "--uts", "--ipc", "--propagation", "private"),
-                *(sys.executable, "-I", "-S", str(_INIT), str(self.folder)),
+                *(sys.executable, "-I", "-S", str(_INIT), str(self.folder), *self._own_folders),
             ],
             log=self.folder / "logs" / "box.log",
         )

@@ -2,7 +2,7 @@
 
 When this process ends, for whatever reason, the kernel kills all others of the box and drops its
 mounts and network. It is run with the standard library alone: it must import nothing of the
-project. Arguments: the box's folder.
+project. Arguments: the box's folder, and further places that get a folder of the box.
 """
 
 import os
@@ -32,7 +32,7 @@ def main() -> None:
     # and nothing of ours there.
     _mount("-t", "tmpfs", "tmpfs", "/run")
     _give_own_settings(box / "settings")
-    for place in _OWN_FOLDERS:
+    for place in (*_OWN_FOLDERS, *sys.argv[2:]):
         _give_own_folder(Path(place), box / "own")
     # Pods on one node reach each other and the machine through it. It is the box's own setting.
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")

@@ -10,7 +10,7 @@ from typing import Self
 from trainedmodel_contract.conditions import is_true
 
 from trainedmodel_devkit.controlplane import NODE_NAME, ControlPlane
-from trainedmodel_devkit.errors import CommandFailed, StartFailed
+from trainedmodel_devkit.errors import StartFailed
 from trainedmodel_devkit.realnode.box import Box
 from trainedmodel_devkit.realnode.containerd import Containerd
 from trainedmodel_devkit.realnode.images import pause_image
@@ -71,9 +71,7 @@ class NodeCluster:
         Raises:
             CommandFailed: it does not run.
         """
-        found = self.containerd.find(pod, container)
-        if found is None:
-            raise CommandFailed(f"{pod}/{container} does not run")
+        found = self.containerd.tasks.find(pod, container)
         return self.box.path("/proc") / str(found.pid) / "root"
 
     def is_ready(self) -> bool:

@@ -1,13 +1,13 @@
-"""containerd in a box: its configuration, the import of images, and the containers' processes."""
+"""containerd in a box: its configuration, and the import of images."""
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainedmodel_devkit.errors import CommandFailed, StartFailed
 from trainedmodel_devkit.realnode.box import Box
 from trainedmodel_devkit.realnode.prerequisites import CNI_FOLDER
+from trainedmodel_devkit.realnode.tasks import SOCKET, Tasks
 
 PAUSE_IMAGE = "localhost/trainedmodel-pause:dev"
 _START_TIMEOUT_S = 30
@@ -32,21 +32,14 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 """
 
 
-@dataclass(frozen=True)
-class RunningContainer:
-    """One container that runs, and the number of its first process inside the box."""
-
-    id: str
-    pid: int
-
-
 class Containerd:
     """The container runtime of a box."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
         self._folder = box.folder / "containerd"
-        self.socket = "/run/containerd/containerd.sock"
+        self.socket = SOCKET
+        self.tasks = Tasks(box.run)
         self._process = box.process(
             "containerd", ["containerd", "--config", self._folder / "config.toml"]
         )
@@ -81,45 +74,6 @@ class Containerd:
         # Debian's containerd unpacks with the platform's default differ unless told: the CRI
         # plugin looks into its own snapshotter.
         self._ctr("images", "import", "--snapshotter=overlayfs", archive)
-
-    def find(self, pod: str, container: str) -> RunningContainer | None:
-        """Return a pod's running container by its name in the pod, None while there is none."""
-        wanted = f'labels."io.kubernetes.pod.name"=={pod}'
-        named = f'labels."io.kubernetes.container.name"=={container}'
-        found = self._ctr("containers", "list", "--quiet", f"{wanted},{named}").split()
-        running = {
-            words[0]: int(words[1])
-            for line in self._ctr("tasks", "list").splitlines()[1:]
-            if len(words := line.split()) == 3 and words[2] == "RUNNING"
-        }
-        alive = [RunningContainer(one, running[one]) for one in found if one in running]
-        return alive[0] if alive else None
-
-    def kill(self, pod: str, container: str) -> None:
-        """Kill a container's processes, as the kernel does when memory runs out.
-
-        Raises:
-            CommandFailed: it does not run.
-        """
-        found = self.find(pod, container)
-        if found is None:
-            raise CommandFailed(f"{pod}/{container} does not run")
-        self._ctr("tasks", "kill", "--all", "--signal", "SIGKILL", found.id)
-
-    def resident_bytes(self, pod: str, container: str) -> int:
-        """Return the resident memory of a container's processes.
-
-        Raises:
-            CommandFailed: it does not run.
-        """
-        found = self.find(pod, container)
-        if found is None:
-            raise CommandFailed(f"{pod}/{container} does not run")
-        lines = self._ctr("tasks", "ps", found.id).splitlines()[1:]
-        pages = sum(
-            int(self._box.run("cat", f"/proc/{line.split()[0]}/statm").split()[1]) for line in lines
-        )
-        return pages * 4096
 
     def log(self) -> str:
         """Return what containerd said."""

@@ -44,18 +44,20 @@ class Recipe:
         dockerfile: Its text.
         context: Files and folders by their place in the build context.
         expected_s: How long the build takes as a rule.
-        has_base: Whether the Dockerfile takes the base as its build argument `BASE`.
+        base_packages: What the minimal Debian holds that the Dockerfile takes as its build argument
+            `BASE`; empty if it takes none.
     """
 
     name: str
     dockerfile: str
     context: Mapping[str, Path] = field(default_factory=dict)
     expected_s: float = 30
-    has_base: bool = True
+    base_packages: tuple[str, ...] = _BASE_PACKAGES
 
     def digest(self) -> str:
         """Hash everything that decides the image's content."""
-        base = f"{_RELEASE} {_BASE_RECIPE} {' '.join(_BASE_PACKAGES)}" if self.has_base else ""
+        packages = self.base_packages
+        base = f"{_RELEASE} {_BASE_RECIPE} {' '.join(packages)}" if packages else ""
         total = hashlib.sha256(f"{self.name}\n{base}\n{self.dockerfile}".encode())
         for place, path in sorted(self.context.items()):
             for file in _files(path):
@@ -76,7 +78,7 @@ def ensure_image(recipe: Recipe) -> Path:
     if target.exists():
         target.touch()
         return target
-    base = _ensure_base() if recipe.has_base else None
+    base = _ensure_base(recipe.base_packages) if recipe.base_packages else None
     # One build at a time: the store is one, and so is the machine.
     with _building_alone():
         if not target.exists():
@@ -90,7 +92,7 @@ def pause_image() -> Path:
     """Return the archive of the image that holds a pod's namespaces."""
     dockerfile = 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
     recipe = Recipe(
-        PAUSE_IMAGE, dockerfile, {"pause": node_binaries().pause}, expected_s=2, has_base=False
+        PAUSE_IMAGE, dockerfile, {"pause": node_binaries().pause}, expected_s=2, base_packages=()
     )
     return ensure_image(recipe)
 
@@ -112,15 +114,18 @@ def _forget_old(archives: Iterable[Path]) -> None:
         archive.unlink(missing_ok=True)
 
 
-def _ensure_base() -> str:
-    """Return the name of the base image, made at first use."""
-    key = hashlib.sha256(f"{_BASE_RECIPE} {_BASE_PACKAGES}".encode()).hexdigest()[:8]
+def _ensure_base(packages: tuple[str, ...]) -> str:
+    """Return the name of the base image with some packages, made at first use."""
+    key = hashlib.sha256(f"{_BASE_RECIPE} {packages}".encode()).hexdigest()[:8]
     name = f"localhost/trainedmodel-base:{_RELEASE}-{key}"
     rootfs = cache_folder() / "images" / f"base-{_RELEASE}-{key}.tar"
     with _building_alone():
         if not rootfs.exists():
-            with step(f"making a minimal {_RELEASE}", 40), building(rootfs) as draft:
-                options = [f"--include={','.join(_BASE_PACKAGES)}"]
+            with (
+                step(f"making a Debian {_RELEASE} of {len(packages)} packages", 40),
+                building(rootfs) as draft,
+            ):
+                options = [f"--include={','.join(packages)}"]
                 options += [f"--dpkgopt=path-exclude=/usr/share/{one}/*" for one in _LEFT_OUT]
                 _run(["mmdebstrap", "--variant=minbase", *options, _RELEASE, str(draft)])
         if not _buildah("images", "--quiet", "--filter", f"reference={name}"):
