@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from trainedmodel_devkit.binaries import helm_binary
+from trainedmodel_devkit.kind import kind_cluster
 from trainedmodel_devkit.realnode import NodeCluster, recipes
 from trainedmodel_devkit.realnode.images import ensure_image
 from trainedmodel_devkit.stores import S3Store
@@ -15,9 +17,10 @@ from trainedmodel_devkit.stores import S3Store
 from e2e.bench import Bench
 from e2e.figures import Figure, Record, table
 from e2e.install import OPERATOR, SYSTEM, install
-from e2e.kubectl import Refused
+from e2e.kindprovider import KindProvider
+from e2e.kubectl import Kubectl, Refused
 from e2e.nodeprovider import NodeProvider
-from e2e.providers import AnyCluster, Images, NotHere, Provider, kind
+from e2e.providers import AnyCluster, Images, Provider, skip_reason
 from e2e.workloads import Injection
 
 _FIGURES = pytest.StashKey[list[Figure]]()
@@ -57,22 +60,25 @@ def provider(pytestconfig: pytest.Config, images: Images) -> Iterator[Provider]:
             host = pytestconfig.getoption("store_host")
             if not host:
                 raise pytest.UsageError("--provider=kubeconfig needs --store-host")
-            yield AnyCluster(pytestconfig.getoption("kubeconfig"), images, host)
+            program = shutil.which("kubectl")
+            if program is None:
+                raise pytest.UsageError("--provider=kubeconfig needs kubectl on PATH")
+            kubectl = Kubectl(Path(program), pytestconfig.getoption("kubeconfig"))
+            yield AnyCluster(kubectl, images, host)
             return
-        archives = [
-            ensure_image(recipe())
-            for recipe in (
-                recipes.operator_recipe,
-                recipes.puller_recipe,
-                recipes.mlserver_recipe,
-            )
-        ]
         if wanted == "kind":
-            yield stack.enter_context(kind(images, archives))
+            in_docker = stack.enter_context(kind_cluster())
+            in_docker.load_images(_archives())
+            yield KindProvider(in_docker, images)
             return
         cluster = stack.enter_context(NodeCluster())
-        cluster.load_images(archives)
+        cluster.load_images(_archives())
         yield NodeProvider(cluster, images)
+
+
+def _archives() -> list[Path]:
+    made = (recipes.operator_recipe, recipes.puller_recipe, recipes.mlserver_recipe)
+    return [ensure_image(recipe()) for recipe in made]
 
 
 @pytest.fixture(scope="session")
@@ -148,9 +154,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Skip what the provider cannot do; add what pods and node said to a failure."""
     report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(NotHere):
+    reason = None if call.excinfo is None else skip_reason(call.excinfo.value, call.when)
+    if reason is not None:
         report.outcome = "skipped"
-        report.longrepr = (str(item.path), 0, f"Skipped: {call.excinfo.value}")
+        report.longrepr = (str(item.path), 0, f"Skipped: {reason}")
     elif report.failed and isinstance(item, pytest.Function):
         for section, text in _said(item.funcargs.get("bench"), item.funcargs.get("provider")):
             report.sections.append((section, text))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from trainedmodel_devkit.binaries import control_plane_binaries
 from trainedmodel_devkit.realnode import NodeCluster
-from trainedmodel_devkit.waiting import wait_until
 
 from e2e.kubectl import Kubectl
-from e2e.providers import Images, restarts
+from e2e.providers import Images, restart
 
 
 class NodeProvider:
@@ -31,13 +30,8 @@ class NodeProvider:
 
     def kill_container(self, namespace: str, pod: str, container: str) -> None:
         """Kill all processes of a container with SIGKILL."""
-        before = restarts(self.kubectl, namespace, pod, container)
-        self.cluster.containerd.kill(pod, container)
-        wait_until(
-            lambda: restarts(self.kubectl, namespace, pod, container) > before,
-            60,
-            what=f"{pod}/{container} started again",
-        )
+        with restart(self.kubectl, namespace, pod, container):
+            self.cluster.containerd.tasks.kill(pod, container)
 
     def restart_kubelet(self) -> None:
         """Kill the kubelet and start it again."""
@@ -45,7 +39,7 @@ class NodeProvider:
 
     def resident_bytes(self, namespace: str, pod: str, container: str) -> int:
         """Sum the resident memory of the container's processes."""
-        return self.cluster.containerd.resident_bytes(pod, container)
+        return self.cluster.containerd.tasks.resident_bytes(pod, container)
 
     def container_root(self, namespace: str, pod: str, container: str) -> Path:
         """Return the root of the container's first process, as the kernel shows it."""

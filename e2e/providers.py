@@ -1,24 +1,20 @@
 """Where the suite runs: a real node on this machine, kind, or any cluster.
 
 A provider brings a cluster, makes images known to it, reaches its pods, and, where it owns the
-node, breaks it. What a provider cannot do raises `NotHere`, and the test is skipped with that
-sentence.
+node, breaks it. What a provider cannot do raises `NotHere`, and the test that asks for it is
+skipped with that sentence. A cluster that does not start is an error, never a skip.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from trainedmodel_devkit.ports import free_port
-from trainedmodel_devkit.processes import ManagedProcess
+from trainedmodel_devkit.ports import free_port, listens
+from trainedmodel_devkit.processes import ManagedProcess, scratch
 from trainedmodel_devkit.waiting import wait_until
 
 from e2e.kubectl import Kubectl, Refused
@@ -85,13 +81,10 @@ class Provider(Protocol):
 
 
 class AnyCluster:
-    """A cluster given by a kubeconfig; the images are in a registry that its nodes reach."""
+    """A cluster that is there; the images are in a registry that its nodes reach."""
 
-    def __init__(self, kubeconfig: Path | None, images: Images, store_host: str) -> None:
-        program = shutil.which("kubectl")
-        if program is None:
-            raise NotHere("kubectl is not on PATH")
-        self.kubectl = Kubectl(Path(program), kubeconfig)
+    def __init__(self, kubectl: Kubectl, images: Images, store_host: str) -> None:
+        self.kubectl = kubectl
         self.images = images
         self.store_host = store_host
 
@@ -102,27 +95,24 @@ class AnyCluster:
         kubeconfig = self.kubectl.kubeconfig
         own = [] if kubeconfig is None else [f"--kubeconfig={kubeconfig}"]
         words = ["-n", namespace, "port-forward", f"pod/{pod}", f"{local}:{port}"]
-        log = Path(f"/tmp/port-forward-{local}.log")
-        forward = ManagedProcess("port-forward", [self.kubectl.program, *own, *words], log=log)
-        forward.start()
-        try:
-            wait_until(lambda: _listens(local), 20, what="port-forward")
-            yield f"http://127.0.0.1:{local}"
-        finally:
-            forward.stop(grace_s=2)
-            log.unlink(missing_ok=True)
+        command = [str(self.kubectl.program), *own, *words]
+        with scratch("forward-") as folder:
+            forward = ManagedProcess("port-forward", command, log=folder / "log")
+            forward.start()
+            try:
+                wait_until(lambda: listens(local), 20, what="port-forward", details=forward.log)
+                yield f"http://127.0.0.1:{local}"
+            finally:
+                forward.stop(grace_s=2)
 
     def kill_container(self, namespace: str, pod: str, container: str) -> None:
         """End a container's first process with SIGTERM: SIGKILL does not reach it from inside."""
-        before = restarts(self.kubectl, namespace, pod, container)
         command = ("--", "python3", "-c", "import os; os.kill(1, 15)")
-        with contextlib.suppress(Refused):
+        with (
+            restart(self.kubectl, namespace, pod, container),
+            contextlib.suppress(Refused),
+        ):
             self.kubectl("-n", namespace, "exec", pod, "-c", container, *command)
-        wait_until(
-            lambda: restarts(self.kubectl, namespace, pod, container) > before,
-            60,
-            what=f"{pod}/{container} started again",
-        )
 
     def restart_kubelet(self) -> None:
         """Not possible: the nodes belong to somebody."""
@@ -141,53 +131,28 @@ class AnyCluster:
         return ""
 
 
-def restarts(kubectl: Kubectl, namespace: str, pod: str, container: str) -> int:
-    """Return how often a container of a pod was started again."""
+@contextlib.contextmanager
+def restart(kubectl: Kubectl, namespace: str, pod: str, container: str) -> Iterator[None]:
+    """Wait until a container that the block ends was started again."""
+    before = _restarts(kubectl, namespace, pod, container)
+    yield
+    wait_until(
+        lambda: _restarts(kubectl, namespace, pod, container) > before,
+        60,
+        what=f"{pod}/{container} started again",
+    )
+
+
+def _restarts(kubectl: Kubectl, namespace: str, pod: str, container: str) -> int:
     status = kubectl.get("pod", pod, "-n", namespace).get("status", {})
     found = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     return next((int(one["restartCount"]) for one in found if one["name"] == container), 0)
 
 
-def _listens(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-    try:
-        connection.connect()
-    except OSError:
-        time.sleep(0.05)
-        return False
-    finally:
-        connection.close()
-    return True
+def skip_reason(error: BaseException, phase: str) -> str | None:
+    """Say why a test is skipped; None if the error is one.
 
-
-@contextlib.contextmanager
-def kind(images: Images, archives: list[Path]) -> Iterator[AnyCluster]:
-    """Run the suite in a cluster of kind, in Docker.
-
-    It was not run where this was written: no image of a kind node could be had there. What it does
-    beyond `AnyCluster` is the least that can be done: a cluster, the images, an address.
+    Only a test's own call may find out that a provider cannot do something. While fixtures are made
+    the same words would skip everything, and a suite that never ran would be green.
     """
-    for program in ("kind", "docker", "kubectl"):
-        if shutil.which(program) is None:
-            raise NotHere(f"the provider kind needs {program} on PATH")
-    name = "trainedmodel-e2e"
-    folder = Path.cwd() / ".e2e"
-    folder.mkdir(exist_ok=True)
-    kubeconfig = folder / "kind.kubeconfig"
-    _run("kind", "create", "cluster", f"--name={name}", f"--kubeconfig={kubeconfig}", "--wait=120s")
-    try:
-        for archive in archives:
-            _run("kind", "load", "image-archive", str(archive), f"--name={name}")
-        form = "{{(index .IPAM.Config 0).Gateway}}"
-        gateway = _run("docker", "network", "inspect", "kind", f"--format={form}").strip()
-        yield AnyCluster(kubeconfig, images, gateway)
-    finally:
-        _run("kind", "delete", "cluster", f"--name={name}")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(*command: str) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise NotHere(f"{' '.join(command)}: {result.stderr.strip()}")
-    return result.stdout
+    return str(error) if isinstance(error, NotHere) and phase == "call" else None

@@ -22,6 +22,7 @@ from trainedmodel_devkit.controlplane import ControlPlane
 from trainedmodel_devkit.demo import run_demo
 from trainedmodel_devkit.environments import ensure_environment
 from trainedmodel_devkit.errors import DevkitError
+from trainedmodel_devkit.kind import prepare_kind
 from trainedmodel_devkit.models import train_all
 from trainedmodel_devkit.progress import say
 from trainedmodel_devkit.realnode import NodeCluster, check_prerequisites
@@ -150,6 +151,8 @@ def _ensure_for_e2e(provider: str) -> None:
         check_prerequisites()
         control_plane_binaries()
         node_binaries()
+    if provider == "kind":
+        prepare_kind()
     if provider != "kubeconfig":
         for recipe in (operator_recipe, puller_recipe, mlserver_recipe):
             ensure_image(recipe())
